@@ -1,0 +1,55 @@
+# swiftbalancer_module(NAME SOURCES ... [PUBLIC_HEADERS ...] [DEPENDS module ...] [PRIVATE_LIBRARIES target ...])
+#
+# One library per src/ folder. A folder's headers are reachable as "name/x.hpp", and the public headers it implements as
+# <swiftbalancer/x.hpp>, only by targets that link it: both are linked into an include directory of the module's own.
+# A forbidden include therefore does not compile.
+function(swiftbalancer_module name)
+  cmake_parse_arguments(arg "" "" "SOURCES;PUBLIC_HEADERS;DEPENDS;PRIVATE_LIBRARIES" ${ARGN})
+  set(target swiftbalancer_${name})
+  set(view ${PROJECT_BINARY_DIR}/modules/${name})
+  file(MAKE_DIRECTORY ${view}/swiftbalancer)
+  file(CREATE_LINK ${CMAKE_CURRENT_SOURCE_DIR} ${view}/${name} SYMBOLIC)
+  foreach(header IN LISTS arg_PUBLIC_HEADERS)
+    file(CREATE_LINK ${PROJECT_SOURCE_DIR}/include/swiftbalancer/${header} ${view}/swiftbalancer/${header} SYMBOLIC)
+  endforeach()
+
+  add_library(${target} STATIC ${arg_SOURCES})
+  add_library(swiftbalancer::${name} ALIAS ${target})
+  target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${view}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  list(TRANSFORM arg_DEPENDS PREPEND swiftbalancer::)
+  target_link_libraries(${target} PUBLIC ${arg_DEPENDS} PRIVATE ${arg_PRIVATE_LIBRARIES})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
+  swiftbalancer_compile_options(${target})
+  set_property(GLOBAL APPEND PROPERTY SWIFTBALANCER_MODULES ${target})
+  set_property(GLOBAL APPEND PROPERTY SWIFTBALANCER_PUBLIC_HEADERS ${arg_PUBLIC_HEADERS})
+endfunction()
+
+# Same results on every platform and in every build type: no contraction of a*b+c, no reassociation.
+function(swiftbalancer_compile_options target)
+  target_compile_options(${target} PRIVATE -ffp-contract=off)
+  if(SWIFTBALANCER_DEVELOPER_MODE)
+    target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Werror)
+  endif()
+  if(SWIFTBALANCER_SANITIZE)
+    target_compile_options(${target} PUBLIC -fsanitize=${SWIFTBALANCER_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    target_link_options(${target} PUBLIC -fsanitize=${SWIFTBALANCER_SANITIZE})
+    # g++ 12 reports false maybe-uninitialized and stringop findings in sanitized std code.
+    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-tsan)
+  endif()
+endfunction()
+
+# swiftbalancer_test(NAME SOURCES ... LIBRARIES target ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest program.
+function(swiftbalancer_test name)
+  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE ${arg_LIBRARIES} GTest::gmock GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_compile_definitions(${name} PRIVATE SWIFTBALANCER_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
+                                             SWIFTBALANCER_BINARY_DIR="${PROJECT_BINARY_DIR}")
+  swiftbalancer_compile_options(${name})
+  add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
+endfunction()

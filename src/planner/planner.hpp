@@ -1,0 +1,77 @@
+#pragma once
+// The planner of one rank: collects the loads that all ranks agree on, says when a rebalance is worth planning, and plans
+// it layer by layer in bounded pieces, so that the worker can serve packets in between. Pure and deterministic: the same
+// calls in the same order give the same bytes on every rank. Balancer worker only.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <swiftbalancer/load.hpp>
+#include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/policy.hpp>
+#include <swiftbalancer/shape.hpp>
+
+namespace swiftbalancer {
+
+/// Placement and shares of all layers: what is served, or what is planned.
+struct ServedState {
+  Placement placement;
+  std::vector<std::vector<std::uint32_t>> shares;  ///< [num_moe_layers][num_slots] in kShareUnit
+  static ServedState initial(const ClusterShape& shape);
+};
+
+struct PlannerConfig {
+  std::string policy = "swift";
+  int max_moves_per_layer = -1;        ///< Per rebalance; < 0: no limit.
+  double imbalance_trigger = 1.10;     ///< Early rebalance when the imbalance, beyond its sampling noise, exceeds this.
+  double min_gain = 0.01;              ///< Predicted fall of imbalance (mean over layers) below which a plan is dropped.
+  std::int64_t window_assignments = 4096;  ///< Token-expert assignments per layer that make a window worth judging.
+};
+
+/// One layer that a plan changes.
+struct LayerChange {
+  int moe_layer_id = 0;
+  LayerPlan plan;
+};
+
+struct Plan {
+  std::vector<LayerChange> changes;  ///< In commit order: most gain per move first, ties by layer.
+  OverLayers imbalance_before;       ///< Predicted, over all layers.
+  OverLayers imbalance_after;
+  int moves = 0;
+};
+
+/// A plan in the making. Owns copies of all it reads.
+class PlanJob {
+ public:
+  virtual ~PlanJob() = default;
+  /// Plans one more layer. @returns true when there is nothing left to do. Cost: one policy call.
+  virtual bool advance() = 0;
+  /// After advance() returned true. An empty plan means: nothing is worth moving.
+  virtual Plan take() = 0;
+};
+
+class Planner {
+ public:
+  /// @throws Error kInvalidArgument: unknown policy, value out of range (says the allowed one).
+  Planner(const ClusterShape& shape, const PlannerConfig& config);
+  ~Planner();
+
+  /// The loads of one packet set, already mapped to logical experts, in the order of the sets.
+  void observe(const ExpertLoad& load);
+  /// What is served from now on changed (commits), and whether a plan is open or migrating (then no early trigger).
+  void on_served(const ServedState& served, bool rebalancing);
+  /// True when the evidence calls for a rebalance before the interval is over.
+  bool wants_rebalance() const;
+  /// Starts a plan on what is served now. @param seed agreed by all ranks (the generation's step).
+  std::unique_ptr<PlanJob> begin_plan(std::uint64_t seed);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace swiftbalancer
