@@ -1,0 +1,209 @@
+#include "protocol/agreement.hpp"
+
+#include <algorithm>
+#include <string>
+
+namespace swiftbalancer {
+
+Agreement::Agreement(const AgreementConfig& config)
+    : config_(config), epochs_(static_cast<std::size_t>(config.num_moe_layers), 0), open_base_epochs_(epochs_) {}
+
+std::optional<std::uint64_t> Agreement::set_due(std::uint64_t step) const noexcept {
+  if (step <= config_.packet_lag) return std::nullopt;
+  const std::uint64_t posted = step - config_.packet_lag;
+  return packet_due(posted) ? std::optional(posted) : std::nullopt;
+}
+
+Status Agreement::check_set(std::uint64_t step, std::span<const PacketHeader> packets) {
+  if (diverged_) return {ErrorCode::kInternal, "the ranks have disagreed before; balancing is off"};
+  if (step <= used_step_ || packets.size() != static_cast<std::size_t>(config_.num_ranks)) {
+    return {ErrorCode::kInternal, "packet set of step " + std::to_string(step) + " used out of order or incomplete"};
+  }
+  for (const PacketHeader& packet : packets) {
+    if (packet.digest != packets[0].digest) {
+      diverged_ = true;
+      return {ErrorCode::kInternal, "ranks 0 and " + std::to_string(packet.rank) + " disagree at step " +
+                                        std::to_string(step) + ": digests " + std::to_string(packets[0].digest) + " and " +
+                                        std::to_string(packet.digest)};
+    }
+  }
+  return {};
+}
+
+Status Agreement::use_set(std::uint64_t step, std::span<const PacketHeader> packets, std::vector<Decision>& decisions) {
+  decisions.clear();
+  if (Status status = check_set(step, packets); !status.ok()) return status;
+  decisions_ = &decisions;
+  used_step_ = step;
+  // The order is rule 1's.
+  apply_aborts(packets);
+  apply_commits(packets);
+  adopt_or_close(step, packets);
+  maybe_open(step, packets);
+  decisions_ = nullptr;
+  return {};
+}
+
+void Agreement::decide(const Decision& decision) {
+  decisions_->push_back(decision);
+  // The digest is the history of decisions; equal histories give equal states.
+  digest_ = mix(digest_, static_cast<std::uint64_t>(decision.kind) << 8 | static_cast<std::uint64_t>(decision.reason));
+  digest_ = mix(digest_, decision.generation.step ^ static_cast<std::uint64_t>(decision.generation.membership) << 48);
+  digest_ = mix(digest_, decision.unit);
+  if (decision.kind == DecisionKind::kAdopt) digest_ = mix(digest_, decision.plan->hash);
+}
+
+// Rule 7: an abort names generation and unit, and is repeated until a set has dropped it everywhere.
+void Agreement::apply_aborts(std::span<const PacketHeader> packets) {
+  if (active_ == nullptr) return;
+  for (const PacketHeader& packet : packets) {
+    if (packet.active_step != active_->generation.step || packet.abort_unit == kNoUnit) continue;
+    for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) {
+      if (packet.abort_unit == kAllUnits || packet.abort_unit == unit) drop_unit(unit, DecisionReason::kCopyFailed);
+    }
+  }
+}
+
+// Rule 6: layers are committed up to the smallest cursor of the set; a cursor of another generation counts as 0.
+void Agreement::apply_commits(std::span<const PacketHeader> packets) {
+  if (active_ == nullptr) return;
+  std::uint32_t cursor = static_cast<std::uint32_t>(unit_states_.size());
+  for (const PacketHeader& packet : packets) {
+    cursor = std::min(cursor, packet.active_step == active_->generation.step ? packet.staged_cursor : 0);
+  }
+  for (std::uint32_t unit = 0; unit < cursor; ++unit) {
+    if (unit_states_[unit] != UnitState::kPending) continue;
+    unit_states_[unit] = UnitState::kCommitted;
+    ++epochs_[static_cast<std::size_t>(active_->units[unit].moe_layer_id)];
+    decide({DecisionKind::kCommit, DecisionReason::kNone, active_->generation, unit, active_});
+  }
+  retire_if_finished();
+}
+
+// A unit's rows build on the earlier units of its layer: when one falls, the later ones fall too.
+void Agreement::drop_unit(std::uint32_t unit, DecisionReason reason) {
+  if (unit_states_[unit] != UnitState::kPending) return;
+  const int layer = active_->units[unit].moe_layer_id;
+  for (std::uint32_t later = unit; later < unit_states_.size(); ++later) {
+    if (active_->units[later].moe_layer_id != layer || unit_states_[later] != UnitState::kPending) continue;
+    unit_states_[later] = UnitState::kDropped;
+    if (failed_unit_ == later) failed_unit_ = kNoUnit;
+    decide({DecisionKind::kDrop, reason, active_->generation, later, active_});
+  }
+}
+
+void Agreement::retire_if_finished() {
+  if (active_ == nullptr || std::ranges::find(unit_states_, UnitState::kPending) != unit_states_.end()) return;
+  decide({DecisionKind::kRetire, DecisionReason::kNone, active_->generation, 0, active_});
+  active_ = nullptr;
+  unit_states_.clear();
+  staged_ = promised_ = 0;
+  failed_unit_ = kNoUnit;
+  last_change_step_ = used_step_;
+}
+
+// Rule 4: equal hashes from all adopt; different hashes, a failure, or too many sets close; not ready is no mismatch.
+void Agreement::adopt_or_close(std::uint64_t step, std::span<const PacketHeader> packets) {
+  if (!open_) return;
+  std::uint64_t hash = 0;
+  bool all_ready = true, failed = false, different = false;
+  for (const PacketHeader& packet : packets) {
+    const bool of_this_generation = packet.open_step == open_.step;
+    failed |= of_this_generation && (packet.flags & kPlanFailed) != 0;
+    const std::uint64_t reported = of_this_generation ? packet.plan_hash : 0;
+    if (reported == 0) {
+      all_ready = false;
+    } else {
+      different |= hash != 0 && reported != hash;
+      hash = reported;
+    }
+  }
+  if (failed) return close_open(DecisionReason::kPlannerFailed);
+  if (different) return close_open(DecisionReason::kDifferentPlans);
+  if (all_ready) return adopt();
+  if (step - open_.step >= config_.max_open_sets * config_.packet_interval) close_open(DecisionReason::kTooLate);
+}
+
+void Agreement::adopt() {
+  const MigrationPlan* plan = held_;  // Held: this rank has reported its hash, and reports only what it holds (rule 5).
+  if (plan->units.empty()) return close_open(DecisionReason::kNothingToGain);
+  if (active_ != nullptr) {
+    for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) drop_unit(unit, DecisionReason::kSuperseded);
+    retire_if_finished();
+  }
+  decide({DecisionKind::kAdopt, DecisionReason::kNone, open_, 0, plan});
+  active_ = plan;
+  unit_states_.assign(plan->units.size(), UnitState::kPending);
+  staged_ = promised_ = 0;
+  failed_unit_ = kNoUnit;
+  open_ = {};
+  held_ = nullptr;
+  plan_failed_ = false;
+  last_change_step_ = used_step_;
+  for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) {
+    const auto layer = static_cast<std::size_t>(plan->units[unit].moe_layer_id);
+    if (epochs_[layer] != open_base_epochs_[layer]) drop_unit(unit, DecisionReason::kBaseChanged);
+  }
+  retire_if_finished();
+}
+
+void Agreement::close_open(DecisionReason reason) {
+  decide({DecisionKind::kClose, reason, open_, 0, held_});
+  open_ = {};
+  held_ = nullptr;
+  plan_failed_ = false;
+  last_change_step_ = used_step_;
+}
+
+// Rule 3: the set that opens a generation fixes its base; at most one is open.
+void Agreement::maybe_open(std::uint64_t step, std::span<const PacketHeader> packets) {
+  if (open_) return;
+  const bool interval_over = active_ == nullptr && step >= last_open_step_ + config_.rebalance_interval;
+  // Packets posted before the last change was known may still ask for what has just been answered.
+  const bool heard = step > last_change_step_ + 2 * config_.packet_lag || last_change_step_ == 0;
+  const bool wanted = config_.early_rebalance && heard && std::ranges::any_of(packets, [](const PacketHeader& packet) {
+    return (packet.flags & kWantsRebalance) != 0;
+  });
+  if (!interval_over && !wanted) return;
+  open_ = {packets[0].membership, step};
+  open_base_epochs_ = epochs_;
+  last_open_step_ = step;
+  last_change_step_ = step;
+  decide({DecisionKind::kOpen, DecisionReason::kNone, open_, 0, nullptr});
+}
+
+void Agreement::fill_packet(std::uint64_t step, PacketHeader& header) {
+  header.membership = 0;
+  header.rank = static_cast<std::uint32_t>(config_.rank);
+  header.step = step;
+  header.digest = digest_;
+  header.active_step = active_ != nullptr ? active_->generation.step : 0;
+  promised_ = std::max(promised_, staged_);
+  header.staged_cursor = active_ != nullptr ? promised_ : 0;
+  header.abort_unit = active_ != nullptr ? failed_unit_ : kNoUnit;
+  header.open_step = open_.step;
+  header.plan_hash = held_ != nullptr ? held_->hash : 0;
+  header.flags |= (wants_rebalance_ ? kWantsRebalance : 0U) | (open_ && plan_failed_ ? kPlanFailed : 0U);
+}
+
+bool Agreement::plan_ready(const MigrationPlan& plan) noexcept {
+  if (!open_ || plan.generation != open_ || held_ != nullptr) return false;
+  held_ = &plan;
+  return true;
+}
+
+void Agreement::plan_failed(const GenerationId& generation) noexcept {
+  if (open_ && generation == open_ && held_ == nullptr) plan_failed_ = true;
+}
+
+void Agreement::staged(const GenerationId& generation, std::uint32_t cursor) noexcept {
+  if (active_ != nullptr && generation == active_->generation) staged_ = std::max(staged_, cursor);
+}
+
+void Agreement::unit_failed(const GenerationId& generation, std::uint32_t unit) noexcept {
+  if (active_ == nullptr || generation != active_->generation || unit >= unit_states_.size()) return;
+  // A promised unit is staged; it cannot fail any more (rule 7).
+  if (unit_states_[unit] == UnitState::kPending && unit >= promised_) failed_unit_ = unit;
+}
+
+}  // namespace swiftbalancer

@@ -1,0 +1,50 @@
+#include "protocol/packet.hpp"
+
+#include <cstring>
+#include <string>
+
+namespace swiftbalancer {
+namespace {
+
+constexpr std::uint32_t kMagic = 0x31425753U;  // "SWB1"
+
+std::uint64_t checksum_of(std::span<const std::byte> packet) noexcept {
+  std::size_t at = offsetof(PacketHeader, checksum) + sizeof(std::uint64_t);
+  std::uint64_t digest = packet.size();
+  for (; at + sizeof(std::uint64_t) <= packet.size(); at += sizeof(std::uint64_t)) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, packet.data() + at, sizeof word);
+    digest = mix(digest, word);
+  }
+  return digest;
+}
+
+Status refuse(int rank, std::uint64_t step, const std::string& what) {
+  return {ErrorCode::kTransport, "packet of rank " + std::to_string(rank) + " for step " + std::to_string(step) + ": " + what};
+}
+
+}  // namespace
+
+void seal_packet(std::span<std::byte> packet) noexcept {
+  PacketHeader header;
+  std::memcpy(&header, packet.data(), sizeof header);
+  header.magic = kMagic;
+  header.bytes = static_cast<std::uint32_t>(packet.size());
+  header.checksum = checksum_of(packet);
+  std::memcpy(packet.data(), &header, sizeof header);
+}
+
+Status open_packet(std::span<const std::byte> packet, int rank, std::uint64_t step, PacketHeader& header) {
+  if (packet.size() < sizeof header) return refuse(rank, step, "truncated to " + std::to_string(packet.size()) + " bytes");
+  std::memcpy(&header, packet.data(), sizeof header);
+  if (header.magic != kMagic) return refuse(rank, step, "magic " + std::to_string(header.magic) + ", another protocol version?");
+  if (header.bytes != packet.size()) {
+    return refuse(rank, step, "says " + std::to_string(header.bytes) + " bytes, has " + std::to_string(packet.size()));
+  }
+  if (header.checksum != checksum_of(packet)) return refuse(rank, step, "checksum does not match");
+  if (header.rank != static_cast<std::uint32_t>(rank)) return refuse(rank, step, "names rank " + std::to_string(header.rank));
+  if (header.step != step) return refuse(rank, step, "names step " + std::to_string(header.step));
+  return {};
+}
+
+}  // namespace swiftbalancer

@@ -1,0 +1,120 @@
+#pragma once
+// The engine thread's half of a Balancer: counters, dispatch tables, slot pointers, the agreement, and the installs.
+// Everything here belongs to the engine thread; the worker is reached through its queues only. The deterministic
+// simulation drives this same object, with a worker that it runs by hand.
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <swiftbalancer/balancer.hpp>
+
+#include "protocol/agreement.hpp"
+#include "runtime/packet_ring.hpp"
+#include "runtime/worker.hpp"
+
+namespace swiftbalancer {
+
+struct BalancerCore {
+  using Clock = std::chrono::steady_clock;
+
+  BalancerCore(const ClusterShape& cluster_shape, const BalancerConfig& balancer_config,
+               std::unique_ptr<Transport> worker_transport);
+  ~BalancerCore();
+  BalancerCore(const BalancerCore&) = delete;
+  BalancerCore& operator=(const BalancerCore&) = delete;
+
+  // Set-up.
+  void register_weights(int moe_layer_id, int local_slot, std::span<const WeightPart> parts);
+  void serve(const Placement& served);  ///< Takes over the placement and builds the tables.
+  void agree_on_configuration();        ///< Collective; before the worker takes the transport.
+  /// @param begin_plan empty: the configured planner. Tests give their own.
+  void make_worker(BeginPlan begin_plan = {});
+  void check_all_registered() const;
+  LocalSlots local_slots() const;
+
+  // The four calls.
+  Status begin_step(const StepInfo& info);
+  void record(int moe_layer_id, std::span<const std::uint32_t> counts) noexcept;
+  Status end_step();
+
+  // Inside begin_step.
+  /// Waits until ready() or the deadline, and counts the wait under its cause if there was one.
+  template <typename Ready>
+  Status wait_until(std::uint64_t& waits, const char* what, Ready ready);
+  Status use_set(std::uint64_t step);
+  Status carry_out(const Decision& decision);
+  Status install(const MigrationPlan& plan, std::uint32_t unit);
+  void add_event(const Decision& decision);
+  void release_later(const MigrationPlan* plan);
+  void send_releases() noexcept;
+
+  // Reports.
+  void take_reports();
+  void take(const Report& report);
+  void tell_agreement();
+  void fail(const std::string& reason);
+  PreparedPlan* prepared(const MigrationPlan* plan) noexcept;
+
+  void post_packet(std::uint64_t step);
+  Status hold_progress_at(const WorkerProgress& target);
+
+  std::size_t index(int layer, int local_slot) const noexcept {
+    return static_cast<std::size_t>(layer) * static_cast<std::size_t>(num_local_slots) + static_cast<std::size_t>(local_slot);
+  }
+
+  const ClusterShape shape;
+  const BalancerConfig config;
+  std::unique_ptr<Transport> transport;  // until start(); then the worker's
+  const int rank;
+  const int num_local_slots;
+  const PacketLayout layout;
+  PacketRing ring;
+  Agreement agreement;
+  std::unique_ptr<Worker> worker;
+  bool started = false;
+
+  // Served state, at fixed addresses.
+  Placement placement;
+  std::vector<std::int32_t> dispatch_tables;              // [layers][experts * kDispatchEntries]
+  std::vector<std::vector<std::byte*>> slot_parts;        // [layers * local slots][parts]
+  std::vector<std::vector<std::size_t>> part_bytes;       // [layers][parts]
+  std::vector<std::size_t> expert_bytes;                  // [layers]
+  int staging_capacity = 0;
+
+  // Counters of the window under way, in the layout of a packet's loads.
+  std::vector<std::uint32_t> counters;
+  bool idle_window = true;
+
+  // Steps.
+  std::uint64_t step = 0;
+  bool in_step = false;
+  Phase phase = Phase::kMixed;
+  std::uint64_t ready_step = 0;  // packet sets up to this step are complete
+  std::vector<PacketHeader> headers;
+  std::vector<Decision> decisions;
+  std::vector<BalancerEvent> events;
+  BalancerStats stats;
+
+  // Plans: each is owned here from kPlanReady until released to the worker.
+  std::vector<PreparedPlan*> plans;
+  std::vector<PreparedPlan*> to_release;
+
+  // What the worker has reported, and what of it may be told (hold_progress_at).
+  PreparedPlan* ready_plan = nullptr;
+  GenerationId failed_generation;
+  GenerationId staged_generation;
+  std::uint32_t staged_cursor = 0;
+  std::uint64_t observed_step = 0;
+  bool wants_rebalance = false;
+  std::uint64_t last_observe_sent = 0;
+  std::optional<WorkerProgress> limit;
+  std::chrono::nanoseconds held_time{0};
+
+  bool stopped = false;
+  Health state;
+};
+
+}  // namespace swiftbalancer

@@ -1,0 +1,86 @@
+#include "runtime/prepared_plan.hpp"
+
+#include <bit>
+#include <span>
+
+#include <swiftbalancer/dispatch_table.hpp>
+#include <swiftbalancer/placement.hpp>
+
+#include "migration/commit_units.hpp"
+#include "protocol/packet.hpp"
+
+namespace swiftbalancer {
+namespace {
+
+template <typename T>
+std::uint64_t mix_all(std::uint64_t digest, const std::vector<T>& words) {
+  digest = mix(digest, words.size());
+  for (T word : words) digest = mix(digest, static_cast<std::uint64_t>(word));
+  return digest;
+}
+
+// Rule 3: the hash covers generation, base epochs, order, placement, shares, copies with their sources.
+std::uint64_t hash_of(const MigrationPlan& plan) {
+  std::uint64_t digest = mix(plan.generation.membership, plan.generation.step);
+  digest = mix_all(digest, plan.base_epochs);
+  for (const CommitUnit& unit : plan.units) {
+    digest = mix(digest, static_cast<std::uint64_t>(unit.moe_layer_id));
+    digest = mix_all(digest, unit.placement);
+    digest = mix_all(digest, unit.shares);
+    for (const ExpertCopy& copy : unit.copies) {
+      digest = mix(digest, static_cast<std::uint64_t>(copy.logical_id));
+      digest = mix(digest, static_cast<std::uint64_t>(copy.source_slot) << 32 | static_cast<std::uint64_t>(copy.destination_slot));
+    }
+  }
+  return digest != 0 ? digest : 1;  // 0 means "not ready" in packets.
+}
+
+PreparedUnit prepare_unit(const CommitUnit& unit, std::span<const std::int32_t> before, const ClusterShape& shape, int rank) {
+  PreparedUnit prepared;
+  prepared.dispatch_table.resize(static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries);
+  build_dispatch_table(unit.placement, unit.shares, shape, rank, prepared.dispatch_table);
+  prepared.moves = count_moves(before, unit.placement, shape);
+  for (const ExpertCopy& copy : unit.copies) {
+    if (shape.rank_of_slot(copy.destination_slot) == rank) {
+      prepared.installs.push_back({copy.destination_slot - shape.first_slot(rank), {}});
+    }
+  }
+  return prepared;
+}
+
+}  // namespace
+
+PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan, const ServedState& served,
+                          const std::vector<std::uint64_t>& epochs, const ClusterShape& shape, int rank,
+                          int staging_capacity) {
+  PreparedPlan prepared;
+  MigrationPlan& migration = prepared.migration;
+  migration.generation = generation;
+  migration.base_epochs = epochs;
+  migration.imbalance_before = plan.imbalance_before.mean_over_layers;
+  migration.imbalance_after = plan.imbalance_after.mean_over_layers;
+
+  CommitUnitBuilder builder(shape, staging_capacity);
+  for (const LayerChange& change : plan.changes) {
+    const auto before = served.placement.layer(change.moe_layer_id);
+    const auto& shares = served.shares[static_cast<std::size_t>(change.moe_layer_id)];
+    auto units = builder.add_layer(change.moe_layer_id, before, shares, change.plan.placement, change.plan.shares);
+    for (CommitUnit& unit : units) migration.units.push_back(std::move(unit));
+  }
+
+  std::vector<std::vector<std::int32_t>> row(static_cast<std::size_t>(shape.num_moe_layers()));
+  for (const CommitUnit& unit : migration.units) {
+    auto& before = row[static_cast<std::size_t>(unit.moe_layer_id)];
+    if (before.empty()) {
+      const auto slots = served.placement.layer(unit.moe_layer_id);
+      before.assign(slots.begin(), slots.end());
+    }
+    prepared.units.push_back(prepare_unit(unit, before, shape, rank));
+    migration.moves += prepared.units.back().moves;
+    before = unit.placement;
+  }
+  migration.hash = hash_of(migration);
+  return prepared;
+}
+
+}  // namespace swiftbalancer

@@ -1,0 +1,233 @@
+#include "runtime/worker.hpp"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <exception>
+
+namespace swiftbalancer {
+namespace {
+
+constexpr std::size_t kQueueCapacity = 4096;
+// The worker sleeps at most this long at a time, so that it notices a stop request even if a wake-up were lost.
+constexpr std::chrono::milliseconds kLongestSleep{200};
+// Tags of packets; copies have their own space (rendezvous).
+constexpr std::uint64_t kPacketTag = std::uint64_t{1} << 62;
+
+}  // namespace
+
+Worker::Worker(const ClusterShape& shape, const WorkerOptions& options, std::unique_ptr<Transport> transport,
+               PacketRing& ring, std::unique_ptr<StagingPool> pool, LocalSlots slots, const ServedState& served)
+    : shape_(shape), options_(options), ring_(ring), transport_(std::move(transport)), pool_(std::move(pool)),
+      slots_(std::move(slots)), executor_(shape_, *transport_, *pool_, slots_), planner_(shape_, options_.planner),
+      loads_(shape_, served.placement, ring.num_slots()), served_(served),
+      epochs_(static_cast<std::size_t>(shape.num_moe_layers()), 0), commands_(kQueueCapacity), reports_(kQueueCapacity) {
+  gathers_.reserve(ring.num_slots());
+  planner_.on_served(served_, false);
+}
+
+void Worker::launch() {
+  thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+}
+
+Worker::~Worker() {
+  if (thread_.joinable()) {
+    thread_.request_stop();
+    transport_->wake();
+    thread_.join();
+  }
+  Report report;
+  while (reports_.try_dequeue(report)) delete report.plan;
+  Command command;
+  while (commands_.try_dequeue(command)) {
+    if (command.kind == Command::Kind::kRelease) delete command.plan;
+  }
+}
+
+bool Worker::send(const Command& command) noexcept {
+  sent_ = true;
+  return commands_.try_enqueue(command);
+}
+
+void Worker::flush() noexcept {
+  if (!sent_) return;
+  sent_ = false;
+  transport_->wake();
+}
+
+void Worker::wait_for_report(std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(mutex_);
+  engine_waits_.exchange(1);
+  reported_.wait_until(lock, deadline, [this] { return reports_.peek() != nullptr; });
+  engine_waits_.store(0);
+}
+
+void Worker::report(const Report& report) {
+  reports_.enqueue(report);
+  // Two read-modify-writes of one atomic are ordered: either the waiter's check sees this report, or we see that it waits.
+  if (engine_waits_.fetch_add(0) != 0) {
+    const std::scoped_lock lock(mutex_);
+    reported_.notify_one();
+  }
+}
+
+void Worker::run(const std::stop_token& stop) {
+  pthread_setname_np(pthread_self(), "swiftbalancer");
+  if (options_.thread_init) options_.thread_init();
+  try {
+    while (!stop.stop_requested()) {
+      if (run_once()) continue;
+      const Status status = transport_->wait(std::chrono::steady_clock::now() + kLongestSleep);
+      if (!status.ok() && status.code() != ErrorCode::kTimeout) {
+        failure_ = status;
+        break;
+      }
+    }
+  } catch (const Error& error) {
+    failure_ = {error.code(), error.what()};
+  } catch (const std::exception& error) {
+    failure_ = {ErrorCode::kInternal, std::string("balancer worker: ") + error.what()};
+  }
+  if (!failure_.ok()) report({.kind = Report::Kind::kStopped});
+}
+
+bool Worker::run_once() {
+  bool busy = carry_out_commands();
+  busy |= poll_gathers();
+  busy |= executor_.progress();
+  busy |= report_staging();
+  busy |= plan_a_piece();
+  return busy;
+}
+
+bool Worker::carry_out_commands() {
+  Command command;
+  bool any = false;
+  while (commands_.try_dequeue(command)) {
+    carry_out(command);
+    any = true;
+  }
+  return any;
+}
+
+void Worker::carry_out(const Command& command) {
+  switch (command.kind) {
+    case Command::Kind::kPostPacket:
+      loads_.window_ended(command.slot);
+      gathers_.push_back({transport_->post_all_gather(kPacketTag | command.step, ring_.mine(command.slot), ring_.set(command.slot)),
+                          command.step, command.slot});
+      return;
+    case Command::Kind::kObserve: return observe(command);
+    case Command::Kind::kOpen: return open(command);
+    case Command::Kind::kClose:
+      job_.reset();
+      open_ = false;
+      return tell_planner();
+    case Command::Kind::kAdopt:
+      active_ = command.plan;
+      open_ = false;
+      reported_cursor_ = 0;
+      reported_failed_unit_ = kNoUnit;
+      executor_.adopt(active_->migration);
+      return tell_planner();
+    case Command::Kind::kDrop: return executor_.drop(command.unit);
+    case Command::Kind::kCommitted: return commit(command.unit);
+    case Command::Kind::kRetire:
+      executor_.retire();
+      active_ = nullptr;
+      return tell_planner();
+    case Command::Kind::kRelease: delete command.plan; return;
+  }
+}
+
+void Worker::tell_planner() { planner_.on_served(served_, active_ != nullptr || open_); }
+
+void Worker::observe(const Command& command) {
+  planner_.observe(loads_.map(ring_, command.slot));
+  report({.kind = Report::Kind::kObserved, .wants_rebalance = planner_.wants_rebalance(), .step = command.step});
+}
+
+void Worker::open(const Command& command) {
+  job_generation_ = command.generation;
+  job_base_ = served_;
+  job_epochs_ = epochs_;
+  job_ = options_.begin_plan ? options_.begin_plan(command.generation.step) : planner_.begin_plan(command.generation.step);
+  open_ = true;
+  tell_planner();
+}
+
+void Worker::commit(std::uint32_t unit) {
+  const CommitUnit& committed = active_->migration.units[unit];
+  executor_.committed(unit, options_.swap);
+  std::ranges::copy(committed.placement, served_.placement.layer(committed.moe_layer_id).begin());
+  served_.shares[static_cast<std::size_t>(committed.moe_layer_id)] = committed.shares;
+  ++epochs_[static_cast<std::size_t>(committed.moe_layer_id)];
+  loads_.committed(served_.placement);
+  tell_planner();
+}
+
+bool Worker::poll_gathers() {
+  bool any = false;
+  for (std::size_t i = 0; i < gathers_.size();) {
+    const TransferStatus status = transport_->poll(gathers_[i].handle);
+    if (status.state == TransferState::kPending) {
+      ++i;
+      continue;
+    }
+    if (status.state == TransferState::kFailed) {
+      throw Error(ErrorCode::kTransport, "gathering the packets of step " + std::to_string(gathers_[i].step) + " failed");
+    }
+    report({.kind = Report::Kind::kSetReady, .slot = gathers_[i].slot, .step = gathers_[i].step});
+    gathers_.erase(gathers_.begin() + static_cast<std::ptrdiff_t>(i));
+    any = true;
+  }
+  return any;
+}
+
+bool Worker::plan_a_piece() {
+  if (job_ == nullptr) return false;
+  try {
+    if (!job_->advance()) return true;
+    const Plan plan = job_->take();
+    job_.reset();
+    auto prepared = std::make_unique<PreparedPlan>(prepare_plan(job_generation_, plan, job_base_, job_epochs_, shape_,
+                                                                transport_->rank(), pool_->capacity()));
+    report({.kind = Report::Kind::kPlanReady, .generation = job_generation_, .plan = prepared.release()});
+  } catch (const std::exception& error) {
+    // A planner that fails ends its generation on all ranks; serving and the next generation go on.
+    if (options_.log) options_.log(std::string("planning failed: ") + error.what());
+    job_.reset();
+    report({.kind = Report::Kind::kPlanFailed, .generation = job_generation_});
+  }
+  return true;
+}
+
+bool Worker::report_staging() {
+  if (active_ == nullptr) return false;
+  bool any = false;
+  const std::uint32_t cursor = executor_.staged_cursor();
+  if (cursor > reported_cursor_) {
+    for (std::uint32_t unit = reported_cursor_; unit < cursor; ++unit) {
+      const auto staged = executor_.staged(unit);
+      auto& installs = active_->units[unit].installs;
+      for (std::size_t i = 0; i < staged.size(); ++i) {
+        installs[i].local_slot = staged[i].local_slot;
+        installs[i].parts = pool_->parts(staged[i].buffer);
+      }
+    }
+    reported_cursor_ = cursor;
+    report({.kind = Report::Kind::kStaged, .cursor = cursor, .generation = active_->migration.generation});
+    any = true;
+  }
+  const std::uint32_t failed = executor_.failed_unit().value_or(kNoUnit);
+  if (failed != reported_failed_unit_) {
+    reported_failed_unit_ = failed;
+    if (failed != kNoUnit) {
+      report({.kind = Report::Kind::kUnitFailed, .cursor = failed, .generation = active_->migration.generation});
+      any = true;
+    }
+  }
+  return any;
+}
+
+}  // namespace swiftbalancer

@@ -1,0 +1,117 @@
+#pragma once
+// The balancer worker of one rank: a thread that owns the transport, gathers packets, maps loads, plans in small pieces and
+// drives copies. The engine thread talks to it through two lock-free queues and never waits for planning or copies.
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <readerwriterqueue/readerwriterqueue.h>
+
+#include <swiftbalancer/transport.hpp>
+
+#include "migration/copy_executor.hpp"
+#include "planner/planner.hpp"
+#include "runtime/messages.hpp"
+#include "runtime/packet_ring.hpp"
+#include "runtime/window_loads.hpp"
+
+namespace swiftbalancer {
+
+/// Starts planning a generation; the argument is agreed by all ranks.
+using BeginPlan = std::function<std::unique_ptr<PlanJob>(std::uint64_t seed)>;
+
+struct WorkerOptions {
+  PlannerConfig planner;
+  bool swap = true;  ///< Install mode.
+  std::function<void()> thread_init;
+  std::function<void(const std::string&)> log;
+  BeginPlan begin_plan;  ///< Empty: the planner's.
+};
+
+class Worker {
+ public:
+  /// @param ring, pool and slots are shared with the engine thread as their comments say.
+  Worker(const ClusterShape& shape, const WorkerOptions& options, std::unique_ptr<Transport> transport, PacketRing& ring,
+         std::unique_ptr<StagingPool> pool, LocalSlots slots, const ServedState& served);
+  ~Worker();
+
+  /// Starts the thread. Without it, run_once() is called by hand (deterministic simulation).
+  void launch();
+  /// One round: commands, packets, copies, a piece of planning. @returns whether anything was done.
+  bool run_once();
+  int num_free_buffers() const noexcept { return pool_->num_free(); }
+
+  // --- Engine thread ---
+  /// Enqueues; takes effect at the next flush(). @returns false when the queue is full (the worker is stuck).
+  bool send(const Command& command) noexcept;
+  /// Wakes the worker if anything was sent since the last flush. The only system call.
+  void flush() noexcept;
+  bool receive(Report& report) noexcept { return reports_.try_dequeue(report); }
+  /// Sleeps until the worker has reported something, or the deadline.
+  void wait_for_report(std::chrono::steady_clock::time_point deadline);
+  /// Why the worker stopped; call after kStopped was received.
+  const Status& failure() const noexcept { return failure_; }
+
+ private:
+  struct Gather {
+    TransportHandle handle;
+    std::uint64_t step = 0;
+    std::uint32_t slot = 0;
+  };
+
+  void run(const std::stop_token& stop);
+  bool carry_out_commands();
+  void carry_out(const Command& command);
+  bool poll_gathers();
+  bool plan_a_piece();
+  bool report_staging();
+  void observe(const Command& command);
+  void open(const Command& command);
+  void commit(std::uint32_t unit);
+  void tell_planner();
+  void report(const Report& report);
+
+  const ClusterShape shape_;
+  const WorkerOptions options_;
+  PacketRing& ring_;
+
+  // Worker thread only.
+  std::unique_ptr<Transport> transport_;
+  std::unique_ptr<StagingPool> pool_;
+  LocalSlots slots_;
+  CopyExecutor executor_;
+  Planner planner_;
+  WindowLoads loads_;
+  ServedState served_;
+  std::vector<std::uint64_t> epochs_;
+  std::vector<Gather> gathers_;
+  std::unique_ptr<PlanJob> job_;
+  GenerationId job_generation_;
+  bool open_ = false;  ///< A generation is open: planning, or planned and not yet agreed.
+  ServedState job_base_;
+  std::vector<std::uint64_t> job_epochs_;
+  PreparedPlan* active_ = nullptr;
+  std::uint32_t reported_cursor_ = 0;
+  std::uint32_t reported_failed_unit_ = kNoUnit;
+
+  // Both threads.
+  moodycamel::ReaderWriterQueue<Command> commands_;
+  moodycamel::ReaderWriterQueue<Report> reports_;
+  std::atomic<int> engine_waits_{0};
+  std::mutex mutex_;
+  std::condition_variable reported_;
+  Status failure_;  // written before kStopped is reported
+
+  bool sent_ = false;  // engine thread
+  std::jthread thread_;
+};
+
+}  // namespace swiftbalancer
