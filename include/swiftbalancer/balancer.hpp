@@ -110,11 +110,11 @@ struct BalancerStats {
   std::uint64_t waits_for_packets = 0;       ///< begin_step found the packet set of its step not complete.
   std::uint64_t waits_for_plans = 0;         ///< Always 0: nobody waits for planning.
   std::uint64_t waits_for_copies = 0;        ///< Always 0: nobody waits for a transfer.
-  std::chrono::nanoseconds packet_wait_time{0};
+  std::chrono::nanoseconds wait_time{0};     ///< Of all these waits.
 };
 
 struct Health {
-  bool ok = true;           ///< Sticky: once false, balancing is off and serving goes on as it is.
+  bool ok = true;           ///< Sticky: false from the first failure on; serving goes on with the last committed placement.
   std::string reason;       ///< Why not, one line.
 };
 

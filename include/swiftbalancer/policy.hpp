@@ -27,9 +27,9 @@ struct PolicyCapabilities {
 /// One layer to plan. Views are valid during the call.
 struct LayerProblem {
   const ClusterShape* shape = nullptr;
-  std::span<const std::int64_t> load;        ///< [num_logical_experts], any unit, >= 0.
-  std::span<const std::int32_t> placement;   ///< [num_slots] now.
-  std::span<const std::uint32_t> shares;     ///< [num_slots] now; empty = even.
+  std::span<const std::int64_t> load{};      ///< [num_logical_experts], any unit, >= 0.
+  std::span<const std::int32_t> placement{}; ///< [num_slots] now.
+  std::span<const std::uint32_t> shares{};   ///< [num_slots] now; empty = even.
   int max_moves = -1;                        ///< < 0: no limit. Ignored unless the policy is incremental.
   std::int64_t max_work = -1;                ///< Work units (candidate evaluations); < 0: the policy's own default.
   double min_gain = 0.0;                     ///< Imbalance that a move must win to be worth it, per move (gated policies).

@@ -14,8 +14,8 @@ struct ShapeOptions {
   int num_slots = 0;               ///< Per layer, over all ranks; spread evenly, the first ranks take the remainder.
   int num_nodes = 1;               ///< Ranks are spread over nodes in contiguous blocks.
   int num_expert_groups = 1;       ///< Group-limited routing (DeepSeek); 1 = none.
-  std::vector<int> slots_per_rank; ///< [num_ranks]; overrides num_slots when not empty.
-  std::vector<int> node_of_rank;   ///< [num_ranks]; overrides num_nodes when not empty.
+  std::vector<int> slots_per_rank{}; ///< [num_ranks]; overrides num_slots when not empty.
+  std::vector<int> node_of_rank{};   ///< [num_ranks]; overrides num_nodes when not empty.
 };
 
 class ClusterShape {

@@ -15,6 +15,10 @@
 
 namespace swiftbalancer {
 
+namespace ring {
+class Region;
+}
+
 struct TransportCapabilities {
   bool multi_process = false;  ///< Ranks may be processes.
   bool cancel = true;          ///< cancel() takes effect at once; the buffers may be reused when it returns.
@@ -54,17 +58,21 @@ class Transport {
   /// sides are done with it.
   virtual TransportHandle post_send(int peer, std::uint64_t tag, std::span<const std::span<const std::byte>> parts,
                                     Delivery delivery) = 0;
-  /// Receives at most the summed size of parts; a longer message fails the receive.
+  /// Receives at most the summed size of parts; a longer message fails the receive, and a rendezvous send as well.
   virtual TransportHandle post_recv(int peer, std::uint64_t tag, std::span<const std::span<std::byte>> parts,
                                     Delivery delivery) = 0;
   /// Makes progress and reports. After kDone or kFailed has been reported once the handle is forgotten.
   virtual TransferStatus poll(TransportHandle handle) = 0;
   /// Gives up an operation; a handle already done is forgotten. When it returns, the operation touches no memory any more.
+  /// An eager message whose receive was given up is kept until a receive with its tag takes it.
   virtual void cancel(TransportHandle handle) = 0;
 
   /// Sleeps until something may have progressed, wake() was called, or the deadline. Burns no CPU while nothing happens.
   /// May return early. @returns kTimeout at the deadline, kPeerLost (message names the ranks) when a peer has closed or died.
   virtual Status wait(std::chrono::steady_clock::time_point deadline) = 0;
+  /// Like wait(), for a caller with nothing to do before all posted operations are done or one has failed: may sleep
+  /// through the single ones, which saves most of the wake-ups of an all-to-all. May return early.
+  virtual Status wait_all(std::chrono::steady_clock::time_point deadline) { return wait(deadline); }
   /// Ends a wait() of this instance from another thread; remembered if none is under way.
   virtual void wake() noexcept = 0;
   /// Ranks known to be gone (closed or died), ascending.
@@ -84,10 +92,11 @@ struct RingOptions {
 std::vector<std::unique_ptr<Transport>> make_thread_transports(int num_ranks, const RingOptions& options = {});
 
 /// A shared-memory group. The creator makes it before forking the ranks; each rank opens its own instance by name.
-/// The name is removed when the creator's object goes, and can be removed as soon as all ranks have opened it.
+/// The name is removed when the creator's object goes (in the process that made it, not in a fork), and can be removed as soon as all ranks have opened it.
 class ShmGroup {
  public:
-  /// @param name without slash; must be new. Permissions: this user only.
+  /// @param name without slash; must be new. "swiftbalancer.<pid>.<rest>" lets remove_stale_shm_groups() find what a
+  ///        killed creator left. Permissions: this user only.
   /// @throws Error kIo: exists already, no space, no permission.
   ShmGroup(std::string name, int num_ranks, const RingOptions& options = {});
   ~ShmGroup();
@@ -102,8 +111,8 @@ class ShmGroup {
  private:
   std::string name_;
   bool linked_ = false;
-  void* base_ = nullptr;
-  std::size_t bytes_ = 0;
+  int creator_ = 0;  // pid
+  std::unique_ptr<ring::Region> region_;
 };
 
 /// Opens a rank's instance of a group. @throws Error kIo, kInvalidArgument (rank taken or out of range, not our layout).

@@ -30,8 +30,9 @@ void apportion(std::span<Choice> choices, int source_rank) {
   const auto turn = [&](int i) { return (i + source_rank) % count; };
   std::sort(order.begin(), order.end(), [&](int a, int b) {
     // Remainders that differ by rounding of the shares only (3 replicas: 21845.33 units) count as equal.
-    const std::int64_t ra = remainder(a) / kDispatchEntries, rb = remainder(b) / kDispatchEntries;
-    return ra / 2 != rb / 2 ? ra > rb : turn(a) < turn(b);
+    constexpr std::int64_t kStep = kShareUnit / 64;
+    const std::int64_t ra = (remainder(a) + kStep / 2) / kStep, rb = (remainder(b) + kStep / 2) / kStep;
+    return ra != rb ? ra > rb : turn(a) < turn(b);
   });
   for (int i = 0; i < left; ++i) ++choices[static_cast<std::size_t>(order[static_cast<std::size_t>(i % count)])].entries;
 }

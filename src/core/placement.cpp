@@ -33,6 +33,28 @@ void place_primaries(const ClusterShape& shape, std::span<std::int32_t> slots, s
   }
 }
 
+// Spare slots take experts spread evenly over all: the fewest replicas first, from a start that advances with each slot.
+void fill_spare_slots(const ClusterShape& shape, std::span<std::int32_t> slots, const std::vector<int>& used) {
+  const int experts = shape.num_logical_experts();
+  std::vector<int> replicas(index(experts), 1);
+  int filled = 0;
+  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
+    const auto own = slots_of_rank(slots, shape, rank);
+    for (int local = used[index(rank)]; local < shape.slots_per_rank(rank); ++local, ++filled) {
+      const int start = static_cast<int>(static_cast<std::int64_t>(filled) * experts / shape.num_redundant_experts()) + experts / 2;
+      int best = -1;
+      for (int k = 0; k < experts; ++k) {
+        const int expert = (start + k) % experts;
+        if (holds(own, expert)) continue;
+        if (best < 0 || replicas[index(expert)] < replicas[index(best)]) best = expert;
+      }
+      if (best < 0) best = start % experts;  // More slots than experts: a duplicate cannot be avoided.
+      ++replicas[index(best)];
+      slots[index(shape.first_slot(rank) + local)] = best;
+    }
+  }
+}
+
 }  // namespace
 
 Placement Placement::initial(const ClusterShape& shape) {
@@ -42,22 +64,7 @@ Placement Placement::initial(const ClusterShape& shape) {
   std::vector<int> used(index(shape.num_ranks()), 0);
   place_primaries(shape, first, used);
 
-  const int redundant = shape.num_redundant_experts();
-  for (int i = 0; i < redundant; ++i) {
-    const auto expert = static_cast<std::int32_t>(static_cast<std::int64_t>(i) * shape.num_logical_experts() / redundant %
-                                                  shape.num_logical_experts());
-    int target = -1;
-    for (int k = 0; k < shape.num_ranks(); ++k) {
-      const int rank = (i + k + shape.num_ranks() / 2) % shape.num_ranks();
-      if (used[index(rank)] == shape.slots_per_rank(rank)) continue;
-      if (target < 0) target = rank;
-      if (!holds(slots_of_rank(first, shape, rank), expert)) {
-        target = rank;
-        break;
-      }
-    }
-    first[index(shape.first_slot(target) + used[index(target)]++)] = expert;
-  }
+  fill_spare_slots(shape, first, used);
   for (int layer = 1; layer < shape.num_moe_layers(); ++layer) {
     std::copy(first.begin(), first.end(), placement.layer(layer).begin());
   }

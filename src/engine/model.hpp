@@ -86,8 +86,9 @@ class Model {
 };
 
 /// Loads a Hugging Face checkpoint folder (config.json, *.safetensors, bf16 or f32).
-/// @throws Error kIo (missing, truncated, wrong dtype or shape; names file and tensor), kUnsupported (family not registered,
-///         dense model; lists the families).
+/// @throws Error kIo (missing, truncated, wrong dtype or shape; names file and tensor), kInvalidArgument (config.json: key
+///         missing, wrong type or value; names file, key and value), kUnsupported (family not registered, dense model, a
+///         feature of the family that is not built; lists the families).
 std::unique_ptr<Model> load_model(const std::string& folder);
 /// Registered families, sorted.
 std::vector<std::string> model_families();

@@ -32,14 +32,15 @@ constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 }
 
 /// A name from a file as it may stand in a message: quoted, control characters escaped, one line.
-std::string quoted(std::string_view name) {
+std::string escaped(std::string_view name) {
   return Json(name).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 class Mapping {
  public:
   explicit Mapping(const std::string& file) {
-    const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    // Not blocking: a pipe of that name must end in the message below, not in waiting for a writer.
+    const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) fail(file, std::string("cannot be opened: ") + std::strerror(errno));
     struct stat status {};
     const bool known = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
@@ -93,7 +94,7 @@ Json parse_header(const std::string& file, std::span<const std::byte> text) {
     } else if (event == Json::parse_event_t::key) {
       const auto& key = parsed.get_ref<const std::string&>();
       if (!keys[level].insert(key).second) {
-        fail(file, "the header names " + quoted(key) + " twice; the file is damaged");
+        fail(file, "the header names " + escaped(key) + " twice; the file is damaged");
       }
     }
     return true;
@@ -110,7 +111,7 @@ Json parse_header(const std::string& file, std::span<const std::byte> text) {
 
 const Json& field(const std::string& file, const std::string& name, const Json& entry, const char* key) {
   const auto found = entry.is_object() ? entry.find(key) : entry.end();
-  if (found == entry.end()) fail(file, "tensor " + quoted(name) + " has no \"" + key + "\"");
+  if (found == entry.end()) fail(file, "tensor " + escaped(name) + " has no \"" + key + "\"");
   return *found;
 }
 
@@ -125,7 +126,7 @@ std::vector<std::uint64_t> numbers(const std::string& file, const std::string& n
     if (good) result.push_back(list[i].get<std::uint64_t>());
   }
   if (!good) {
-    fail(file, "tensor " + quoted(name) + ": " + key + " is " + list.dump() +
+    fail(file, "tensor " + escaped(name) + ": " + key + " is " + list.dump() +
                    "; a list of integers from 0 to 2^63-1 is needed");
   }
   return result;
@@ -145,7 +146,7 @@ Tensor read_entry(const std::string& file, const std::string& name, const Json& 
   const auto row = std::find_if(std::begin(kDTypes), std::end(kDTypes), [&](const DTypeRow& candidate) {
     return dtype.is_string() && candidate.name == dtype.get_ref<const std::string&>();
   });
-  if (row == std::end(kDTypes)) fail(file, "tensor " + quoted(name) + ": unknown dtype " + dtype.dump());
+  if (row == std::end(kDTypes)) fail(file, "tensor " + escaped(name) + ": unknown dtype " + dtype.dump());
   tensor.dtype = row->dtype;
   tensor.dtype_name = row->name;
 
@@ -153,11 +154,11 @@ Tensor read_entry(const std::string& file, const std::string& name, const Json& 
   for (const std::uint64_t size : numbers(file, name, entry, "shape")) {
     tensor.shape.push_back(static_cast<std::int64_t>(size));
     if (__builtin_mul_overflow(needed, size, &needed)) {
-      fail(file, "tensor " + quoted(name) + ": shape " + entry["shape"].dump() + " is too large to address");
+      fail(file, "tensor " + escaped(name) + ": shape " + entry["shape"].dump() + " is too large to address");
     }
   }
   const auto offsets = numbers(file, name, entry, "data_offsets");
-  const std::string shown = "tensor " + quoted(name) + ": data_offsets " + entry["data_offsets"].dump();
+  const std::string shown = "tensor " + escaped(name) + ": data_offsets " + entry["data_offsets"].dump();
   if (offsets.size() != 2) fail(file, shown + "; two numbers are needed, begin and end");
   if (offsets[0] > offsets[1]) fail(file, shown + " are reversed");
   if (offsets[1] > data.size()) {
@@ -182,12 +183,12 @@ void check_cover(const std::string& file, std::vector<Extent>& extents, std::uin
   const Extent* previous = nullptr;
   for (const Extent& extent : extents) {
     if (extent.begin < covered) {
-      fail(file, "tensors " + quoted(previous->name) + " and " + quoted(extent.name) + " overlap at byte " +
+      fail(file, "tensors " + escaped(previous->name) + " and " + escaped(extent.name) + " overlap at byte " +
                      std::to_string(extent.begin) + " of the data");
     }
     if (extent.begin > covered) {
       fail(file, "bytes " + std::to_string(covered) + " to " + std::to_string(extent.begin) +
-                     " of the data, before tensor " + quoted(extent.name) + ", belong to no tensor");
+                     " of the data, before tensor " + escaped(extent.name) + ", belong to no tensor");
     }
     covered = extent.end;
     previous = &extent;
@@ -221,7 +222,7 @@ void read_file(const std::string& file, std::span<const std::byte> bytes, Tensor
     Extent extent;
     Tensor tensor = read_entry(file, name, entry, data, extent);
     const auto [position, inserted] = tensors.emplace(name, std::move(tensor));
-    if (!inserted) fail(file, "tensor " + quoted(name) + " is already in " + position->second.file);
+    if (!inserted) fail(file, "tensor " + escaped(name) + " is already in " + position->second.file);
     extents.push_back(std::move(extent));
   }
   check_cover(file, extents, data.size());
@@ -231,8 +232,7 @@ std::string read_text(const std::string& file) {
   std::ifstream stream(file, std::ios::binary);
   std::ostringstream text;
   text << stream.rdbuf();
-  // An empty file sets failbit on `text`, a directory or an unreadable file on `stream`.
-  if (!stream) fail(file, "cannot be read");
+  if (!stream || text.bad()) fail(file, "cannot be read");
   return text.str();
 }
 
@@ -267,7 +267,7 @@ Checkpoint Checkpoint::open(const std::string& path) {
   std::error_code error;
   if (fs::is_directory(path, error)) {
     const std::string config = (fs::path(path) / "config.json").string();
-    if (!fs::exists(config, error)) {
+    if (!fs::is_regular_file(config, error)) {
       fail(path, "has no config.json; a Hugging Face checkpoint folder is needed");
     }
     impl->config_json = read_text(config);
@@ -300,7 +300,7 @@ const std::map<std::string, Tensor, std::less<>>& Checkpoint::tensors() const no
 const Tensor& Checkpoint::tensor(std::string_view name) const {
   const auto found = impl_->tensors.find(name);
   if (found == impl_->tensors.end()) {
-    fail(impl_->path, "tensor " + quoted(name) + " is missing among the " +
+    fail(impl_->path, "tensor " + escaped(name) + " is missing among the " +
                           std::to_string(impl_->tensors.size()) + " of the checkpoint");
   }
   return found->second;

@@ -23,13 +23,16 @@ using PartPointers = std::vector<std::byte*>;
 class StagingPool {
  public:
   /// @param part_bytes sizes of the parts of the largest expert. @param staging_bytes budget: floor(budget / expert bytes)
-  ///        buffers. @throws Error kInvalidArgument when the budget is below one expert (says how many bytes that is).
+  ///        buffers. @throws Error kInvalidArgument when the budget is below one expert (says how many bytes that is) or
+  ///        cannot be allocated.
   StagingPool(std::span<const std::size_t> part_bytes, std::size_t staging_bytes);
   ~StagingPool();
   int capacity() const noexcept;
   std::optional<int> grant();
+  /// @throws Error kInternal unless the buffer is granted.
   void release(int buffer);
   int num_free() const noexcept;
+  std::span<const std::size_t> part_bytes() const noexcept;
   PartPointers& parts(int buffer);
 
  private:
@@ -51,8 +54,12 @@ struct StagedExpert {
 
 class CopyExecutor {
  public:
+  /// @throws Error kInvalidArgument when a layer's expert does not fit a buffer of the pool, part by part; kUnsupported
+  ///         when the transport cannot cancel.
   CopyExecutor(const ClusterShape& shape, Transport& transport, StagingPool& pool, LocalSlots& slots);
-  ~CopyExecutor();  ///< Cancels what is under way.
+  ~CopyExecutor();  ///< Cancels what is under way and returns all buffers.
+
+  // Calls out of order (a unit that is not pending, adopt while active, ...) throw Error kInternal.
 
   /// Starts a plan. No other may be active. @param plan outlives retire().
   void adopt(const MigrationPlan& plan);
@@ -64,14 +71,16 @@ class CopyExecutor {
   /// The plan has neither pending units nor transfers any more.
   void retire();
   /// Polls transfers, posts what became possible. Cheap when nothing is active.
-  void progress();
+  /// @returns whether more can be done right now without waiting for anybody.
+  bool progress();
 
   /// Number of units, in plan order from the first, that are dropped, committed or completely received here. Never falls
-  /// for one plan except that it stops at a failed unit.
+  /// for one plan; stops at a failed unit until that is dropped.
   std::uint32_t staged_cursor() const noexcept;
-  /// The lowest pending unit one of whose transfers failed here.
+  /// The lowest pending unit one of whose transfers failed here before the cursor passed it. Later, only a send can fail,
+  /// and its receiver tells.
   std::optional<std::uint32_t> failed_unit() const noexcept;
-  /// What unit `unit` brought to this rank; complete once the cursor has passed it.
+  /// What unit `unit` brought to this rank, in plan order; empty until it is staged, and once committed or dropped.
   std::span<const StagedExpert> staged(std::uint32_t unit) const noexcept;
   bool active() const noexcept;
 

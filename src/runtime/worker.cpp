@@ -143,7 +143,8 @@ void Worker::carry_out(const Command& command) {
 void Worker::tell_planner() { planner_.on_served(served_, active_ != nullptr || open_); }
 
 void Worker::observe(const Command& command) {
-  planner_.observe(loads_.map(ring_, command.slot));
+  last_observed_ = loads_.map(ring_, command.slot);
+  planner_.observe(last_observed_);
   report({.kind = Report::Kind::kObserved, .wants_rebalance = planner_.wants_rebalance(), .step = command.step});
 }
 
@@ -166,19 +167,18 @@ void Worker::commit(std::uint32_t unit) {
   tell_planner();
 }
 
+// Sets are reported in order (rule 1), whatever order they complete in.
 bool Worker::poll_gathers() {
   bool any = false;
-  for (std::size_t i = 0; i < gathers_.size();) {
-    const TransferStatus status = transport_->poll(gathers_[i].handle);
-    if (status.state == TransferState::kPending) {
-      ++i;
-      continue;
-    }
+  while (!gathers_.empty()) {
+    const Gather& oldest = gathers_.front();
+    const TransferStatus status = transport_->poll(oldest.handle);
+    if (status.state == TransferState::kPending) break;
     if (status.state == TransferState::kFailed) {
-      throw Error(ErrorCode::kTransport, "gathering the packets of step " + std::to_string(gathers_[i].step) + " failed");
+      throw Error(ErrorCode::kTransport, "gathering the packets of step " + std::to_string(oldest.step) + " failed");
     }
-    report({.kind = Report::Kind::kSetReady, .slot = gathers_[i].slot, .step = gathers_[i].step});
-    gathers_.erase(gathers_.begin() + static_cast<std::ptrdiff_t>(i));
+    report({.kind = Report::Kind::kSetReady, .slot = oldest.slot, .step = oldest.step});
+    gathers_.erase(gathers_.begin());
     any = true;
   }
   return any;

@@ -47,7 +47,9 @@ class Worker {
   void launch();
   /// One round: commands, packets, copies, a piece of planning. @returns whether anything was done.
   bool run_once();
+  /// For the simulation, between rounds: buffers not in use, and the loads of the last set that was observed.
   int num_free_buffers() const noexcept { return pool_->num_free(); }
+  const ExpertLoad& last_observed() const noexcept { return last_observed_; }
 
   // --- Engine thread ---
   /// Enqueues; takes effect at the next flush(). @returns false when the queue is full (the worker is stuck).
@@ -90,6 +92,7 @@ class Worker {
   CopyExecutor executor_;
   Planner planner_;
   WindowLoads loads_;
+  ExpertLoad last_observed_;
   ServedState served_;
   std::vector<std::uint64_t> epochs_;
   std::vector<Gather> gathers_;

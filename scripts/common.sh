@@ -1,0 +1,12 @@
+# shellcheck shell=bash
+# Sourced by the other scripts: moves to the repository root and defines how they talk.
+# One line says what is going on, one line says why it cannot go on.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+say() { printf '== %s\n' "$*"; }
+
+die() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}

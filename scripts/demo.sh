@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# The demonstration: builds, then serves the shipped checkpoint on 8 rank processes with traffic that drifts between text
+# domains, without balancing and with two policies (scripts/demo.yaml). Arguments go to `swiftbalancer serve`.
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
+
+scripts/build.sh
+say "serving"
+build/release/bin/swiftbalancer serve --config scripts/demo.yaml "$@"

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Style checks: format, includes, shell, spelling, clang-tidy. `lint.sh --fix` formats the sources in place.
+# shellcheck disable=SC2317  # functions are called through others
+set -euo pipefail
+# shellcheck source=scripts/common.sh
+source "$(dirname "$0")/common.sh"
+
+mapfile -t sources < <(find include src tools tests bench -name '*.[ch]pp' | sort)
+failed=0
+
+check() {
+  local name=$1
+  shift
+  "$@" || { printf 'lint: %s failed\n' "$name"; failed=1; }
+}
+
+no_parent_includes() { ! grep -nE '^[[:space:]]*#[[:space:]]*include[[:space:]]*"\.\./' "${sources[@]}"; }
+
+# A file has one job: longer ones should have been two.
+short_files() {
+  local status=0 lines file
+  for file in "${sources[@]}"; do
+    lines=$(wc -l <"$file")
+    ((lines <= 400)) || { printf '%s: %d lines; at most 400\n' "$file" "$lines"; status=1; }
+  done
+  return "$status"
+}
+
+tidy() {
+  local units
+  mapfile -t units < <(printf '%s\n' "${sources[@]}" | grep -E '^(src|tools)/.*\.cpp$')
+  printf '%s\0' "${units[@]}" |
+    xargs -0 -n 1 -P "$(nproc)" .venv/bin/clang-tidy --quiet -p build/release 2>build/clang-tidy.log
+}
+
+if [[ ${1:-} == --fix ]]; then
+  .venv/bin/clang-format -i "${sources[@]}"
+  exit 0
+fi
+[[ $# -eq 0 ]] || die "unknown argument '$*'; usage: lint.sh [--fix]"
+[[ -x .venv/bin/clang-tidy ]] || die "clang-tidy is missing: run scripts/setup.sh --tests"
+[[ -f build/release/compile_commands.json ]] || cmake --preset release >build/configure.log
+
+check "format (scripts/lint.sh --fix repairs it)" .venv/bin/clang-format --dry-run -Werror "${sources[@]}"
+check "includes with ../" no_parent_includes
+check "file length" short_files
+check "shellcheck" shellcheck -x scripts/*.sh .ci/run
+check "spelling" codespell --quiet-level=2 README.md CONTRIBUTING.md CHANGELOG.md docs scripts tools include src
+check "clang-tidy" tidy
+((failed)) || say "lint: no findings"
+exit "$failed"

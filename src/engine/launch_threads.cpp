@@ -1,0 +1,105 @@
+// Ranks as threads of this process.
+
+#include <algorithm>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "engine/launch.hpp"
+
+namespace swiftbalancer::engine {
+namespace {
+
+// Collects what the threads bring and lets those that are done go together.
+class Collector {
+ public:
+  explicit Collector(int num_ranks) : records_(static_cast<std::size_t>(num_ranks)) {}
+
+  void deliver(const RankRecord& record) {
+    std::unique_lock lock(mutex_);
+    records_[static_cast<std::size_t>(record.rank)] = record;
+    count_one();
+    all_done_.wait(lock, [&] { return done_ == records_.size(); });
+  }
+  void fail(RankFailure failure) {
+    const std::lock_guard lock(mutex_);
+    failures_.push_back(std::move(failure));
+    count_one();
+  }
+  // After all threads have been joined.
+  std::vector<RankRecord> take() {
+    if (!failures_.empty()) throw_cause(failures_);
+    return std::move(records_);
+  }
+
+ private:
+  void count_one() {
+    if (++done_ == records_.size()) all_done_.notify_all();
+  }
+  std::mutex mutex_;
+  std::condition_variable all_done_;
+  std::size_t done_ = 0;                // guarded by mutex_, as all below
+  std::vector<RankRecord> records_;
+  std::vector<RankFailure> failures_;
+};
+
+void run_thread(const RunPlan& plan, RankContext context, Collector& collector) {
+  const int rank = context.rank;
+  try {
+    run_rank(plan, std::move(context));
+  } catch (const Error& error) {
+    collector.fail({rank, error.code(), error.what()});
+  } catch (const std::exception& error) {
+    collector.fail({rank, ErrorCode::kInternal, error.what()});
+  }
+}
+
+}  // namespace
+
+void throw_cause(const std::vector<RankFailure>& failures) {
+  const auto noticed_only = [](const RankFailure& f) {
+    return f.code == ErrorCode::kPeerLost || f.code == ErrorCode::kTimeout || f.code == ErrorCode::kTransport;
+  };
+  auto cause = std::find_if(failures.begin(), failures.end(), [](const RankFailure& f) { return f.died; });
+  if (cause == failures.end()) {
+    cause = std::find_if(failures.begin(), failures.end(), [&](const RankFailure& f) { return !noticed_only(f); });
+  }
+  if (cause == failures.end()) cause = failures.begin();
+  // A bad value is the caller's on every rank alike.
+  if (cause->code == ErrorCode::kInvalidArgument) throw Error(cause->code, cause->message);
+  throw Error(cause->code, "rank " + std::to_string(cause->rank) + (cause->died ? " " : ": ") + cause->message);
+}
+
+std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& progress) {
+  const int num_ranks = plan.shape->num_ranks();
+  auto exchanges = make_thread_transports(num_ranks);
+  auto balancers = make_thread_transports(num_ranks);
+  Collector collector(num_ranks);
+  std::mutex progress_mutex;  // lines come from rank 0's engine thread and from its worker
+  std::uint64_t last_step = 0;
+  const auto report = [&](std::uint64_t step, const std::string& line) {
+    const std::lock_guard lock(progress_mutex);
+    last_step = std::max(last_step, step);
+    progress(last_step, line);
+  };
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    RankContext context;
+    context.rank = rank;
+    context.exchange = std::move(exchanges[static_cast<std::size_t>(rank)]);
+    context.balancer = std::move(balancers[static_cast<std::size_t>(rank)]);
+    context.deliver = [&collector](const RankRecord& record) { collector.deliver(record); };
+    if (rank == 0 && progress) {
+      context.progress = report;
+      context.log = [report](const std::string& line) { report(0, line); };
+    }
+    threads.emplace_back([&plan, &collector, moved = std::make_shared<RankContext>(std::move(context))] {
+      run_thread(plan, std::move(*moved), collector);
+    });
+  }
+  threads.clear();  // joins
+  return collector.take();
+}
+
+}  // namespace swiftbalancer::engine

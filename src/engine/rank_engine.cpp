@@ -1,0 +1,221 @@
+#include "engine/rank_engine.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+
+#include "engine/balancer_log.hpp"
+#include "engine/exchange.hpp"
+#include "engine/scheduler.hpp"
+#include "engine/slot_memory.hpp"
+#include "engine/virtual_clock.hpp"
+
+namespace swiftbalancer::engine {
+namespace {
+
+constexpr std::uint64_t kCapacityTag = 1;
+
+void pin_to(int core) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<std::size_t>(core), &set);
+  // A core that is gone by now is no reason to stop: the thread then runs anywhere.
+  static_cast<void>(sched_setaffinity(0, sizeof set, &set));
+}
+
+BalancerConfig balancer_config(const RunPlan& plan, const RankContext& context) {
+  BalancerConfig config = plan.options.balancer;
+  config.log = context.log;
+  if (!plan.cores.empty()) {
+    const int core = plan.cores[static_cast<std::size_t>(2 * context.rank + 1)];
+    config.thread_init = [core] { pin_to(core); };
+  }
+  return config;
+}
+
+class RankEngine {
+ public:
+  RankEngine(const RunPlan& plan, RankContext context)
+      : plan_(plan), model_(*plan.model), shape_(*plan.shape), context_(std::move(context)),
+        placement_(Placement::initial(shape_)), memory_(model_, shape_, placement_, context_.rank),
+        balancer_(shape_, balancer_config(plan, context_), std::move(context_.balancer)),
+        scheduler_(model_, plan.traffic, context_.rank, shape_.num_ranks(), plan.options.max_batch_tokens),
+        exchange_(shape_, model_.info(), *context_.exchange, plan.options.balancer.deadline),
+        log_(shape_, start_balancer()), clock_(make_device(), context_.rank) {}
+
+  void run() {
+    std::uint64_t step = 1;
+    while (begin_step(step)) {
+      forward();
+      clock_.head(batch_->num_yields);
+      clock_.end_step(balancer_, shape_.num_moe_layers()).throw_if_failed();
+      balancer_.end_step().throw_if_failed();
+      report(step++);
+    }
+    finish(step - 1);
+  }
+
+ private:
+  std::size_t start_balancer();
+  std::unique_ptr<TimedDevice> make_device();
+  bool begin_step(std::uint64_t step);
+  void after_commits(std::uint64_t step);
+  void forward();
+  void run_layer(int layer);
+  void keep_counts(std::span<const std::uint32_t> tokens_per_slot);
+  void report(std::uint64_t step);
+  void finish(std::uint64_t steps);
+
+  const RunPlan& plan_;
+  const Model& model_;
+  const ClusterShape& shape_;
+  RankContext context_;
+  Placement placement_;  // served at the start
+  SlotMemory memory_;    // outlives the balancer
+  Balancer balancer_;
+  Scheduler scheduler_;
+  ExpertExchange exchange_;
+  BalancerLog log_;
+  VirtualClock clock_;
+  const Batch* batch_ = nullptr;
+  Routing routing_;
+  std::vector<float> hidden_;
+  std::vector<std::int64_t> clocks_;
+  std::int64_t tokens_so_far_ = 0;
+  std::size_t segment_ = 0;
+  RankRecord record_;
+};
+
+// @returns bytes of one expert.
+std::size_t RankEngine::start_balancer() {
+  memory_.register_with(balancer_);
+  balancer_.start(placement_);
+  return balancer_.expert_bytes(0);
+}
+
+std::unique_ptr<TimedDevice> RankEngine::make_device() {
+  if (plan_.options.device == DeviceKind::kNone) return nullptr;
+  std::vector<std::int64_t> capacity(static_cast<std::size_t>(shape_.num_ranks()));
+  exchange_.gather(kCapacityTag, balancer_.staging_capacity(), capacity).throw_if_failed();
+  TimedDeviceOptions options;
+  options.token_scale = plan_.options.token_scale;
+  options.install_mode = plan_.options.balancer.install_mode;
+  options.policy = plan_.options.balancer.policy;
+  options.packet_interval = plan_.options.balancer.packet_interval;
+  options.packet_lag = plan_.options.balancer.packet_lag;
+  for (const std::int64_t buffers : capacity) options.staging_capacity_per_rank.push_back(static_cast<int>(buffers));
+  options.packet_bytes = balancer_.packet_bytes();
+  return std::make_unique<TimedDevice>(plan_.hardware, shape_, context_.rank, options);
+}
+
+// All ranks see the same headers and so leave the loop together.
+bool RankEngine::begin_step(std::uint64_t step) {
+  batch_ = &scheduler_.plan(step);
+  const int num_tokens = batch_->num_tokens();
+  exchange_.open_step(step, {clock_.now_ns(), static_cast<std::uint32_t>(num_tokens), scheduler_.has_work() ? 1U : 0U})
+      .throw_if_failed();
+  const auto headers = exchange_.headers();
+  clocks_.clear();
+  for (const StepHeader& header : headers) {
+    clocks_.push_back(header.clock_ns);
+    tokens_so_far_ += header.num_tokens;
+  }
+  if (clock_.timed()) record_.step_start_ns.push_back(*std::max_element(clocks_.begin(), clocks_.end()));
+  if (std::none_of(headers.begin(), headers.end(), [](const StepHeader& header) { return header.has_work != 0; })) {
+    clock_.finish(clocks_);
+    return false;
+  }
+  clock_.begin_step(step, clocks_);
+  const Phase phase = batch_->decode_tokens == 0 ? Phase::kPrefill : batch_->prefill_tokens == 0 ? Phase::kDecode : Phase::kMixed;
+  balancer_.begin_step({step, phase, num_tokens == 0}).throw_if_failed();
+  after_commits(step);
+  record_.tokens.push_back(static_cast<std::uint32_t>(num_tokens));
+  return true;
+}
+
+void RankEngine::after_commits(std::uint64_t step) {
+  const auto events = balancer_.events();
+  clock_.on_events(step, events);
+  log_.add(step, events);
+  if (!plan_.options.verify_slots) return;
+  for (const BalancerEvent& event : events) {
+    if (event.kind != BalancerEventKind::kCommitted) continue;
+    const int layer = event.plan->units[event.unit].moe_layer_id;
+    verify_slots(model_, shape_, balancer_, context_.rank, layer).throw_if_failed();
+    ++record_.verified_commits;
+  }
+}
+
+void RankEngine::forward() {
+  hidden_.resize(static_cast<std::size_t>(batch_->num_tokens()) * static_cast<std::size_t>(model_.info().hidden_size));
+  model_.embed(batch_->tokens, hidden_);
+  for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) run_layer(layer);
+  scheduler_.finish(hidden_);
+}
+
+void RankEngine::run_layer(int layer) {
+  model_.attend_and_route(layer, batch_->sequences, hidden_, routing_);
+  clock_.attention(batch_->num_tokens(), batch_->context);
+  exchange_.dispatch(layer, routing_, balancer_.dispatch_table(layer), clock_.now_ns()).throw_if_failed();
+  clock_.dispatch(exchange_.clocks(), exchange_.rows_to(), exchange_.rows_from());
+  exchange_.run_slots([&](int slot, std::span<const float> input, int num_rows, std::span<float> output) {
+    const auto parts = balancer_.slot_parts(layer, slot);
+    model_.run_expert({parts.data(), parts.size()}, input, num_rows, output);
+  });
+  const auto tokens_per_slot = exchange_.tokens_per_slot();
+  balancer_.record(layer, tokens_per_slot);
+  keep_counts(tokens_per_slot);
+  clock_.experts(tokens_per_slot);
+  clock_.combine(exchange_.rows_from(), exchange_.rows_to());
+  exchange_.combine(clock_.now_ns()).throw_if_failed();
+  clock_.arrive(exchange_.clocks());
+  model_.combine(routing_, exchange_.expert_output(), hidden_);
+}
+
+void RankEngine::keep_counts(std::span<const std::uint32_t> tokens_per_slot) {
+  record_.slot_tokens.insert(record_.slot_tokens.end(), tokens_per_slot.begin(), tokens_per_slot.end());
+  const std::size_t first = record_.routed_tokens.size();
+  record_.routed_tokens.resize(first + static_cast<std::size_t>(shape_.num_logical_experts()));
+  for (const std::int32_t expert : routing_.topk_ids) ++record_.routed_tokens[first + static_cast<std::size_t>(expert)];
+}
+
+void RankEngine::report(std::uint64_t step) {
+  if (!context_.progress) return;
+  const auto& segments = plan_.traffic.segments;
+  const std::uint64_t every = std::max<std::uint64_t>(1, plan_.traffic.last_arrival_step / 20);
+  const bool switched = segment_ < segments.size() && segments[segment_].first_step <= step;
+  if (switched) context_.progress(step, "requests are " + segments[segment_++].domain + " from here on");
+  if (step % every != 0) return;
+  std::int64_t moves = 0;
+  for (const CommitRecord& commit : log_.commits()) moves += commit.moves;
+  context_.progress(step, std::to_string(tokens_so_far_) + " tokens, " + std::to_string(log_.commits().size()) + " commits, " +
+                              std::to_string(moves) + " moves");
+}
+
+void RankEngine::finish(std::uint64_t steps) {
+  record_.rank = context_.rank;
+  record_.steps = steps;
+  record_.critical_ns = clock_.critical_ns();
+  for (const Output& output : scheduler_.outputs()) {
+    record_.output_requests.push_back(output.request);
+    record_.outputs.push_back(output.tokens);
+  }
+  record_.commits = log_.commits();
+  record_.generations = log_.generations();
+  const BalancerStats& stats = balancer_.stats();
+  record_.waits = {stats.waits_for_packets, stats.waits_for_plans, stats.waits_for_copies, stats.wait_time.count(),
+                   balancer_.held_time().count()};
+  const Health health = balancer_.health();
+  record_.healthy = health.ok;
+  record_.health_reason = health.reason;
+  context_.deliver(record_);
+}
+
+}  // namespace
+
+void run_rank(const RunPlan& plan, RankContext context) {
+  if (!plan.cores.empty()) pin_to(plan.cores[static_cast<std::size_t>(2 * context.rank)]);
+  RankEngine(plan, std::move(context)).run();
+}
+
+}  // namespace swiftbalancer::engine

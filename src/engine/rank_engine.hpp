@@ -1,0 +1,45 @@
+#pragma once
+// One rank of a run: serves its own requests, runs the experts of its slots for everybody, and keeps the balancer going.
+// The whole loop is on one thread, the rank's engine thread.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <swiftbalancer/balancer.hpp>
+#include <swiftbalancer/shape.hpp>
+#include <swiftbalancer/transport.hpp>
+
+#include "engine/record.hpp"
+#include "engine/serve.hpp"
+
+namespace swiftbalancer::engine {
+
+/// What all ranks of a run share; immutable while they run.
+struct RunPlan {
+  ServeOptions options;
+  std::unique_ptr<Model> model;
+  std::unique_ptr<ClusterShape> shape;
+  ShapeOptions shape_options;
+  Traffic traffic;
+  HardwareProfile hardware;  ///< With a timed device.
+  std::vector<int> cores;    ///< [2 * num_ranks] engine and worker of each rank; empty: not pinned.
+};
+
+/// Where a rank stands among the others, and whom it tells what.
+struct RankContext {
+  int rank = 0;
+  std::unique_ptr<Transport> exchange;  ///< For dispatch and combine, this thread.
+  std::unique_ptr<Transport> balancer;  ///< For the balancer's worker.
+  std::function<void(std::uint64_t step, const std::string& line)> progress;  ///< Rank 0 only.
+  std::function<void(const std::string& line)> log;                           ///< Of the balancer; rank 0 only.
+  /// Takes the rank's record; returns when all ranks are done. Until then this rank's transports stay open, since a closed
+  /// one looks like a lost rank to those that still wait.
+  std::function<void(const RankRecord& record)> deliver;
+};
+
+/// Runs a rank to the end and delivers its record. @throws Error: what ended it, one line.
+void run_rank(const RunPlan& plan, RankContext context);
+
+}  // namespace swiftbalancer::engine

@@ -1,0 +1,112 @@
+#pragma once
+// What happened in a run. A RankRecord is one rank's part, sent to the parent as bytes; a RunRecord is the whole, checked:
+// every rank counted every token, and all ranks committed alike. Plain data; used by serve(), figures, run.json and tests.
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <swiftbalancer/balancer.hpp>
+#include <swiftbalancer/shape.hpp>
+
+#include "engine/model.hpp"
+#include "engine/timed_device.hpp"
+#include "engine/traffic.hpp"
+
+namespace swiftbalancer::engine {
+
+struct CommitRecord {
+  std::uint64_t step = 0;
+  std::uint64_t generation = 0;  ///< Step of the packet set that opened it.
+  std::uint32_t unit = 0;
+  std::int32_t moe_layer_id = 0;
+  std::int32_t moves = 0;        ///< Experts received by a rank that did not hold them.
+  std::int64_t bytes = 0;
+  std::vector<std::int32_t> placement;  ///< [num_slots] of the layer from this step on.
+};
+
+struct GenerationRecord {
+  std::uint64_t opened_step = 0;
+  std::uint64_t adopted_step = 0;   ///< 0: never.
+  std::uint64_t finished_step = 0;  ///< 0: still under way when the run ended.
+  std::string result;               ///< "committed", or why not; "" while under way.
+  std::int32_t moves = 0;
+  std::int64_t bytes = 0;
+  double imbalance_before = 1.0;    ///< Predicted, mean over layers.
+  double imbalance_after = 1.0;
+};
+
+/// Waits of an engine thread by cause.
+struct WaitRecord {
+  std::uint64_t for_packets = 0;
+  std::uint64_t for_plans = 0;
+  std::uint64_t for_copies = 0;
+  std::int64_t wait_ns = 0;           ///< Of all these.
+  std::int64_t held_ns = 0;         ///< By the timed device's harness, outside the four calls.
+};
+
+struct RankRecord {
+  std::int32_t rank = 0;
+  ErrorCode code = ErrorCode::kOk;
+  std::string error;                            ///< One line, empty when the rank went to the end.
+  std::uint64_t steps = 0;
+  std::vector<std::uint32_t> tokens;            ///< [steps] own tokens
+  std::vector<std::uint32_t> slot_tokens;       ///< [steps, num_moe_layers, slots of this rank] received
+  std::vector<std::uint32_t> routed_tokens;     ///< [steps, num_moe_layers, num_logical_experts] of own tokens
+  std::vector<std::int64_t> step_start_ns;      ///< [steps + 1] agreed virtual clock; empty without a timed device
+  std::map<std::string, std::int64_t> critical_ns;  ///< Virtual time by term while this rank was the slowest.
+  std::vector<std::int32_t> output_requests;
+  std::vector<std::vector<std::int32_t>> outputs;
+  std::vector<CommitRecord> commits;
+  std::vector<GenerationRecord> generations;
+  WaitRecord waits;
+  std::uint64_t verified_commits = 0;
+  bool healthy = true;
+  std::string health_reason;
+};
+
+std::vector<std::byte> encode(const RankRecord& record);
+/// @throws Error kInternal: not the bytes of a record.
+RankRecord decode_rank_record(std::span<const std::byte> bytes);
+
+struct RunRecord {
+  // What ran.
+  std::string model_folder;
+  ModelInfo model;
+  std::size_t expert_bytes = 0;
+  ShapeOptions shape;                           ///< Enough to build the ClusterShape again.
+  Traffic traffic;
+  std::string policy;
+  bool gated = false;
+  bool timed = false;
+  HardwareProfile hardware;                     ///< With a timed device.
+  int token_scale = 1;
+  // What came out.
+  double wall_seconds = 0.0;
+  std::uint64_t steps = 0;
+  std::int64_t tokens = 0;                      ///< Run through the model, prompts and outputs.
+  std::int64_t output_tokens = 0;
+  std::vector<std::vector<std::int32_t>> outputs;  ///< By request.
+  std::string output_digest;                    ///< 128 bits, hex, over all outputs in request order.
+  std::vector<std::uint32_t> step_tokens;       ///< [steps] over all ranks
+  std::vector<std::uint32_t> slot_tokens;       ///< [steps, num_moe_layers, num_slots]
+  std::vector<std::uint32_t> expert_tokens;     ///< [steps, num_moe_layers, num_logical_experts]
+  std::vector<std::int64_t> step_time_ns;       ///< [steps] virtual; empty without a timed device
+  std::map<std::string, std::int64_t> critical_ns;  ///< Virtual time of the critical path by term; sums to the run's time.
+  std::vector<CommitRecord> commits;
+  std::vector<GenerationRecord> generations;
+  WaitRecord waits;                             ///< Counts summed over ranks, times of the rank that waited most.
+  std::uint64_t verified_commits = 0;           ///< Layers compared after commits, on all ranks.
+  bool healthy = true;
+  std::string health_reason;
+};
+
+/// Puts the ranks' parts into `run`, whose "what ran" is filled in already.
+/// @throws Error kInternal: tokens recorded are not those routed (names step and layer), a request without output, ranks
+///         that committed differently.
+void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunRecord& run);
+
+}  // namespace swiftbalancer::engine

@@ -1,0 +1,109 @@
+#include "engine/serve.hpp"
+
+#include <sched.h>
+
+#include <chrono>
+
+#include <swiftbalancer/policy.hpp>
+
+#include "engine/launch.hpp"
+
+namespace swiftbalancer::engine {
+namespace {
+
+void check_at_least(const char* name, int value, int least) {
+  if (value >= least) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              std::string(name) + " is " + std::to_string(value) + ": must be at least " + std::to_string(least));
+}
+
+void check_options(const ServeOptions& options) {
+  check_at_least("num_ranks", options.num_ranks, 1);
+  check_at_least("num_redundant_experts", options.num_redundant_experts, 0);
+  check_at_least("num_nodes", options.num_nodes, 1);
+  check_at_least("token_scale", options.token_scale, 1);
+  check_at_least("max_batch_tokens", options.max_batch_tokens, 1);
+  if (options.device == DeviceKind::kTimed && options.hardware.empty()) {
+    throw Error(ErrorCode::kInvalidArgument, "device timed needs a hardware profile: name one, e.g. of data/hardware");
+  }
+}
+
+std::vector<int> allowed_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cores;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(static_cast<std::size_t>(core), &set)) cores.push_back(core);
+  }
+  return cores;
+}
+
+RunPlan make_plan(const ServeOptions& options) {
+  check_options(options);
+  RunPlan plan;
+  plan.options = options;
+  plan.model = load_model(options.model);
+  const ModelInfo& model = plan.model->info();
+  plan.shape_options.num_moe_layers = model.num_moe_layers;
+  plan.shape_options.num_logical_experts = model.num_logical_experts;
+  plan.shape_options.num_ranks = options.num_ranks;
+  plan.shape_options.num_slots = model.num_logical_experts + options.num_redundant_experts;
+  plan.shape_options.num_nodes = options.num_nodes;
+  plan.shape = std::make_unique<ClusterShape>(plan.shape_options);
+  plan.traffic = make_traffic(options.traffic, model);
+  if (options.device == DeviceKind::kTimed) plan.hardware = load_hardware_profile(options.hardware);
+  plan.cores = allowed_cores();
+  if (plan.cores.size() < 2 * static_cast<std::size_t>(options.num_ranks)) plan.cores.clear();
+  return plan;
+}
+
+std::string start_line(const RunPlan& plan) {
+  const ServeOptions& options = plan.options;
+  return "policy " + options.balancer.policy + ": " + std::to_string(options.num_ranks) +
+         (options.transport == TransportKind::kShm ? " processes over shared memory" : " threads") + ", " +
+         std::to_string(plan.shape->num_slots()) + " slots, " + std::to_string(plan.traffic.requests.size()) + " requests, " +
+         (plan.cores.empty() ? "not pinned: fewer than two cores a rank" : "engines and workers pinned to cores of their own");
+}
+
+RunRecord describe(const RunPlan& plan, bool gated) {
+  RunRecord run;
+  run.model_folder = plan.options.model;
+  run.model = plan.model->info();
+  for (const auto& part : plan.model->expert_parts(0, 0)) run.expert_bytes += part.size();
+  run.shape = plan.shape_options;
+  run.traffic = plan.traffic;
+  run.policy = plan.options.balancer.policy;
+  run.gated = gated;
+  run.timed = plan.options.device == DeviceKind::kTimed;
+  run.hardware = plan.hardware;
+  run.token_scale = plan.options.token_scale;
+  return run;
+}
+
+}  // namespace
+
+RunRecord serve(const ServeOptions& options) {
+  const bool gated = make_policy(options.balancer.policy)->capabilities().gated;
+  const RunPlan plan = make_plan(options);
+  ProgressLine progress;
+  if (options.progress) {
+    const std::uint64_t total = plan.traffic.last_arrival_step;
+    progress = [&options, total](std::uint64_t step, const std::string& line) { options.progress(step, total, line); };
+  }
+  const auto say = [&](const std::string& line) {
+    if (progress) progress(0, line);
+  };
+  if (options.transport == TransportKind::kShm) {
+    for (const std::string& name : remove_stale_shm_groups()) say("removed shared memory \"" + name + "\" of a run that was killed");
+  }
+  say(start_line(plan));
+  RunRecord run = describe(plan, gated);
+  const auto start = std::chrono::steady_clock::now();
+  const auto ranks = options.transport == TransportKind::kShm ? run_processes(plan, progress) : run_threads(plan, progress);
+  run.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  merge(ranks, *plan.shape, run);
+  return run;
+}
+
+}  // namespace swiftbalancer::engine

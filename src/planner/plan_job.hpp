@@ -1,0 +1,34 @@
+#pragma once
+// A plan in the making: one policy call per layer, then the gate that drops what is not worth moving. Created by the
+// planner; balancer worker only.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "planner/planner.hpp"
+
+namespace swiftbalancer {
+
+/// All that a plan is made from.
+struct PlanInput {
+  ClusterShape shape;
+  PlannerConfig config;
+  ServedState served;
+  ExpertLoad load;
+  double dispersion = 1.0;  ///< Of the load's noise, LoadHistory::dispersion().
+  std::uint64_t seed = 0;
+};
+
+/// What sampling noise alone adds to the imbalance of a layer that is in truth even, on average.
+/// @param tokens of the layer in the sample.
+double noise_imbalance(int num_ranks, double tokens, double dispersion);
+
+std::unique_ptr<PlanJob> make_plan_job(PlanInput input);
+/// A job that is done at once and moves nothing.
+std::unique_ptr<PlanJob> make_empty_job(const ClusterShape& shape, const ServedState& served, const ExpertLoad& load);
+
+/// Imbalance of each layer of a load under what is served.
+std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served, const ExpertLoad& load);
+
+}  // namespace swiftbalancer

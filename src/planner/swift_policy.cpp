@@ -1,0 +1,83 @@
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "planner/align.hpp"
+#include "planner/layer_problem.hpp"
+#include "planner/registry.hpp"
+#include "planner/swift_search.hpp"
+
+#include <swiftbalancer/load.hpp>
+#include <swiftbalancer/placement.hpp>
+
+namespace swiftbalancer {
+namespace {
+
+// Amounts in units of 1 / kShareUnit of their expert's load: rounded down, the rest to its replica with the largest
+// amount. An expert without load, or all of whose amounts are lost to rounding, is split evenly.
+std::vector<std::uint32_t> shares_of(const ClusterShape& shape, std::span<const std::int32_t> slots,
+                                     std::span<const double> amounts) {
+  const auto experts = static_cast<std::size_t>(shape.num_logical_experts());
+  std::vector<double> total(experts, 0.0);
+  for (std::size_t slot = 0; slot < slots.size(); ++slot) total[static_cast<std::size_t>(slots[slot])] += amounts[slot];
+  std::vector<std::uint32_t> shares = even_shares(slots, shape.num_logical_experts());
+  std::vector<std::uint32_t> left(experts, kShareUnit);
+  std::vector<std::size_t> largest(experts, slots.size());
+  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    const auto expert = static_cast<std::size_t>(slots[slot]);
+    if (total[expert] <= 0.0) continue;
+    const double part = std::clamp(amounts[slot] / total[expert], 0.0, 1.0);
+    shares[slot] = std::min(left[expert], static_cast<std::uint32_t>(part * kShareUnit));
+    left[expert] -= shares[slot];
+    if (largest[expert] == slots.size() || amounts[slot] > amounts[largest[expert]]) largest[expert] = slot;
+  }
+  for (std::size_t expert = 0; expert < experts; ++expert) {
+    if (largest[expert] != slots.size()) shares[largest[expert]] += left[expert];
+  }
+  return shares;
+}
+
+// Amounts follow their experts when slots of a rank are reordered.
+std::vector<double> amounts_after_reorder(const ClusterShape& shape, std::span<const std::int32_t> from,
+                                          std::span<const double> amounts, std::span<const std::int32_t> to) {
+  std::vector<double> result(amounts.begin(), amounts.end());
+  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
+    const auto first = static_cast<std::size_t>(shape.first_slot(rank));
+    const auto last = static_cast<std::size_t>(shape.first_slot(rank + 1));
+    std::vector<bool> used(last - first, false);
+    for (std::size_t slot = first; slot < last; ++slot) {
+      std::size_t source = first;
+      while (used[source - first] || from[source] != to[slot]) ++source;
+      used[source - first] = true;
+      result[slot] = amounts[source];
+    }
+  }
+  return result;
+}
+
+class SwiftPolicy final : public Policy {
+ public:
+  std::string_view name() const noexcept override { return "swift"; }
+  PolicyCapabilities capabilities() const noexcept override {
+    return {.moves = true, .incremental = true, .gated = true, .planned_shares = true, .hierarchical = false};
+  }
+  LayerPlan plan_layer(const LayerProblem& problem) const override {
+    check_problem(problem);
+    const ClusterShape& shape = *problem.shape;
+    LayerPlan plan = unchanged_plan(problem);
+    SearchResult found = search_placement(problem, plan.imbalance_before);
+    plan.work = found.work;
+    if (found.amounts.empty()) return plan;
+    std::vector<std::int32_t> slots = found.slots;
+    align_slots(shape, problem.placement, slots);
+    const std::vector<double> amounts = amounts_after_reorder(shape, found.slots, found.amounts, slots);
+    std::vector<std::uint32_t> shares = shares_of(shape, slots, amounts);
+    return make_plan(problem, std::move(slots), std::move(shares), found.work);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Policy> make_swift_policy() { return std::make_unique<SwiftPolicy>(); }
+
+}  // namespace swiftbalancer

@@ -1,0 +1,93 @@
+#include <swiftbalancer/dispatch_table.hpp>
+
+#include <map>
+#include <numeric>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+namespace swiftbalancer {
+namespace {
+
+ClusterShape shape_of(int experts, int ranks, int slots) {
+  ShapeOptions options;
+  options.num_moe_layers = 1;
+  options.num_logical_experts = experts;
+  options.num_ranks = ranks;
+  options.num_slots = slots;
+  return ClusterShape(options);
+}
+
+std::vector<std::int32_t> table(const std::vector<std::int32_t>& slots, const std::vector<std::uint32_t>& shares,
+                                const ClusterShape& shape, int rank) {
+  std::vector<std::int32_t> out(static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries);
+  build_dispatch_table(slots, shares, shape, rank, out);
+  return out;
+}
+
+TEST(DispatchTable, FollowsThePlannedShares) {
+  const ClusterShape shape = shape_of(1, 2, 2);
+  const std::vector<std::uint32_t> shares{kShareUnit / 4, kShareUnit - kShareUnit / 4};
+  const auto entries = table({0, 0}, shares, shape, 0);
+  EXPECT_EQ(std::count(entries.begin(), entries.end(), 0), kDispatchEntries / 4);
+}
+
+TEST(DispatchTable, AShareOfZeroGetsNoToken) {
+  const auto entries = table({0, 0}, {kShareUnit, 0}, shape_of(1, 2, 2), 1);
+  EXPECT_EQ(std::count(entries.begin(), entries.end(), 1), 0);
+}
+
+TEST(DispatchTable, RoundingErrorsCancelOverSourceRanks) {
+  // Three replicas do not divide the entries: each slot must come out even over all sources.
+  const ClusterShape shape = shape_of(1, 3, 3);
+  const std::vector<std::int32_t> slots{0, 0, 0};
+  std::map<std::int32_t, int> tokens;
+  for (int rank = 0; rank < 3; ++rank) {
+    for (std::int32_t slot : table(slots, even_shares(slots, 1), shape, rank)) ++tokens[slot];
+  }
+  EXPECT_EQ(tokens[0], kDispatchEntries);
+  EXPECT_EQ(tokens[1], kDispatchEntries);
+  EXPECT_EQ(tokens[2], kDispatchEntries);
+}
+
+TEST(DispatchTable, AnyRunOfTicketsIsSplitNearlyAsPlanned) {
+  const std::vector<std::int32_t> slots{0, 0};
+  const auto entries = table(slots, even_shares(slots, 1), shape_of(1, 2, 2), 0);
+  const DispatchView view(entries.data());
+  for (std::uint32_t start = 0; start < 40; ++start) {
+    int first = 0;
+    for (std::uint32_t i = 0; i < 8; ++i) first += view.slot(0, start + i) == 0 ? 1 : 0;
+    EXPECT_EQ(first, 4) << "from ticket " << start;
+  }
+}
+
+RC_GTEST_PROP(DispatchTableProperty, EntriesNameSlotsOfTheExpertInProportion, ()) {
+  const int experts = *rc::gen::inRange(1, 9);
+  const int ranks = *rc::gen::inRange(1, 6);
+  const int slots_count = std::max(experts, ranks) + *rc::gen::inRange(0, 9);
+  const ClusterShape shape = shape_of(experts, ranks, slots_count);
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(slots_count));
+  std::iota(slots.begin(), slots.end(), 0);
+  for (auto& slot : slots) slot = slot < experts ? slot : *rc::gen::inRange(0, experts);
+  const auto shares = even_shares(slots, experts);
+  const int rank = *rc::gen::inRange(0, ranks);
+  const auto entries = table(slots, shares, shape, rank);
+  for (int expert = 0; expert < experts; ++expert) {
+    std::vector<int> count(slots.size(), 0);
+    for (int i = 0; i < kDispatchEntries; ++i) {
+      const auto slot = static_cast<std::size_t>(entries[static_cast<std::size_t>(expert * kDispatchEntries + i)]);
+      RC_ASSERT(slots[slot] == expert);
+      ++count[slot];
+    }
+    for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+      if (slots[slot] != expert) continue;
+      const double planned = static_cast<double>(shares[slot]) * kDispatchEntries / kShareUnit;
+      RC_ASSERT(std::abs(count[slot] - planned) <= 1.0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace swiftbalancer

@@ -1,0 +1,131 @@
+#include "engine/record.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace swiftbalancer::engine::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+ShapeOptions shape_options() {
+  ShapeOptions options;
+  options.num_moe_layers = 1;
+  options.num_logical_experts = 2;
+  options.num_ranks = 2;
+  options.num_slots = 2;
+  return options;
+}
+
+RunRecord plan() {
+  RunRecord run;
+  run.model.top_k = 1;
+  run.shape = shape_options();
+  run.traffic.requests.resize(2);
+  return run;
+}
+
+// Two ranks, two steps: three tokens, then one. Expert e lives on rank e.
+std::vector<RankRecord> ranks() {
+  std::vector<RankRecord> ranks(2);
+  for (int r = 0; r < 2; ++r) {
+    RankRecord& rank = ranks[static_cast<std::size_t>(r)];
+    rank.rank = r;
+    rank.steps = 2;
+    rank.output_requests = {r};
+    rank.outputs = {{65 + r, 66}};
+  }
+  ranks[0].tokens = {2, 0};
+  ranks[1].tokens = {1, 1};
+  ranks[0].routed_tokens = {1, 1, 0, 0};
+  ranks[1].routed_tokens = {0, 1, 1, 0};
+  ranks[0].slot_tokens = {1, 1};
+  ranks[1].slot_tokens = {2, 0};
+  return ranks;
+}
+
+std::string merge_error(const std::vector<RankRecord>& parts) {
+  RunRecord run = plan();
+  try {
+    merge(parts, ClusterShape(run.shape), run);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInternal);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(RankRecordBytes, ComeBackAsTheyWere) {
+  RankRecord record = ranks()[1];
+  record.code = ErrorCode::kTimeout;
+  record.error = "a line";
+  record.step_start_ns = {0, 5, 9};
+  record.critical_ns = {{"attention", 7}, {"dispatch", -1}};
+  record.commits = {{4, 2, 1, 0, 3, 99, {1, 0}}};
+  record.generations = {{2, 3, 4, "committed", 3, 99, 1.5, 1.25}};
+  record.waits = {1, 2, 3, 4, 5};
+  record.healthy = false;
+  record.health_reason = "why";
+  const RankRecord back = decode_rank_record(encode(record));
+  EXPECT_EQ(back.error, "a line");
+  EXPECT_EQ(back.code, ErrorCode::kTimeout);
+  EXPECT_EQ(back.slot_tokens, record.slot_tokens);
+  EXPECT_EQ(back.step_start_ns, record.step_start_ns);
+  EXPECT_EQ(back.critical_ns, record.critical_ns);
+  EXPECT_EQ(back.outputs, record.outputs);
+  ASSERT_EQ(back.commits.size(), 1U);
+  EXPECT_EQ(back.commits[0].placement, record.commits[0].placement);
+  EXPECT_EQ(back.commits[0].bytes, 99);
+  ASSERT_EQ(back.generations.size(), 1U);
+  EXPECT_EQ(back.generations[0].result, "committed");
+  EXPECT_EQ(back.generations[0].imbalance_after, 1.25);
+  EXPECT_EQ(back.waits.held_ns, 5);
+  EXPECT_FALSE(back.healthy);
+  EXPECT_EQ(back.health_reason, "why");
+}
+
+TEST(RankRecordBytes, AreRefusedWhenCutOrTooLong) {
+  std::vector<std::byte> bytes = encode(ranks()[0]);
+  for (std::size_t length = 0; length < bytes.size(); ++length) {
+    EXPECT_THROW(decode_rank_record(std::span(bytes).first(length)), Error) << length;
+  }
+  bytes.push_back(std::byte{0});
+  EXPECT_THROW(decode_rank_record(bytes), Error);
+}
+
+TEST(Merge, AddsUpWhatTheRanksSaw) {
+  RunRecord run = plan();
+  merge(ranks(), ClusterShape(run.shape), run);
+  EXPECT_EQ(run.tokens, 4);
+  EXPECT_EQ(run.output_tokens, 4);
+  EXPECT_EQ(run.step_tokens, (std::vector<std::uint32_t>{3, 1}));
+  EXPECT_EQ(run.slot_tokens, (std::vector<std::uint32_t>{1, 2, 1, 0}));
+  EXPECT_EQ(run.expert_tokens, (std::vector<std::uint32_t>{1, 2, 1, 0}));
+  EXPECT_EQ(run.outputs[1], (std::vector<std::int32_t>{66, 66}));
+}
+
+TEST(Merge, ReadsCountsUnderThePlacementOfTheirStep) {
+  auto parts = ranks();
+  for (RankRecord& rank : parts) rank.commits = {{2, 1, 0, 0, 2, 0, {1, 0}}};  // exchanged from step 2 on
+  EXPECT_THAT(merge_error(parts), HasSubstr("step 2, layer 0: tokens recorded are not those routed"));
+  std::swap(parts[0].slot_tokens[1], parts[1].slot_tokens[1]);
+  EXPECT_EQ(merge_error(parts), "");
+}
+
+TEST(Merge, FindsLostTokensAndDisagreement) {
+  auto lost = ranks();
+  lost[1].slot_tokens[0] = 1;
+  EXPECT_THAT(merge_error(lost), HasSubstr("step 1, layer 0"));
+  auto miscounted = ranks();
+  miscounted[0].tokens[0] = 5;
+  EXPECT_THAT(merge_error(miscounted), HasSubstr("3 rows for 6 tokens"));
+  auto unanswered = ranks();
+  unanswered[1].outputs.clear();
+  EXPECT_THAT(merge_error(unanswered), HasSubstr("request 1 was not answered"));
+  auto differing = ranks();
+  differing[1].commits = {{2, 1, 0, 0, 2, 0, {1, 0}}};
+  EXPECT_THAT(merge_error(differing), HasSubstr("committed differently"));
+}
+
+}  // namespace
+}  // namespace swiftbalancer::engine::testing

@@ -1,0 +1,40 @@
+#pragma once
+// Small runs of the shipped checkpoint for the tests of serving, and the plain local forward they are compared with.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "engine/serve.hpp"
+
+namespace swiftbalancer::engine::testing {
+
+inline std::string data(const std::string& path) { return std::string(SWIFTBALANCER_SOURCE_DIR) + "/data/" + path; }
+
+/// A few dozen short requests of three domains, threads, no balancing.
+inline ServeOptions small_run(int num_ranks) {
+  ServeOptions options;
+  options.model = data("models/tiny_qwen3_moe");
+  options.num_ranks = num_ranks;
+  options.num_redundant_experts = 16;
+  options.transport = TransportKind::kThread;
+  options.max_batch_tokens = 32;
+  options.traffic.prompts_file = data("models/prompts.json");
+  options.traffic.domains = {"python", "man_zh", "metamath"};
+  options.traffic.steps_per_segment = 5;
+  options.traffic.arrivals_per_step = 1.5;
+  options.traffic.min_prompt_tokens = 8;
+  options.traffic.max_prompt_tokens = 48;
+  options.traffic.min_output_tokens = 2;
+  options.traffic.max_output_tokens = 12;
+  options.traffic.seed = 20261124;
+  options.balancer.policy = "static";
+  return options;
+}
+
+using Outputs = std::vector<std::vector<std::int32_t>>;
+
+/// Answers every request alone: whole prompt at once, experts straight from the checkpoint, no exchange, no placement.
+Outputs local_outputs(const ServeOptions& options);
+
+}  // namespace swiftbalancer::engine::testing

@@ -1,0 +1,300 @@
+#include "planner/planner.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include <swiftbalancer/error.hpp>
+
+#include "planner/routing_traffic.hpp"
+
+namespace swiftbalancer {
+namespace {
+
+using testing::RecordedRouting;
+using testing::RoutingTraffic;
+
+constexpr int kRequests = 256;
+constexpr int kStepsPerWindow = 4;  // 256 requests, top-4: 1,024 assignments per layer and step
+constexpr int kInterval = 50;       // steps; not a multiple of the window
+
+ClusterShape shape_of(int num_ranks, int num_slots) {
+  return ClusterShape({.num_moe_layers = RecordedRouting::kLayers, .num_logical_experts = RecordedRouting::kExperts,
+                       .num_ranks = num_ranks, .num_slots = num_slots});
+}
+
+// Serves traffic as the runtime does: a plan at every interval and whenever the planner wants one, committed at once.
+class Service {
+ public:
+  Service(const ClusterShape& shape, const PlannerConfig& config)
+      : shape_(shape), planner_(shape, config), served_(ServedState::initial(shape)),
+        window_(static_cast<std::size_t>(shape.num_moe_layers()),
+                std::vector<double>(static_cast<std::size_t>(shape.num_ranks()), 0.0)) {}
+
+  void step(const ExpertLoad& load) {
+    for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
+      const auto loads = rank_load(shape_, served_.placement.layer(layer), shares(layer), load.layer(layer));
+      for (std::size_t rank = 0; rank < loads.size(); ++rank) window_[static_cast<std::size_t>(layer)][rank] += loads[rank];
+    }
+    planner_.observe(load);
+    ++steps_;
+    if (planner_.wants_rebalance() || steps_ % kInterval == 0) commit(plan());
+  }
+
+  Plan plan() {
+    const auto job = planner_.begin_plan(static_cast<std::uint64_t>(steps_));
+    for (int layer = 0; !job->advance(); ++layer) EXPECT_LT(layer, shape_.num_moe_layers());
+    return job->take();
+  }
+
+  void commit(const Plan& plan) {
+    for (const LayerChange& change : plan.changes) {
+      EXPECT_TRUE(is_valid_layer(change.plan.placement, shape_));
+      std::copy(change.plan.placement.begin(), change.plan.placement.end(),
+                served_.placement.layer(change.moe_layer_id).begin());
+      served_.shares[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.shares;
+    }
+    moves_ += plan.moves;
+    planner_.on_served(served_, false);
+  }
+
+  /// Imbalance of the served loads since the last call, mean over layers.
+  double window_imbalance() {
+    std::vector<double> per_layer;
+    for (auto& loads : window_) {
+      per_layer.push_back(imbalance(loads));
+      std::fill(loads.begin(), loads.end(), 0.0);
+    }
+    return aggregate_imbalance(per_layer).mean_over_layers;
+  }
+
+  Planner& planner() { return planner_; }
+  const ServedState& served() const { return served_; }
+  int moves() const { return moves_; }
+
+ private:
+  std::span<const std::uint32_t> shares(int layer) const { return served_.shares[static_cast<std::size_t>(layer)]; }
+
+  ClusterShape shape_;
+  Planner planner_;
+  ServedState served_;
+  std::vector<std::vector<double>> window_;
+  int steps_ = 0;
+  int moves_ = 0;
+};
+
+void serve_windows(Service& service, RoutingTraffic& traffic, int windows) {
+  for (int step = 0; step < windows * kStepsPerWindow; ++step) service.step(traffic.next_step());
+}
+
+struct Ranks {
+  int num_ranks, num_slots;
+};
+class PlannerOnRanks : public ::testing::TestWithParam<Ranks> {
+ protected:
+  ClusterShape shape() const { return shape_of(GetParam().num_ranks, GetParam().num_slots); }
+};
+INSTANTIATE_TEST_SUITE_P(Shapes, PlannerOnRanks, ::testing::Values(Ranks{3, 72}, Ranks{8, 80}, Ranks{16, 96}),
+                         [](const auto& test) { return std::to_string(test.param.num_ranks) + "Ranks"; });
+
+TEST_P(PlannerOnRanks, MovesNothingInOneDomainAfterItsFirstPlan) {
+  const RecordedRouting routing;
+  for (unsigned seed = 0; seed < 8; ++seed) {
+    SCOPED_TRACE(seed);
+    Service service(shape(), {});
+    RoutingTraffic traffic(routing, kRequests, static_cast<int>(seed) % RecordedRouting::kDomains, 1000 + seed);
+    serve_windows(service, traffic, 2);
+    const int first = service.moves();
+    EXPECT_GT(first, 0);
+    serve_windows(service, traffic, 100);
+    EXPECT_EQ(service.moves(), first);
+  }
+}
+
+TEST_P(PlannerOnRanks, RespondsToASwitchWithinTwoWindows) {
+  const RecordedRouting routing;
+  for (unsigned seed = 0; seed < 12; ++seed) {
+    SCOPED_TRACE(seed);
+    const int from = static_cast<int>(seed) % RecordedRouting::kDomains;
+    const int to = (from + 1 + static_cast<int>(seed) / RecordedRouting::kDomains) % RecordedRouting::kDomains;
+    Service service(shape(), {});
+    RoutingTraffic traffic(routing, kRequests, from, seed);
+    serve_windows(service, traffic, 10 + static_cast<int>(seed));
+    const int before = service.moves();
+    traffic.switch_to(to);
+    serve_windows(service, traffic, 2);
+    EXPECT_GT(service.moves(), before);
+  }
+}
+
+// The promise as a whole: nearly the balance of replanning everything every window, for a few of its moves.
+TEST_P(PlannerOnRanks, KeepsUpWithEplbEveryWindowAtASmallPartOfItsMoves) {
+  const RecordedRouting routing;
+  Service none(shape(), {.policy = "static"}), swift(shape(), {}), eplb(shape(), {.policy = "eplb"});
+  double sum_none = 0.0, sum_swift = 0.0, sum_eplb = 0.0;
+  int windows = 0;
+  RoutingTraffic traffic(routing, kRequests, 0, 42);
+  for (int domain : {0, 2, 1, 3, 0}) {
+    traffic.switch_to(domain);
+    for (int window = 0; window < 12; ++window) {
+      for (int step = 0; step < kStepsPerWindow; ++step) {
+        const ExpertLoad load = traffic.next_step();
+        for (Service* service : {&none, &swift, &eplb}) service->step(load);
+      }
+      eplb.commit(eplb.plan());
+      const double now_none = none.window_imbalance(), now_swift = swift.window_imbalance(), now_eplb = eplb.window_imbalance();
+      if (window < 1) continue;  // the response may take up to two windows; measured from the second
+      sum_none += now_none, sum_swift += now_swift, sum_eplb += now_eplb;
+      ++windows;
+    }
+  }
+  EXPECT_EQ(none.moves(), 0);
+  EXPECT_LT((sum_swift - windows), 0.5 * (sum_none - windows));
+  EXPECT_LT(sum_swift / windows, sum_eplb / windows + 0.02);
+  EXPECT_LT(3 * swift.moves(), eplb.moves());
+}
+
+TEST(Planner, OneRankNeverMoves) {
+  const RecordedRouting routing;
+  Service service(shape_of(1, 64), {});
+  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  serve_windows(service, traffic, 6);
+  traffic.switch_to(2);
+  serve_windows(service, traffic, 6);
+  EXPECT_EQ(service.moves(), 0);
+}
+
+TEST(Planner, EvenTrafficMovesNothing) {
+  Service service(shape_of(8, 80), {});
+  std::mt19937 random(9);
+  for (int step = 0; step < 400; ++step) {
+    ExpertLoad load(RecordedRouting::kLayers, RecordedRouting::kExperts);
+    for (int layer = 0; layer < RecordedRouting::kLayers; ++layer) {
+      for (int i = 0; i < 1024; ++i) ++load.layer(layer)[random() % RecordedRouting::kExperts];
+    }
+    service.step(load);
+  }
+  // The initial placement gives 8 of 64 experts a replica per rank unevenly at most; even shares level it.
+  EXPECT_EQ(service.moves(), 0);
+}
+
+TEST(Planner, WantsNothingBeforeAWindowAndPlansNothingWithoutLoad) {
+  const RecordedRouting routing;
+  Service service(shape_of(8, 80), {});
+  EXPECT_TRUE(service.plan().changes.empty());
+  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  for (int step = 0; step < kStepsPerWindow - 1; ++step) {
+    service.planner().observe(traffic.next_step());
+    EXPECT_FALSE(service.planner().wants_rebalance());
+    EXPECT_TRUE(service.plan().changes.empty());
+  }
+  service.planner().observe(traffic.next_step());
+  EXPECT_TRUE(service.planner().wants_rebalance());
+}
+
+TEST(Planner, DoesNotAskWhileRebalancingNorTwiceOnTheSameEvidence) {
+  const RecordedRouting routing;
+  Service service(shape_of(8, 80), {});
+  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  for (int step = 0; step < kStepsPerWindow; ++step) service.planner().observe(traffic.next_step());
+  service.planner().on_served(service.served(), true);
+  EXPECT_FALSE(service.planner().wants_rebalance());
+  service.planner().on_served(service.served(), false);
+  EXPECT_TRUE(service.planner().wants_rebalance());
+  EXPECT_FALSE(service.plan().changes.empty());
+  // The plan was dropped, not served: the next request waits for twice the data.
+  for (int step = 0; step < kStepsPerWindow - 1; ++step) {
+    service.planner().observe(traffic.next_step());
+    EXPECT_FALSE(service.planner().wants_rebalance());
+  }
+  service.planner().observe(traffic.next_step());
+  EXPECT_TRUE(service.planner().wants_rebalance());
+}
+
+TEST(Planner, APlanBelowTheGainThatPaysIsEmpty) {
+  const RecordedRouting routing;
+  Service service(shape_of(8, 80), {.min_gain = 5.0});
+  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  serve_windows(service, traffic, 3);
+  EXPECT_EQ(service.moves(), 0);
+}
+
+TEST(Planner, StressChangesEveryLayerDifferentlyAtEveryOpportunity) {
+  const RecordedRouting routing;
+  const ClusterShape shape = shape_of(8, 80);
+  Service service(shape, {.policy = "stress"});
+  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  service.planner().observe(traffic.next_step());
+  for (int i = 0; i < 3; ++i) {
+    service.planner().observe(traffic.next_step());
+    const Plan plan = service.plan();
+    ASSERT_EQ(plan.changes.size(), static_cast<std::size_t>(RecordedRouting::kLayers));
+    EXPECT_NE(plan.changes[0].plan.placement, plan.changes[1].plan.placement);
+    service.commit(plan);
+  }
+}
+
+TEST(Planner, CommitsTheMostGainPerMoveFirstAndReportsAllLayers) {
+  const RecordedRouting routing;
+  Service service(shape_of(8, 80), {});
+  RoutingTraffic traffic(routing, kRequests, 2, 5);
+  for (int step = 0; step < kStepsPerWindow; ++step) service.planner().observe(traffic.next_step());
+  const Plan plan = service.plan();
+  ASSERT_GT(plan.changes.size(), 1U);
+  double last = std::numeric_limits<double>::infinity();
+  int moves = 0;
+  for (const LayerChange& change : plan.changes) {
+    moves += change.plan.moves;
+    if (change.plan.moves == 0) continue;
+    const double ratio = (change.plan.imbalance_before - change.plan.imbalance_after) / change.plan.moves;
+    EXPECT_LE(ratio, last);
+    last = ratio;
+  }
+  EXPECT_EQ(plan.moves, moves);
+  EXPECT_LT(plan.imbalance_after.mean_over_layers, plan.imbalance_before.mean_over_layers);
+  EXPECT_LE(plan.imbalance_after.mean_over_layers, plan.imbalance_after.worst_layer);
+}
+
+TEST(Planner, TheSameCallsGiveTheSamePlans) {
+  const RecordedRouting routing;
+  const auto run = [&](const std::string& policy) {
+    Service service(shape_of(8, 80), {.policy = policy});
+    RoutingTraffic traffic(routing, kRequests, 0, 3);
+    serve_windows(service, traffic, 5);
+    traffic.switch_to(1);
+    serve_windows(service, traffic, 20);
+    return service.served();
+  };
+  for (const std::string policy : {"swift", "eplb", "stress"}) {
+    const ServedState a = run(policy), b = run(policy);
+    EXPECT_EQ(a.placement, b.placement) << policy;
+    EXPECT_EQ(a.shares, b.shares) << policy;
+  }
+}
+
+std::string refusal(const ClusterShape& shape, const PlannerConfig& config) {
+  try {
+    Planner planner(shape, config);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Planner, RefusesValuesThatMakeNoSenseAndSaysWhatIsAllowed) {
+  const ClusterShape shape = shape_of(8, 80);
+  EXPECT_EQ(refusal(shape, {.policy = "fast"}),
+            "unknown policy 'fast'; the policies are: eplb, static, stress, swift");
+  EXPECT_EQ(refusal(shape, {.imbalance_trigger = 0.5}),
+            "imbalance_trigger is 0.500000; it must be at least 1 (max / mean rank load)");
+  EXPECT_EQ(refusal(shape, {.min_gain = -1.0}), "min_gain is -1.000000; it must be at least 0");
+  EXPECT_EQ(refusal(shape, {.window_assignments = 0}), "window_assignments is 0; it must be at least 1");
+  Planner planner(shape, {});
+  EXPECT_THROW(planner.observe(ExpertLoad(4, 63)), Error);
+}
+
+}  // namespace
+}  // namespace swiftbalancer

@@ -1,0 +1,218 @@
+// The rules one by one, on two ranks driven by hand. The simulation covers their interplay.
+
+#include "protocol/agreement.hpp"
+
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace swiftbalancer {
+namespace {
+
+using testing::ElementsAre;
+
+// Two ranks in lock step: packets of a step are exchanged at once, sets used packet_lag steps later.
+class AgreementTest : public testing::Test {
+ protected:
+  static constexpr std::uint64_t kLag = 2;
+
+  AgreementTest() {
+    for (int rank = 0; rank < 2; ++rank) {
+      AgreementConfig config;
+      config.rank = rank;
+      config.num_ranks = 2;
+      config.num_moe_layers = 3;
+      config.packet_lag = kLag;
+      config.rebalance_interval = 1;
+      config.max_open_sets = 5;
+      ranks.emplace_back(config);
+    }
+  }
+
+  // Runs one step; every rank's decisions must be the same.
+  std::vector<DecisionKind> step() {
+    ++now;
+    std::vector<Decision> first, decisions;
+    if (const auto due = ranks[0].set_due(now)) {
+      EXPECT_TRUE(ranks[0].use_set(*due, packets.at(*due), first).ok());
+      EXPECT_TRUE(ranks[1].use_set(*due, packets.at(*due), decisions).ok());
+      EXPECT_EQ(first.size(), decisions.size());
+    }
+    packets[now].resize(2);
+    ranks[0].fill_packet(now, packets[now][0]);
+    ranks[1].fill_packet(now, packets[now][1]);
+    last = first;
+    std::vector<DecisionKind> kinds;
+    for (const Decision& decision : first) kinds.push_back(decision.kind);
+    return kinds;
+  }
+  void open() {
+    while (step() != std::vector{DecisionKind::kOpen}) {
+    }
+  }
+  MigrationPlan plan_of(std::vector<int> layers, std::uint64_t hash) const {
+    MigrationPlan plan;
+    plan.generation = ranks[0].open_generation();
+    plan.hash = hash;
+    for (int layer : layers) {
+      plan.units.emplace_back();
+      plan.units.back().moe_layer_id = layer;
+    }
+    return plan;
+  }
+  void hold_and_adopt(const MigrationPlan& plan) {
+    EXPECT_TRUE(ranks[0].plan_ready(plan));
+    EXPECT_TRUE(ranks[1].plan_ready(plan));
+    while (step() != std::vector{DecisionKind::kAdopt}) {
+    }
+  }
+
+  std::vector<Agreement> ranks;
+  std::map<std::uint64_t, std::vector<PacketHeader>> packets;
+  std::vector<Decision> last;
+  std::uint64_t now = 0;
+};
+
+TEST_F(AgreementTest, ASetIsUsedExactlyPacketLagStepsLater) {
+  EXPECT_FALSE(ranks[0].set_due(kLag));
+  EXPECT_EQ(ranks[0].set_due(kLag + 1), 1U);
+}
+
+TEST_F(AgreementTest, CommitsUpToTheSmallestCursor) {
+  open();
+  const MigrationPlan plan = plan_of({2, 0, 1}, 7);
+  hold_and_adopt(plan);
+  ranks[0].staged(plan.generation, 3);
+  ranks[1].staged(plan.generation, 1);
+  EXPECT_TRUE(step().empty());
+  EXPECT_TRUE(step().empty());
+  EXPECT_THAT(step(), ElementsAre(DecisionKind::kCommit)) << "one unit is staged on both ranks";
+  EXPECT_THAT(ranks[0].epochs(), ElementsAre(0, 0, 1));
+  ranks[1].staged(plan.generation, 3);
+  step();
+  step();
+  EXPECT_THAT(step(), ElementsAre(DecisionKind::kCommit, DecisionKind::kCommit, DecisionKind::kRetire, DecisionKind::kOpen));
+  EXPECT_THAT(ranks[1].epochs(), ElementsAre(1, 1, 1));
+}
+
+TEST_F(AgreementTest, NotReadyIsNoMismatchButTooManySetsClose) {
+  open();
+  const MigrationPlan plan = plan_of({0}, 7);
+  EXPECT_TRUE(ranks[0].plan_ready(plan));  // rank 1 never is
+  std::vector<DecisionKind> kinds;
+  int sets = 0;
+  while ((kinds = step()).empty()) ++sets;
+  EXPECT_EQ(kinds[0], DecisionKind::kClose);
+  EXPECT_EQ(last[0].reason, DecisionReason::kTooLate);
+  EXPECT_EQ(sets, 4);
+}
+
+TEST_F(AgreementTest, DifferentHashesCloseAndAreReported) {
+  open();
+  const MigrationPlan one = plan_of({0}, 7), other = plan_of({0}, 8);
+  ranks[0].plan_ready(one);
+  ranks[1].plan_ready(other);
+  std::vector<DecisionKind> kinds;
+  while ((kinds = step()).empty()) {
+  }
+  EXPECT_EQ(last[0].kind, DecisionKind::kClose);
+  EXPECT_EQ(last[0].reason, DecisionReason::kDifferentPlans);
+}
+
+TEST_F(AgreementTest, AFailedPlannerClosesForAll) {
+  open();
+  ranks[1].plan_failed(ranks[1].open_generation());
+  std::vector<DecisionKind> kinds;
+  while ((kinds = step()).empty()) {
+  }
+  EXPECT_EQ(last[0].reason, DecisionReason::kPlannerFailed);
+}
+
+TEST_F(AgreementTest, AnEmptyPlanClosesAsNothingToGain) {
+  open();
+  const MigrationPlan plan = plan_of({}, 7);
+  ranks[0].plan_ready(plan);
+  ranks[1].plan_ready(plan);
+  std::vector<DecisionKind> kinds;
+  while ((kinds = step()).empty()) {
+  }
+  EXPECT_EQ(last[0].reason, DecisionReason::kNothingToGain);
+}
+
+TEST_F(AgreementTest, AFailedCopyDropsItsUnitAndTheLaterUnitsOfItsLayer) {
+  open();
+  const MigrationPlan plan = plan_of({1, 2, 1}, 7);
+  hold_and_adopt(plan);
+  ranks[0].unit_failed(plan.generation, 0);
+  ranks[0].staged(plan.generation, 0);
+  ranks[1].staged(plan.generation, 3);
+  step();
+  step();
+  EXPECT_THAT(step(), ElementsAre(DecisionKind::kDrop, DecisionKind::kDrop));
+  EXPECT_EQ(last[0].unit, 0U);
+  EXPECT_EQ(last[1].unit, 2U);
+  ranks[0].staged(plan.generation, 3);
+  step();
+  step();
+  EXPECT_EQ(step()[0], DecisionKind::kCommit) << "the other layer is not held up";
+}
+
+TEST_F(AgreementTest, APromisedUnitCannotFailAnyMore) {
+  open();
+  const MigrationPlan plan = plan_of({0}, 7);
+  hold_and_adopt(plan);
+  for (Agreement& rank : ranks) rank.staged(plan.generation, 1);
+  step();  // the promise is in a packet now
+  ranks[0].unit_failed(plan.generation, 0);
+  step();
+  EXPECT_EQ(step()[0], DecisionKind::kCommit);
+}
+
+TEST_F(AgreementTest, ANewPlanDropsWhatIsPendingAndWhatItsBaseHasLost) {
+  open();
+  const MigrationPlan first = plan_of({0, 1}, 7);
+  hold_and_adopt(first);
+  for (Agreement& rank : ranks) rank.set_wants_rebalance(true);
+  open();  // a generation on the base of now, while the first plan is still moving
+  for (Agreement& rank : ranks) {
+    rank.set_wants_rebalance(false);
+    rank.staged(first.generation, 1);  // layer 0 will be committed after the base was fixed
+  }
+  const MigrationPlan second = plan_of({0, 2}, 9);
+  ranks[0].plan_ready(second);
+  ranks[1].plan_ready(second);
+  std::vector<DecisionKind> all;
+  std::vector<DecisionReason> reasons;
+  for (int i = 0; i < 6; ++i) {
+    for (DecisionKind kind : step()) all.push_back(kind);
+    for (const Decision& decision : last) reasons.push_back(decision.reason);
+    if (std::ranges::find(all, DecisionKind::kAdopt) != all.end()) break;
+  }
+  EXPECT_THAT(all, ElementsAre(DecisionKind::kCommit, DecisionKind::kDrop, DecisionKind::kRetire, DecisionKind::kAdopt, DecisionKind::kDrop));
+  EXPECT_EQ(reasons[1], DecisionReason::kSuperseded);
+  EXPECT_EQ(reasons[4], DecisionReason::kBaseChanged);
+}
+
+TEST_F(AgreementTest, AReportOfAnotherGenerationIsIgnored) {
+  open();
+  MigrationPlan plan = plan_of({0}, 7);
+  plan.generation.step += 1;
+  EXPECT_FALSE(ranks[0].plan_ready(plan));
+}
+
+TEST_F(AgreementTest, RanksThatDisagreeStopDeciding) {
+  open();
+  step();
+  packets[now - 1][1].digest ^= 1;
+  std::vector<Decision> decisions;
+  ++now;
+  const auto due = ranks[0].set_due(now);
+  const Status status = ranks[0].use_set(*due, packets.at(*due), decisions);
+  EXPECT_EQ(status.code(), ErrorCode::kInternal);
+  EXPECT_THAT(status.message(), testing::HasSubstr("disagree"));
+  EXPECT_TRUE(decisions.empty());
+}
+
+}  // namespace
+}  // namespace swiftbalancer
