@@ -1,5 +1,5 @@
-// Tokens per second of a whole forward pass of the shipped checkpoint on one core: decoding with a batch of requests, and
-// prefilling prompts of 96 tokens. Every token's logits are computed.
+// Tokens per second of a whole forward pass of the shipped checkpoint on one core: decoding with a
+// batch of requests, and prefilling prompts of 96 tokens. Every token's logits are computed.
 
 #include <benchmark/benchmark.h>
 
@@ -40,7 +40,8 @@ void decode(benchmark::State& state) {
       state.ResumeTiming();
     }
     std::vector<Piece> pieces;
-    for (std::size_t i = 0; i < batch; ++i) pieces.push_back({&requests[i], std::span(prompts[i]).first(1)});
+    for (std::size_t i = 0; i < batch; ++i)
+      pieces.push_back({&requests[i], std::span(prompts[i]).first(1)});
     benchmark::DoNotOptimize(forward(*model, pieces).logits.data());
   }
   state.SetItemsProcessed(state.iterations() * state.range(0));
@@ -58,7 +59,8 @@ void prefill(benchmark::State& state) {
     for (std::size_t i = 0; i < prompts.size(); ++i) pieces.push_back({&requests[i], prompts[i]});
     benchmark::DoNotOptimize(forward(*model, pieces).logits.data());
   }
-  state.SetItemsProcessed(state.iterations() * state.range(0) * static_cast<std::int64_t>(kPromptSize));
+  state.SetItemsProcessed(state.iterations() * state.range(0) *
+                          static_cast<std::int64_t>(kPromptSize));
 }
 BENCHMARK(prefill)->Arg(1)->Arg(4)->Unit(benchmark::kMicrosecond);
 

@@ -116,10 +116,10 @@ void register_all() {
       {"6x64->80on8", shape_of(6, 64, 80, 8)},
   };
   for (const auto& [shape_name, options] : shapes) {
-    for (const auto& [policy, min_gain] : {std::pair{"eplb", 0.0}, {"swift", 0.0}, {"swift", 0.002}}) {
+    for (const auto& [policy, min_gain] : {std::pair{"eplb", 0.0}, {"swift", 0.0}, {"swift", 0.0005}, {"swift", 0.002}}) {
       for (const auto& [skew_name, skew] : {std::pair{"lognormal1", Skew::kLognormal}, {"zipf0.8", Skew::kZipf}}) {
         for (const auto& [from_name, from] : {std::pair{"initial", From::kInitial}, {"other_load", From::kOtherLoad}}) {
-          const std::string name = shape_name + "/" + policy + (min_gain > 0.0 ? "_gated" : "") + "/" + skew_name +
+          const std::string name = shape_name + "/" + policy + (min_gain > 0.0 ? "_price" + std::to_string(min_gain).substr(0, 6) : "") + "/" + skew_name +
                                    "/from_" + from_name;
           benchmark::RegisterBenchmark(name.c_str(), plan_model, options, std::string(policy), skew, from, min_gain)
               ->Unit(benchmark::kMillisecond);

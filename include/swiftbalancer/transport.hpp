@@ -70,9 +70,6 @@ class Transport {
   /// Sleeps until something may have progressed, wake() was called, or the deadline. Burns no CPU while nothing happens.
   /// May return early. @returns kTimeout at the deadline, kPeerLost (message names the ranks) when a peer has closed or died.
   virtual Status wait(std::chrono::steady_clock::time_point deadline) = 0;
-  /// Like wait(), for a caller with nothing to do before all posted operations are done or one has failed: may sleep
-  /// through the single ones, which saves most of the wake-ups of an all-to-all. May return early.
-  virtual Status wait_all(std::chrono::steady_clock::time_point deadline) { return wait(deadline); }
   /// Ends a wait() of this instance from another thread; remembered if none is under way.
   virtual void wake() noexcept = 0;
   /// Ranks known to be gone (closed or died), ascending.
@@ -92,7 +89,8 @@ struct RingOptions {
 std::vector<std::unique_ptr<Transport>> make_thread_transports(int num_ranks, const RingOptions& options = {});
 
 /// A shared-memory group. The creator makes it before forking the ranks; each rank opens its own instance by name.
-/// The name is removed when the creator's object goes (in the process that made it, not in a fork), and can be removed as soon as all ranks have opened it.
+/// The name is removed when the creator's object goes (in the process that made it, not in a fork), and can be removed as
+/// soon as all ranks have opened it.
 class ShmGroup {
  public:
   /// @param name without slash; must be new. "swiftbalancer.<pid>.<rest>" lets remove_stale_shm_groups() find what a

@@ -19,7 +19,8 @@ constexpr Family kFamilies[] = {
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text.append(i > 0 ? ", " : "").append(std::to_string(shape[i]));
+  for (std::size_t i = 0; i < shape.size(); ++i)
+    text.append(i > 0 ? ", " : "").append(std::to_string(shape[i]));
   return text + "]";
 }
 
@@ -33,16 +34,19 @@ std::vector<std::string> model_families() {
 
 std::string families_hint() {
   std::string hint = "supported families:";
-  for (const Family& family : kFamilies) hint.append(&family == kFamilies ? " " : ", ").append(family.model_type);
+  for (const Family& family : kFamilies)
+    hint.append(&family == kFamilies ? " " : ", ").append(family.model_type);
   return hint;
 }
 
 std::unique_ptr<Model> load_model(const std::string& folder) {
   io::Checkpoint checkpoint = io::Checkpoint::open(folder);
   if (checkpoint.config_json().empty()) {
-    throw Error(ErrorCode::kIo, folder + ": config.json is missing or empty; a checkpoint folder is needed");
+    throw Error(ErrorCode::kIo,
+                folder + ": config.json is missing or empty; a checkpoint folder is needed");
   }
-  const ModelConfig config(checkpoint.config_json(), (std::filesystem::path(folder) / "config.json").string());
+  const ModelConfig config(checkpoint.config_json(),
+                           (std::filesystem::path(folder) / "config.json").string());
   const std::string model_type = config.text("model_type");
   for (const Family& family : kFamilies) {
     if (family.model_type == model_type) return family.load(std::move(checkpoint), config);
@@ -54,24 +58,27 @@ WeightType check_weight(const io::Checkpoint& checkpoint, const std::string& nam
                         const std::vector<std::int64_t>& shape) {
   const io::Tensor& tensor = checkpoint.tensor(name);
   if (tensor.dtype != io::DType::kBF16 && tensor.dtype != io::DType::kF32) {
-    throw Error(ErrorCode::kIo, tensor.file + ": tensor \"" + name + "\" has dtype " + tensor.dtype_name +
-                                    "; BF16 or F32 is needed");
+    throw Error(ErrorCode::kIo, tensor.file + ": tensor \"" + name + "\" has dtype " +
+                                    tensor.dtype_name + "; BF16 or F32 is needed");
   }
   if (tensor.shape != shape) {
-    throw Error(ErrorCode::kIo, tensor.file + ": tensor \"" + name + "\" has shape " + shape_text(tensor.shape) +
-                                    "; config.json says " + shape_text(shape));
+    throw Error(ErrorCode::kIo, tensor.file + ": tensor \"" + name + "\" has shape " +
+                                    shape_text(tensor.shape) + "; config.json says " +
+                                    shape_text(shape));
   }
   return tensor.dtype == io::DType::kBF16 ? WeightType::kBF16 : WeightType::kF32;
 }
 
-std::vector<float> load_vector(const io::Checkpoint& checkpoint, const std::string& name, int size) {
+std::vector<float> load_vector(const io::Checkpoint& checkpoint, const std::string& name,
+                               int size) {
   const WeightType type = check_weight(checkpoint, name, {size});
   std::vector<float> values(static_cast<std::size_t>(size));
   to_floats(checkpoint.tensor(name).bytes.data(), type, values);
   return values;
 }
 
-PackedMatrix load_matrix(const io::Checkpoint& checkpoint, const std::string& name, int rows, int cols) {
+PackedMatrix load_matrix(const io::Checkpoint& checkpoint, const std::string& name, int rows,
+                         int cols) {
   const WeightType type = check_weight(checkpoint, name, {rows, cols});
   return {checkpoint.tensor(name).bytes.data(), type, rows, cols};
 }

@@ -5,8 +5,9 @@
 #include <cmath>
 #include <cstring>
 
-// Each loop is written once on vectors of eight floats and inlined into one function per instruction set: the compiler
-// maps a vector to one AVX2 or two SSE registers, element by element the same operations.
+// Each loop is written once on vectors of eight floats and inlined into one function per
+// instruction set: the compiler maps a vector to one AVX2 or two SSE registers, element by element
+// the same operations.
 #define SWIFTBALANCER_INLINE [[gnu::always_inline]] inline
 
 namespace swiftbalancer::engine {
@@ -22,7 +23,9 @@ SWIFTBALANCER_INLINE Floats load(const float* from) {
   return result;
 }
 
-SWIFTBALANCER_INLINE void store(float* to, const Floats& value) { std::memcpy(to, &value, sizeof value); }
+SWIFTBALANCER_INLINE void store(float* to, const Floats& value) {
+  std::memcpy(to, &value, sizeof value);
+}
 
 /// The first `count` floats, then `fill`.
 SWIFTBALANCER_INLINE Floats load_some(const float* from, int count, float fill) {
@@ -36,7 +39,8 @@ SWIFTBALANCER_INLINE void store_some(float* to, const Floats& value, int count) 
 }
 
 SWIFTBALANCER_INLINE Floats widen(const Halves& halves) {
-  return std::bit_cast<Floats>(__builtin_convertvector(halves, Words) << 16);  // bf16 is the upper half of an f32
+  return std::bit_cast<Floats>(__builtin_convertvector(halves, Words)
+                               << 16);  // bf16 is the upper half of an f32
 }
 
 /// Sums of neighbours: (a0+a1, a2+a3, b0+b1, b2+b3) in each half.
@@ -47,8 +51,10 @@ SWIFTBALANCER_INLINE Floats add_neighbours(const Floats& a, const Floats& b) {
 
 /// Eight sums of eight lanes each: ((l0+l1)+(l2+l3)) + ((l4+l5)+(l6+l7)).
 SWIFTBALANCER_INLINE Floats sum_each(const Floats (&sums)[kLanes]) {
-  const Floats low = add_neighbours(add_neighbours(sums[0], sums[1]), add_neighbours(sums[2], sums[3]));
-  const Floats high = add_neighbours(add_neighbours(sums[4], sums[5]), add_neighbours(sums[6], sums[7]));
+  const Floats low =
+      add_neighbours(add_neighbours(sums[0], sums[1]), add_neighbours(sums[2], sums[3]));
+  const Floats high =
+      add_neighbours(add_neighbours(sums[4], sums[5]), add_neighbours(sums[6], sums[7]));
   return __builtin_shufflevector(low, high, 0, 1, 2, 3, 8, 9, 10, 11) +
          __builtin_shufflevector(low, high, 4, 5, 6, 7, 12, 13, 14, 15);
 }
@@ -57,10 +63,11 @@ SWIFTBALANCER_INLINE float sum_of(const Floats& v) {
   return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
 }
 
-/// exp by range reduction to [-ln2/2, ln2/2] and the Taylor polynomial of degree 7 (remainder below 6e-9). Own code, since
-/// the C library's may choose another implementation on another machine.
+/// exp by range reduction to [-ln2/2, ln2/2] and the Taylor polynomial of degree 7 (remainder below
+/// 6e-9). Own code, since the C library's may choose another implementation on another machine.
 SWIFTBALANCER_INLINE Floats exponential(const Floats& argument) {
-  constexpr float kShift = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  constexpr float kShift =
+      12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   constexpr float kLn2High = 0.693359375F;
   constexpr float kLn2Low = -2.12194440e-4F;
   Floats x = argument;
@@ -75,12 +82,13 @@ SWIFTBALANCER_INLINE Floats exponential(const Floats& argument) {
   p = p * r + 1.0F / 6;
   p = p * r + 0.5F;
   p = p * r * r + r + 1.0F;
-  const Words exponent = std::bit_cast<Words>(shifted) - std::bit_cast<std::uint32_t>(kShift) + 127U;
+  const Words exponent =
+      std::bit_cast<Words>(shifted) - std::bit_cast<std::uint32_t>(kShift) + 127U;
   return p * std::bit_cast<Floats>(exponent << 23);
 }
 
-SWIFTBALANCER_INLINE void pack_tile_loop(const std::byte* weights, WeightType type, int rows, int cols,
-                                         int first_row, float* tile) {
+SWIFTBALANCER_INLINE void pack_tile_loop(const std::byte* weights, WeightType type, int rows,
+                                         int cols, int first_row, float* tile) {
   const std::size_t element = bytes_of(type);
   const int num_rows = std::min(kLanes, rows - first_row);
   for (int r = 0; r < kLanes; ++r) {
@@ -109,12 +117,14 @@ SWIFTBALANCER_INLINE void pack_tile_loop(const std::byte* weights, WeightType ty
   }
 }
 
-SWIFTBALANCER_INLINE void add_products(const float* tile, const Floats& input, Floats (&sums)[kLanes]) {
+SWIFTBALANCER_INLINE void add_products(const float* tile, const Floats& input,
+                                       Floats (&sums)[kLanes]) {
   for (int r = 0; r < kLanes; ++r) sums[r] += load(tile + r * kLanes) * input;
 }
 
-SWIFTBALANCER_INLINE void multiply_tile_loop(const float* tile, int cols, const float* input, int num_tokens,
-                                             float* out, int out_stride, int num_rows) {
+SWIFTBALANCER_INLINE void multiply_tile_loop(const float* tile, int cols, const float* input,
+                                             int num_tokens, float* out, int out_stride,
+                                             int num_rows) {
   for (int t = 0; t < num_tokens; ++t) {
     const float* x = input + static_cast<std::ptrdiff_t>(t) * cols;
     const float* weights = tile;
@@ -133,8 +143,8 @@ SWIFTBALANCER_INLINE void multiply_tile_loop(const float* tile, int cols, const 
   }
 }
 
-SWIFTBALANCER_INLINE void rms_norm_loop(const float* input, const float* weight, int size, float epsilon,
-                                        float* out) {
+SWIFTBALANCER_INLINE void rms_norm_loop(const float* input, const float* weight, int size,
+                                        float epsilon, float* out) {
   Floats squares{};
   int i = 0;
   for (; i + kLanes <= size; i += kLanes) squares += load(input + i) * load(input + i);
@@ -154,9 +164,11 @@ SWIFTBALANCER_INLINE float largest_of(const float* values, int size) {
       const Floats next = load(values + i);
       lanes = next > lanes ? next : lanes;
     }
-    for (int lane = 0; lane < kLanes; ++lane) largest = lanes[lane] > largest ? lanes[lane] : largest;
+    for (int lane = 0; lane < kLanes; ++lane)
+      largest = lanes[lane] > largest ? lanes[lane] : largest;
   }
-  for (int i = size / kLanes * kLanes; i < size; ++i) largest = values[i] > largest ? values[i] : largest;
+  for (int i = size / kLanes * kLanes; i < size; ++i)
+    largest = values[i] > largest ? values[i] : largest;
   return largest;
 }
 
@@ -193,8 +205,8 @@ SWIFTBALANCER_INLINE void silu_multiply_loop(float* gate, const float* up, int s
   }
 }
 
-SWIFTBALANCER_INLINE void score_positions(const float* query, const float* keys, int num_positions, int stride,
-                                          int head_dim, float scale, float* scores) {
+SWIFTBALANCER_INLINE void score_positions(const float* query, const float* keys, int num_positions,
+                                          int stride, int head_dim, float scale, float* scores) {
   for (int p = 0; p < num_positions; p += kLanes) {
     const int count = std::min(kLanes, num_positions - p);
     Floats sums[kLanes] = {};
@@ -217,8 +229,8 @@ SWIFTBALANCER_INLINE void score_positions(const float* query, const float* keys,
 
 /// out[d] = sum over positions, in order, of scores[p] * values[p][d], for kVectors * 8 columns.
 template <int kVectors>
-SWIFTBALANCER_INLINE void weigh_columns(const float* values, const float* scores, int num_positions, int stride,
-                                        float* out) {
+SWIFTBALANCER_INLINE void weigh_columns(const float* values, const float* scores, int num_positions,
+                                        int stride, float* out) {
   Floats sums[kVectors] = {};
   for (int p = 0; p < num_positions; ++p) {
     const float* row = values + static_cast<std::ptrdiff_t>(p) * stride;
@@ -228,15 +240,16 @@ SWIFTBALANCER_INLINE void weigh_columns(const float* values, const float* scores
 }
 
 SWIFTBALANCER_INLINE void attend_loop(const float* query, const float* keys, const float* values,
-                                      int num_positions, int stride, int head_dim, float scale, float* scores,
-                                      float* out) {
+                                      int num_positions, int stride, int head_dim, float scale,
+                                      float* scores, float* out) {
   score_positions(query, keys, num_positions, stride, head_dim, scale, scores);
   softmax_loop(scores, num_positions);
   int d = 0;
   for (; d + 4 * kLanes <= head_dim; d += 4 * kLanes) {
     weigh_columns<4>(values + d, scores, num_positions, stride, out + d);
   }
-  for (; d < head_dim; d += kLanes) weigh_columns<1>(values + d, scores, num_positions, stride, out + d);
+  for (; d < head_dim; d += kLanes)
+    weigh_columns<1>(values + d, scores, num_positions, stride, out + d);
 }
 
 constexpr Kernels kPortable = {pack_tile_loop, multiply_tile_loop, rms_norm_loop,
@@ -245,23 +258,26 @@ constexpr Kernels kPortable = {pack_tile_loop, multiply_tile_loop, rms_norm_loop
 #if defined(__x86_64__)
 #define SWIFTBALANCER_AVX2 __attribute__((target("avx2")))
 
-SWIFTBALANCER_AVX2 void pack_tile_avx2(const std::byte* weights, WeightType type, int rows, int cols, int first_row,
-                                       float* tile) {
+SWIFTBALANCER_AVX2 void pack_tile_avx2(const std::byte* weights, WeightType type, int rows,
+                                       int cols, int first_row, float* tile) {
   pack_tile_loop(weights, type, rows, cols, first_row, tile);
 }
-SWIFTBALANCER_AVX2 void multiply_tile_avx2(const float* tile, int cols, const float* input, int num_tokens,
-                                           float* out, int out_stride, int num_rows) {
+SWIFTBALANCER_AVX2 void multiply_tile_avx2(const float* tile, int cols, const float* input,
+                                           int num_tokens, float* out, int out_stride,
+                                           int num_rows) {
   multiply_tile_loop(tile, cols, input, num_tokens, out, out_stride, num_rows);
 }
-SWIFTBALANCER_AVX2 void rms_norm_avx2(const float* input, const float* weight, int size, float epsilon, float* out) {
+SWIFTBALANCER_AVX2 void rms_norm_avx2(const float* input, const float* weight, int size,
+                                      float epsilon, float* out) {
   rms_norm_loop(input, weight, size, epsilon, out);
 }
 SWIFTBALANCER_AVX2 void softmax_avx2(float* values, int size) { softmax_loop(values, size); }
 SWIFTBALANCER_AVX2 void silu_multiply_avx2(float* gate, const float* up, int size) {
   silu_multiply_loop(gate, up, size);
 }
-SWIFTBALANCER_AVX2 void attend_avx2(const float* query, const float* keys, const float* values, int num_positions,
-                                    int stride, int head_dim, float scale, float* scores, float* out) {
+SWIFTBALANCER_AVX2 void attend_avx2(const float* query, const float* keys, const float* values,
+                                    int num_positions, int stride, int head_dim, float scale,
+                                    float* scores, float* out) {
   attend_loop(query, keys, values, num_positions, stride, head_dim, scale, scores, out);
 }
 
@@ -300,16 +316,18 @@ PackedMatrix::PackedMatrix(const std::byte* weights, WeightType type, int rows, 
 void PackedMatrix::multiply(const float* input, int num_tokens, float* out) const {
   const float* tile = tiles_.data();
   for (int row = 0; row < rows_; row += kLanes, tile += floats_of_tile(cols_)) {
-    kernels().multiply_tile(tile, cols_, input, num_tokens, out + row, rows_, std::min(kLanes, rows_ - row));
+    kernels().multiply_tile(tile, cols_, input, num_tokens, out + row, rows_,
+                            std::min(kLanes, rows_ - row));
   }
 }
 
-void multiply(const std::byte* weights, WeightType type, int rows, int cols, const float* input, int num_tokens,
-              float* out, std::vector<float>& tile) {
+void multiply(const std::byte* weights, WeightType type, int rows, int cols, const float* input,
+              int num_tokens, float* out, std::vector<float>& tile) {
   tile.resize(floats_of_tile(cols));
   for (int row = 0; row < rows; row += kLanes) {
     kernels().pack_tile(weights, type, rows, cols, row, tile.data());
-    kernels().multiply_tile(tile.data(), cols, input, num_tokens, out + row, rows, std::min(kLanes, rows - row));
+    kernels().multiply_tile(tile.data(), cols, input, num_tokens, out + row, rows,
+                            std::min(kLanes, rows - row));
   }
 }
 

@@ -20,14 +20,16 @@ struct ModelConfig::Impl {
   }
 };
 
-ModelConfig::ModelConfig(const std::string& text, std::string file) : impl_(std::make_unique<Impl>()) {
+ModelConfig::ModelConfig(const std::string& text, std::string file)
+    : impl_(std::make_unique<Impl>()) {
   impl_->file = std::move(file);
   try {
     impl_->values = Json::parse(text);
   } catch (const Json::exception& error) {
     throw Error(ErrorCode::kIo, impl_->file + ": is not JSON (" + error.what() + ")");
   }
-  if (!impl_->values.is_object()) throw Error(ErrorCode::kIo, impl_->file + ": is not a JSON object");
+  if (!impl_->values.is_object())
+    throw Error(ErrorCode::kIo, impl_->file + ": is not a JSON object");
 }
 
 ModelConfig::ModelConfig(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -76,7 +78,8 @@ int ModelConfig::integer(const std::string& key, int least, int most) const {
   const Json* value = impl_->find(key);
   if (value == nullptr || !value->is_number_integer()) invalid(key, required);
   // An unsigned number beyond int64 would wrap to a negative one.
-  const bool wraps = value->is_number_unsigned() && value->get<std::uint64_t>() > std::uint64_t{INT64_MAX};
+  const bool wraps =
+      value->is_number_unsigned() && value->get<std::uint64_t>() > std::uint64_t{INT64_MAX};
   const auto number = value->get<std::int64_t>();
   if (wraps || number < least || number > most) invalid(key, required);
   return static_cast<int>(number);
@@ -129,8 +132,10 @@ int ModelConfig::token_id(const std::string& key, int vocab_size) const {
   const Json* value = impl_->find(key);
   if (value == nullptr) return -1;
   if (value->is_array() && value->size() == 1) value = &value->front();
-  const bool good = value->is_number_unsigned() && value->get<std::uint64_t>() < static_cast<std::uint64_t>(vocab_size);
-  if (!good) invalid(key, "one token id below vocab_size " + std::to_string(vocab_size) + " is needed");
+  const bool good = value->is_number_unsigned() &&
+                    value->get<std::uint64_t>() < static_cast<std::uint64_t>(vocab_size);
+  if (!good)
+    invalid(key, "one token id below vocab_size " + std::to_string(vocab_size) + " is needed");
   return value->get<int>();
 }
 

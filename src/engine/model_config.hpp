@@ -1,6 +1,7 @@
 #pragma once
-// A checkpoint's config.json with every access checked: a wrong or missing value ends in one line that names file, key,
-// value and what is allowed. Called by model families while a model loads. Immutable; thread-safe.
+// A checkpoint's config.json with every access checked: a wrong or missing value ends in one line
+// that names file, key, value and what is allowed. Called by model families while a model loads.
+// Immutable; thread-safe.
 
 #include <cstddef>
 #include <memory>
@@ -23,7 +24,8 @@ class ModelConfig {
   /// Members of an object inside, or an object without members when the key is absent or null.
   ModelConfig section(const std::string& key) const;
 
-  /// The getters throw Error kInvalidArgument when the value is missing, of another type or outside the range.
+  /// The getters throw Error kInvalidArgument when the value is missing, of another type or outside
+  /// the range.
   int integer(const std::string& key, int least, int most) const;
   double positive_number(const std::string& key) const;
   bool boolean(const std::string& key) const;

@@ -1,5 +1,6 @@
-// The family of Qwen3MoeForCausalLM (Hugging Face transformers, models/qwen3_moe): grouped-query attention with RMSNorm on
-// every query and key head before the rotary embedding, a softmax router, SwiGLU experts.
+// The family of Qwen3MoeForCausalLM (Hugging Face transformers, models/qwen3_moe): grouped-query
+// attention with RMSNorm on every query and key head before the rotary embedding, a softmax router,
+// SwiGLU experts.
 
 #include <algorithm>
 #include <cmath>
@@ -46,7 +47,9 @@ std::vector<float> rope_table(const Qwen3MoeSizes& sizes) {
   }
   for (int position = 0; position < sizes.info.max_positions; ++position) {
     // Angles are f32, as in the models' own code; their functions are rounded once.
-    const auto angle = [&](int i) { return double{static_cast<float>(position) * frequencies[size_of(i)]}; };
+    const auto angle = [&](int i) {
+      return double{static_cast<float>(position) * frequencies[size_of(i)]};
+    };
     for (int i = 0; i < half; ++i) table.push_back(static_cast<float>(std::cos(angle(i))));
     for (int i = 0; i < half; ++i) table.push_back(static_cast<float>(std::sin(angle(i))));
   }
@@ -57,15 +60,16 @@ void add_rows(const std::vector<float>& from, std::span<float> to) {
   for (std::size_t i = 0; i < to.size(); ++i) to[i] += from[i];
 }
 
-/// Asks for a request's cached rows in one stream: the heads then read them in strides, which would wait for memory row by
-/// row.
+/// Asks for a request's cached rows in one stream: the heads then read them in strides, which would
+/// wait for memory row by row.
 void fetch(const std::vector<float>& rows) {
   constexpr std::size_t kFloatsPerLine = 16;
   for (std::size_t i = 0; i < rows.size(); i += kFloatsPerLine) __builtin_prefetch(&rows[i]);
 }
 
 /// The largest probabilities, falling, ties by id.
-void choose_experts(std::span<float> probabilities, std::span<std::int32_t> ids, std::span<float> weights) {
+void choose_experts(std::span<float> probabilities, std::span<std::int32_t> ids,
+                    std::span<float> weights) {
   for (std::size_t k = 0; k < ids.size(); ++k) {
     std::size_t best = 0;
     for (std::size_t e = 1; e < probabilities.size(); ++e) {
@@ -79,9 +83,11 @@ void choose_experts(std::span<float> probabilities, std::span<std::int32_t> ids,
 
 class Qwen3Moe final : public Model {
  public:
-  Qwen3Moe(io::Checkpoint checkpoint, Qwen3MoeSizes sizes) : checkpoint_(std::move(checkpoint)), sizes_(std::move(sizes)) {
+  Qwen3Moe(io::Checkpoint checkpoint, Qwen3MoeSizes sizes)
+      : checkpoint_(std::move(checkpoint)), sizes_(std::move(sizes)) {
     load_embedding();
-    for (int layer = 0; layer < sizes_.info.num_layers; ++layer) layers_.push_back(load_layer(layer));
+    for (int layer = 0; layer < sizes_.info.num_layers; ++layer)
+      layers_.push_back(load_layer(layer));
     rope_ = rope_table(sizes_);
   }
 
@@ -93,9 +99,10 @@ class Qwen3Moe final : public Model {
     const std::byte* table = checkpoint_.tensor(kEmbedding).bytes.data();
     for (std::size_t t = 0; t < tokens.size(); ++t) {
       if (tokens[t] < 0 || tokens[t] >= sizes_.info.vocab_size) {
-        throw Error(ErrorCode::kInvalidArgument, "token " + std::to_string(tokens[t]) +
-                                                     " is outside the vocabulary; allowed are 0 to " +
-                                                     std::to_string(sizes_.info.vocab_size - 1));
+        throw Error(ErrorCode::kInvalidArgument,
+                    "token " + std::to_string(tokens[t]) +
+                        " is outside the vocabulary; allowed are 0 to " +
+                        std::to_string(sizes_.info.vocab_size - 1));
       }
       const std::size_t row = size_of(tokens[t]) * width * bytes_of(embedding_type_);
       to_floats(table + row, embedding_type_, hidden.subspan(t * width, width));
@@ -118,8 +125,8 @@ class Qwen3Moe final : public Model {
     route(weights, num_tokens, routing);
   }
 
-  void run_expert(std::span<const std::byte* const> parts, std::span<const float> input, int num_tokens,
-                  std::span<float> output) const override {
+  void run_expert(std::span<const std::byte* const> parts, std::span<const float> input,
+                  int num_tokens, std::span<float> output) const override {
     // Kept between calls, since an expert of a small batch costs little more than allocating would.
     static thread_local std::vector<float> gate, up, tile;
     const std::size_t size = area(num_tokens, sizes_.expert_size);
@@ -172,7 +179,9 @@ class Qwen3Moe final : public Model {
   Layer load_layer(int id) {
     const std::string prefix = "model.layers." + std::to_string(id) + ".";
     const int hidden = sizes_.info.hidden_size;
-    const auto vector = [&](const char* name, int size) { return load_vector(checkpoint_, prefix + name, size); };
+    const auto vector = [&](const char* name, int size) {
+      return load_vector(checkpoint_, prefix + name, size);
+    };
     const auto matrix = [&](const char* name, int rows, int cols) {
       return load_matrix(checkpoint_, prefix + name, rows, cols);
     };
@@ -204,7 +213,8 @@ class Qwen3Moe final : public Model {
       if (!expert_type_known_) expert_type_ = type;
       expert_type_known_ = true;
       if (type != expert_type_) {
-        throw Error(ErrorCode::kIo, tensor.file + ": tensor \"" + name + "\" has dtype " + tensor.dtype_name +
+        throw Error(ErrorCode::kIo, tensor.file + ": tensor \"" + name + "\" has dtype " +
+                                        tensor.dtype_name +
                                         ", other experts do not; all experts must have one dtype");
       }
       parts.push_back(tensor.bytes);
@@ -218,9 +228,10 @@ class Qwen3Moe final : public Model {
       total += sequence.num_tokens;
       const int end = sequence.first_position + sequence.num_tokens;
       if (sequence.first_position < 0 || end > sizes_.info.max_positions) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    "a sequence ends at position " + std::to_string(end) + "; the model has max_positions " +
-                        std::to_string(sizes_.info.max_positions));
+        throw Error(ErrorCode::kInvalidArgument, "a sequence ends at position " +
+                                                     std::to_string(end) +
+                                                     "; the model has max_positions " +
+                                                     std::to_string(sizes_.info.max_positions));
       }
       if (sequence.cache->keys(layer).size() != area(sequence.first_position, sizes_.kv_width())) {
         throw Error(ErrorCode::kInvalidState, "a sequence starts at position " +
@@ -230,13 +241,16 @@ class Qwen3Moe final : public Model {
     }
     if (total != num_tokens) {
       throw Error(ErrorCode::kInvalidArgument, "the sequences have " + std::to_string(total) +
-                                                   " tokens, the batch has " + std::to_string(num_tokens));
+                                                   " tokens, the batch has " +
+                                                   std::to_string(num_tokens));
     }
   }
 
-  void normalise_rows(const std::vector<float>& weight, std::span<const float> rows, std::span<float> out) const {
+  void normalise_rows(const std::vector<float>& weight, std::span<const float> rows,
+                      std::span<float> out) const {
     for (std::size_t i = 0; i < rows.size(); i += weight.size()) {
-      kernels().rms_norm(&rows[i], weight.data(), static_cast<int>(weight.size()), sizes_.epsilon, &out[i]);
+      kernels().rms_norm(&rows[i], weight.data(), static_cast<int>(weight.size()), sizes_.epsilon,
+                         &out[i]);
     }
   }
 
@@ -266,20 +280,23 @@ class Qwen3Moe final : public Model {
       const std::size_t kv_at = area(first, sizes_.kv_width());
       const std::size_t kv_size = area(sequence.num_tokens, sizes_.kv_width());
       attend_sequence(layer, weights, sequence, std::span(query).subspan(query_at, query_size),
-                      std::span(key).subspan(kv_at, kv_size), std::span(value).subspan(kv_at, kv_size),
+                      std::span(key).subspan(kv_at, kv_size),
+                      std::span(value).subspan(kv_at, kv_size),
                       std::span(attended).subspan(query_at, query_size));
       first += sequence.num_tokens;
     }
     return attended;
   }
 
-  void attend_sequence(int layer, const Layer& weights, const Sequence& sequence, std::span<float> query,
-                       std::span<float> key, std::span<const float> value, std::span<float> attended) const {
+  void attend_sequence(int layer, const Layer& weights, const Sequence& sequence,
+                       std::span<float> query, std::span<float> key, std::span<const float> value,
+                       std::span<float> attended) const {
     const std::size_t query_width = size_of(sizes_.query_width());
     const std::size_t kv_width = size_of(sizes_.kv_width());
     for (int t = 0; t < sequence.num_tokens; ++t) {
       const int position = sequence.first_position + t;
-      turn_heads(weights.query_norm, position, query.subspan(size_of(t) * query_width, query_width));
+      turn_heads(weights.query_norm, position,
+                 query.subspan(size_of(t) * query_width, query_width));
       turn_heads(weights.key_norm, position, key.subspan(size_of(t) * kv_width, kv_width));
     }
     std::vector<float>& keys = sequence.cache->keys(layer);
@@ -297,8 +314,9 @@ class Qwen3Moe final : public Model {
       for (int head = 0; head < sizes_.num_heads; ++head) {
         const std::size_t at = size_of(t) * query_width + area(head, sizes_.head_dim);
         const std::size_t kv = area(head / heads_per_kv, sizes_.head_dim);
-        kernels().attend(&query[at], keys.data() + kv, values.data() + kv, sequence.first_position + t + 1,
-                         sizes_.kv_width(), sizes_.head_dim, scale, scores.data(), &attended[at]);
+        kernels().attend(&query[at], keys.data() + kv, values.data() + kv,
+                         sequence.first_position + t + 1, sizes_.kv_width(), sizes_.head_dim, scale,
+                         scores.data(), &attended[at]);
       }
     }
   }

@@ -5,7 +5,8 @@
 namespace swiftbalancer::engine {
 namespace {
 
-// Far above published models; a damaged config ends in a message, not in an allocation of all memory.
+// Far above published models; a damaged config ends in a message, not in an allocation of all
+// memory.
 constexpr int kMaxSize = 1 << 20;
 constexpr int kMaxLayers = 4096;
 
@@ -14,9 +15,11 @@ void check_supported(const ModelConfig& config) {
     config.unsupported("num_experts", "a dense model is not supported; " + families_hint());
   }
   if (config.list_size("mlp_only_layers") > 0) {
-    config.unsupported("mlp_only_layers", "dense layers are not supported; every layer must have experts");
+    config.unsupported("mlp_only_layers",
+                       "dense layers are not supported; every layer must have experts");
   }
-  if (config.has("decoder_sparse_step") && config.integer("decoder_sparse_step", 1, kMaxLayers) != 1) {
+  if (config.has("decoder_sparse_step") &&
+      config.integer("decoder_sparse_step", 1, kMaxLayers) != 1) {
     config.unsupported("decoder_sparse_step", "dense layers are not supported; only 1 is");
   }
   if (config.boolean("attention_bias", false)) {
@@ -26,7 +29,8 @@ void check_supported(const ModelConfig& config) {
     config.unsupported("use_sliding_window", "sliding windows are not supported; only false is");
   }
   if (config.list_contains("layer_types", "sliding_attention")) {
-    config.unsupported("layer_types", "sliding windows are not supported; only \"full_attention\" is");
+    config.unsupported("layer_types",
+                       "sliding windows are not supported; only \"full_attention\" is");
   }
   if (config.text("hidden_act", "silu") != "silu") {
     config.unsupported("hidden_act", "this activation is not supported; only \"silu\" is");
@@ -43,12 +47,15 @@ void check_supported(const ModelConfig& config) {
 
 int head_dim_of(const ModelConfig& config, int hidden_size, int num_heads) {
   if (!config.has("head_dim") && hidden_size % num_heads != 0) {
-    config.invalid("head_dim", "it is needed where num_attention_heads " + std::to_string(num_heads) +
-                                   " does not divide hidden_size " + std::to_string(hidden_size));
+    config.invalid("head_dim", "it is needed where num_attention_heads " +
+                                   std::to_string(num_heads) + " does not divide hidden_size " +
+                                   std::to_string(hidden_size));
   }
-  const int head_dim = config.has("head_dim") ? config.integer("head_dim", 1, kMaxSize) : hidden_size / num_heads;
+  const int head_dim =
+      config.has("head_dim") ? config.integer("head_dim", 1, kMaxSize) : hidden_size / num_heads;
   if (head_dim % kLanes != 0) {
-    config.unsupported("head_dim", "heads of " + std::to_string(head_dim) + " are not supported; a multiple of " +
+    config.unsupported("head_dim", "heads of " + std::to_string(head_dim) +
+                                       " are not supported; a multiple of " +
                                        std::to_string(kLanes) + " is needed");
   }
   return head_dim;
@@ -72,8 +79,8 @@ Qwen3MoeSizes read_qwen3_moe_sizes(const ModelConfig& config) {
   sizes.num_heads = config.integer("num_attention_heads", 1, 1 << 10);
   sizes.num_kv_heads = config.integer("num_key_value_heads", 1, sizes.num_heads);
   if (sizes.num_heads % sizes.num_kv_heads != 0) {
-    config.invalid("num_key_value_heads",
-                   "a divisor of num_attention_heads " + std::to_string(sizes.num_heads) + " is needed");
+    config.invalid("num_key_value_heads", "a divisor of num_attention_heads " +
+                                              std::to_string(sizes.num_heads) + " is needed");
   }
   sizes.head_dim = head_dim_of(config, info.hidden_size, sizes.num_heads);
   sizes.expert_size = config.integer("moe_intermediate_size", 1, kMaxSize);

@@ -1,6 +1,6 @@
 #pragma once
-// What qwen3_moe reads from config.json, with everything that this engine cannot run refused. Used by qwen3_moe.cpp while
-// a model loads.
+// What qwen3_moe reads from config.json, with everything that this engine cannot run refused. Used
+// by qwen3_moe.cpp while a model loads.
 
 #include "engine/model.hpp"
 #include "engine/model_config.hpp"
@@ -22,7 +22,8 @@ struct Qwen3MoeSizes {
   int kv_width() const { return num_kv_heads * head_dim; }
 };
 
-/// @throws Error kUnsupported (dense layers, biases, sliding windows, scaled rotary embeddings), kInvalidArgument
+/// @throws Error kUnsupported (dense layers, biases, sliding windows, scaled rotary embeddings),
+/// kInvalidArgument
 ///         (missing keys, wrong types, values outside their range or that do not fit together).
 Qwen3MoeSizes read_qwen3_moe_sizes(const ModelConfig& config);
 

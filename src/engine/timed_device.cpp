@@ -216,8 +216,8 @@ std::int64_t TimedDevice::begin_step(std::uint64_t step, std::span<const std::in
   if (step != device.current_step + 1) {
     reject("begin_step(" + std::to_string(step) + ") after step " + std::to_string(device.current_step) + "; steps go up by one");
   }
-  device.current_step = step;
   device.wait_for(clocks);
+  device.current_step = step;
   device.latest_ends.push_back(device.now);
   if (device.latest_ends.size() > device.options.packet_lag) device.latest_ends.pop_front();
   if (device.shape.num_ranks() > 1) device.charge(Term::kStepBarrier, to_ns(device.value("step_barrier")));

@@ -42,7 +42,7 @@ class Mapping {
     // Not blocking: a pipe of that name must end in the message below, not in waiting for a writer.
     const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (descriptor < 0) fail(file, std::string("cannot be opened: ") + std::strerror(errno));
-    struct stat status {};
+    struct stat status{};
     const bool known = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
     if (known && status.st_size > 0) {
       size_ = static_cast<std::size_t>(status.st_size);
@@ -51,7 +51,8 @@ class Mapping {
     const int map_error = errno;
     ::close(descriptor);
     if (!known) fail(file, "is not a regular file");
-    if (address_ == MAP_FAILED) fail(file, std::string("cannot be mapped: ") + std::strerror(map_error));
+    if (address_ == MAP_FAILED)
+      fail(file, std::string("cannot be mapped: ") + std::strerror(map_error));
   }
   Mapping(Mapping&& other) noexcept
       : address_(std::exchange(other.address_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -109,14 +110,15 @@ Json parse_header(const std::string& file, std::span<const std::byte> text) {
   }
 }
 
-const Json& field(const std::string& file, const std::string& name, const Json& entry, const char* key) {
+const Json& field(const std::string& file, const std::string& name, const Json& entry,
+                  const char* key) {
   const auto found = entry.is_object() ? entry.find(key) : entry.end();
   if (found == entry.end()) fail(file, "tensor " + escaped(name) + " has no \"" + key + "\"");
   return *found;
 }
 
-std::vector<std::uint64_t> numbers(const std::string& file, const std::string& name, const Json& entry,
-                                   const char* key) {
+std::vector<std::uint64_t> numbers(const std::string& file, const std::string& name,
+                                   const Json& entry, const char* key) {
   const Json& list = field(file, name, entry, key);
   std::vector<std::uint64_t> result;
   bool good = list.is_array();
@@ -143,10 +145,12 @@ Tensor read_entry(const std::string& file, const std::string& name, const Json& 
   Tensor tensor;
   tensor.file = file;
   const Json& dtype = field(file, name, entry, "dtype");
-  const auto row = std::find_if(std::begin(kDTypes), std::end(kDTypes), [&](const DTypeRow& candidate) {
-    return dtype.is_string() && candidate.name == dtype.get_ref<const std::string&>();
-  });
-  if (row == std::end(kDTypes)) fail(file, "tensor " + escaped(name) + ": unknown dtype " + dtype.dump());
+  const auto row =
+      std::find_if(std::begin(kDTypes), std::end(kDTypes), [&](const DTypeRow& candidate) {
+        return dtype.is_string() && candidate.name == dtype.get_ref<const std::string&>();
+      });
+  if (row == std::end(kDTypes))
+    fail(file, "tensor " + escaped(name) + ": unknown dtype " + dtype.dump());
   tensor.dtype = row->dtype;
   tensor.dtype_name = row->name;
 
@@ -154,11 +158,13 @@ Tensor read_entry(const std::string& file, const std::string& name, const Json& 
   for (const std::uint64_t size : numbers(file, name, entry, "shape")) {
     tensor.shape.push_back(static_cast<std::int64_t>(size));
     if (__builtin_mul_overflow(needed, size, &needed)) {
-      fail(file, "tensor " + escaped(name) + ": shape " + entry["shape"].dump() + " is too large to address");
+      fail(file, "tensor " + escaped(name) + ": shape " + entry["shape"].dump() +
+                     " is too large to address");
     }
   }
   const auto offsets = numbers(file, name, entry, "data_offsets");
-  const std::string shown = "tensor " + escaped(name) + ": data_offsets " + entry["data_offsets"].dump();
+  const std::string shown =
+      "tensor " + escaped(name) + ": data_offsets " + entry["data_offsets"].dump();
   if (offsets.size() != 2) fail(file, shown + "; two numbers are needed, begin and end");
   if (offsets[0] > offsets[1]) fail(file, shown + " are reversed");
   if (offsets[1] > data.size()) {
@@ -167,7 +173,8 @@ Tensor read_entry(const std::string& file, const std::string& name, const Json& 
   }
   if (offsets[1] - offsets[0] != needed) {
     fail(file, shown + " span " + std::to_string(offsets[1] - offsets[0]) + " bytes, but shape " +
-                   entry["shape"].dump() + " of " + tensor.dtype_name + " needs " + std::to_string(needed));
+                   entry["shape"].dump() + " of " + tensor.dtype_name + " needs " +
+                   std::to_string(needed));
   }
   tensor.bytes = data.subspan(offsets[0], needed);
   extent = {offsets[0], offsets[1], name};
@@ -183,18 +190,20 @@ void check_cover(const std::string& file, std::vector<Extent>& extents, std::uin
   const Extent* previous = nullptr;
   for (const Extent& extent : extents) {
     if (extent.begin < covered) {
-      fail(file, "tensors " + escaped(previous->name) + " and " + escaped(extent.name) + " overlap at byte " +
-                     std::to_string(extent.begin) + " of the data");
+      fail(file, "tensors " + escaped(previous->name) + " and " + escaped(extent.name) +
+                     " overlap at byte " + std::to_string(extent.begin) + " of the data");
     }
     if (extent.begin > covered) {
       fail(file, "bytes " + std::to_string(covered) + " to " + std::to_string(extent.begin) +
-                     " of the data, before tensor " + escaped(extent.name) + ", belong to no tensor");
+                     " of the data, before tensor " + escaped(extent.name) +
+                     ", belong to no tensor");
     }
     covered = extent.end;
     previous = &extent;
   }
   if (covered != data_bytes) {
-    fail(file, std::to_string(data_bytes - covered) + " bytes after the last tensor belong to no tensor");
+    fail(file,
+         std::to_string(data_bytes - covered) + " bytes after the last tensor belong to no tensor");
   }
 }
 
@@ -222,7 +231,8 @@ void read_file(const std::string& file, std::span<const std::byte> bytes, Tensor
     Extent extent;
     Tensor tensor = read_entry(file, name, entry, data, extent);
     const auto [position, inserted] = tensors.emplace(name, std::move(tensor));
-    if (!inserted) fail(file, "tensor " + escaped(name) + " is already in " + position->second.file);
+    if (!inserted)
+      fail(file, "tensor " + escaped(name) + " is already in " + position->second.file);
     extents.push_back(std::move(extent));
   }
   check_cover(file, extents, data.size());

@@ -1,6 +1,7 @@
 #pragma once
-// Read-only view of a Hugging Face checkpoint folder: config.json as JSON text and the tensors of every .safetensors file,
-// memory-mapped. Used by the engine's model families and by `inspect`. Immutable after open; thread-safe.
+// Read-only view of a Hugging Face checkpoint folder: config.json as JSON text and the tensors of
+// every .safetensors file, memory-mapped. Used by the engine's model families and by `inspect`.
+// Immutable after open; thread-safe.
 
 #include <cstddef>
 #include <cstdint>
@@ -17,17 +18,20 @@ enum class DType { kF32, kBF16, kI32, kI64, kOther };
 
 struct Tensor {
   DType dtype = DType::kOther;
-  std::string dtype_name;          ///< As the file says, e.g. "BF16".
+  std::string dtype_name;  ///< As the file says, e.g. "BF16".
   std::vector<std::int64_t> shape;
   std::span<const std::byte> bytes;
-  std::string file;                ///< For messages.
+  std::string file;  ///< For messages.
 };
 
 class Checkpoint {
  public:
-  /// Opens folder/config.json and every folder/*.safetensors. A single .safetensors path opens just that file.
-  /// @throws Error kIo: missing folder or file, header larger than the file, not JSON, tensor out of range, overlapping
-  ///         tensors, byte count not shape times dtype, duplicate names, truncated. Names file and tensor.
+  /// Opens folder/config.json and every folder/*.safetensors. A single .safetensors path opens just
+  /// that file.
+  /// @throws Error kIo: missing folder or file, header larger than the file, not JSON, tensor out
+  /// of range, overlapping
+  ///         tensors, byte count not shape times dtype, duplicate names, truncated. Names file and
+  ///         tensor.
   static Checkpoint open(const std::string& path);
   Checkpoint(Checkpoint&&) noexcept;
   Checkpoint& operator=(Checkpoint&&) noexcept;

@@ -23,13 +23,15 @@ void flatten(const std::string& path, const Json& json, std::size_t depth, Count
   if (json.is_array()) {
     const auto extent = static_cast<std::int64_t>(json.size());
     if (depth == array.shape.size() && array.values.empty()) array.shape.push_back(extent);
-    if (depth >= array.shape.size() || array.shape[depth] != extent) fail(path, "expert_load has lists of unequal length");
+    if (depth >= array.shape.size() || array.shape[depth] != extent)
+      fail(path, "expert_load has lists of unequal length");
     for (const Json& item : json) flatten(path, item, depth + 1, array);
     return;
   }
   if (depth != array.shape.size()) fail(path, "expert_load has lists of unequal depth");
   if (!json.is_number_integer() || json.get<double>() < 0) {
-    fail(path, "expert_load holds " + json.dump() + "; loads are whole numbers of tokens, 0 or more");
+    fail(path,
+         "expert_load holds " + json.dump() + "; loads are whole numbers of tokens, 0 or more");
   }
   array.values.push_back(json.get<std::int64_t>());
 }
@@ -53,13 +55,15 @@ std::vector<ExpertLoad> read_loads(const std::string& path) {
   if (array.shape.size() == 2) array.shape.insert(array.shape.begin(), 1);
   if (array.shape.size() != 3 || array.values.empty()) {
     std::string shape;
-    for (const std::int64_t extent : array.shape) shape += (shape.empty() ? "" : ", ") + std::to_string(extent);
+    for (const std::int64_t extent : array.shape)
+      shape += (shape.empty() ? "" : ", ") + std::to_string(extent);
     fail(path, "has shape [" + shape + "]; loads are " + kShapes + ", none of them 0");
   }
   std::vector<ExpertLoad> windows;
   auto next = array.values.begin();
   for (std::int64_t w = 0; w < array.shape[0]; ++w) {
-    ExpertLoad& load = windows.emplace_back(static_cast<int>(array.shape[1]), static_cast<int>(array.shape[2]));
+    ExpertLoad& load =
+        windows.emplace_back(static_cast<int>(array.shape[1]), static_cast<int>(array.shape[2]));
     for (int layer = 0; layer < load.num_moe_layers(); ++layer) {
       for (std::int64_t& tokens : load.layer(layer)) tokens = *next++;
     }

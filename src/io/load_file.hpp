@@ -1,6 +1,6 @@
 #pragma once
-// Reads expert loads from a file: .npy or JSON, one window or several (docs/formats.md). Used by `plan` and `inspect`.
-// Thread-safe.
+// Reads expert loads from a file: .npy or JSON, one window or several (docs/formats.md). Used by
+// `plan` and `inspect`. Thread-safe.
 
 #include <string>
 #include <vector>

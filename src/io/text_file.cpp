@@ -12,7 +12,8 @@ namespace swiftbalancer::io {
 
 std::string read_text_file(const std::string& path) {
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) throw Error(ErrorCode::kIo, path + ": is a folder, a file is needed");
+  if (std::filesystem::is_directory(path, error))
+    throw Error(ErrorCode::kIo, path + ": is a folder, a file is needed");
   errno = 0;
   std::ifstream stream(path, std::ios::binary);
   if (!stream) throw Error(ErrorCode::kIo, path + ": cannot be read: " + std::strerror(errno));

@@ -29,14 +29,15 @@ bool exceeds_pool(const std::vector<int>& changed, const ClusterShape& shape, in
   });
 }
 
-// Sources for one layer's changed slots, near ones first, the ranks' sends kept even.
+// Sources for one layer's changed slots: near ones first, the ranks' sends kept even, slots that stay as they are before
+// slots that this layer overwrites. The last matters only to a split layer, and little: split_into_units() orders reads
+// before writes and breaks cycles that are too large.
 class SourceChoice {
  public:
-  // avoid_overwritten: only a layer that is split can be hurt by reading a slot that it also overwrites.
   SourceChoice(const ClusterShape& shape, std::span<const std::int32_t> before, std::span<const std::int32_t> after,
-               bool avoid_overwritten, std::span<const int> sends)
-      : shape_(shape), before_(before), after_(after), avoid_overwritten_(avoid_overwritten),
-        sends_(sends.begin(), sends.end()), holders_(index(shape.num_logical_experts())) {
+               std::span<const int> sends)
+      : shape_(shape), before_(before), after_(after), sends_(sends.begin(), sends.end()),
+        holders_(index(shape.num_logical_experts())) {
     for (int slot = 0; slot < shape.num_slots(); ++slot) holders_[index(before[index(slot)])].push_back(slot);
   }
 
@@ -71,9 +72,9 @@ class SourceChoice {
     const int rank = shape_.rank_of_slot(copy.destination_slot);
     const auto cost = [&](int slot) {
       const int owner = shape_.rank_of_slot(slot);
-      const bool overwritten = avoid_overwritten_ && before_[index(slot)] != after_[index(slot)];
+      const bool overwritten = before_[index(slot)] != after_[index(slot)];
       const bool other_node = shape_.node_of_rank(owner) != shape_.node_of_rank(rank);
-      return std::tuple{owner != rank, overwritten, other_node, sends_[index(owner)], slot};
+      return std::tuple{owner != rank, other_node, sends_[index(owner)], overwritten, slot};
     };
     const std::vector<int>& from = holders_[index(copy.logical_id)];
     copy.source_slot = *std::min_element(from.begin(), from.end(), [&](int a, int b) { return cost(a) < cost(b); });
@@ -84,7 +85,6 @@ class SourceChoice {
   const ClusterShape& shape_;
   std::span<const std::int32_t> before_;
   std::span<const std::int32_t> after_;
-  bool avoid_overwritten_;
   std::vector<int> sends_;                 // [num_ranks] with what is chosen so far
   std::vector<std::vector<int>> holders_;  // [num_logical_experts] slots
 };
@@ -107,7 +107,7 @@ std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id, std::span
   if (changed.empty() && std::ranges::equal(shares_before, shares_after)) return {};
 
   const bool split = exceeds_pool(changed, shape_, staging_capacity_);
-  std::vector<ExpertCopy> copies = SourceChoice(shape_, before, after, split, sends_per_rank_).choose(changed);
+  std::vector<ExpertCopy> copies = SourceChoice(shape_, before, after, sends_per_rank_).choose(changed);
   std::vector<std::vector<ExpertCopy>> parts;
   if (split) {
     auto units = split_into_units(std::move(copies), before, shape_, staging_capacity_);

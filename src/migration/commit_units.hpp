@@ -11,7 +11,8 @@
 namespace swiftbalancer {
 
 /// Chooses copy sources over a whole plan so that no rank sends much more than its share: a holder on the destination's own
-/// rank, else on its node, else anywhere; among those the rank that sends least so far, ties by slot.
+/// rank, else on its node, else anywhere; among those the rank that sends least so far; ties: slots that
+/// the layer does not overwrite first, then the lowest slot.
 class CommitUnitBuilder {
  public:
   /// @param staging_capacity buffers of the smallest pool among the ranks, >= 1.

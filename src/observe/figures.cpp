@@ -6,12 +6,14 @@
 namespace swiftbalancer::observe {
 
 std::vector<bool> windows_after_switches(const RunFile& file) {
-  std::vector<bool> counts(file.windows.size(), true);
-  if (!counts.empty()) counts[0] = false;
-  for (const Segment& segment : file.segments) {
-    const auto first = std::find_if(file.windows.begin(), file.windows.end(),
-                                    [&](const auto& window) { return window.second >= segment.first_step; });
-    if (first != file.windows.end()) counts[static_cast<std::size_t>(first - file.windows.begin())] = false;
+  std::vector<bool> counts;
+  int since_switch = -1;  // before the first window, which counts as one with a switch
+  for (const auto& [first, last] : file.windows) {
+    const bool has_switch = std::any_of(file.segments.begin(), file.segments.end(), [&](const Segment& segment) {
+      return first <= segment.first_step && segment.first_step <= last;
+    });
+    since_switch = has_switch ? 0 : since_switch + 1;
+    counts.push_back(since_switch >= 2);
   }
   return counts;
 }
@@ -48,7 +50,7 @@ const Run& featured(const RunFile& file) {
 
 std::optional<double> excess_removed(const RunFile& file, const Run& run) {
   const Run* none = baseline(file);
-  const auto hindsight = mean_after_switches(file, file.hindsight);
+  const auto hindsight = file.hindsight_mean_after_switch;
   if (none == nullptr || none == &run || !hindsight || !none->mean_after_switch || !run.mean_after_switch) {
     return std::nullopt;
   }

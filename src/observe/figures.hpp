@@ -9,8 +9,8 @@
 
 namespace swiftbalancer::observe {
 
-/// [windows] true from the second window after each domain switch, and after the start of the run, on: a policy can answer
-/// a switch only once it has seen it. The first window after a switch is the one that holds the switch's step.
+/// [windows] true from the second window after the one that holds a domain switch (or the start of the run) until the next
+/// switch: a policy can answer a switch only once it has seen it.
 std::vector<bool> windows_after_switches(const RunFile& file);
 
 /// Mean of the values whose window counts; none when no window does.

@@ -24,10 +24,10 @@
       font: "system-ui, 'DejaVu Sans', sans-serif",
       view: {stroke: null},
       axis: {labelColor: p.soft, titleColor: p.soft, titleFontWeight: "normal", domainColor: p.line, tickColor: p.line,
-             gridColor: p.line, gridOpacity: 0.6, labelFontSize: 11, titleFontSize: 12},
+             gridColor: p.line, gridOpacity: 0.6, labelFontSize: 11, titleFontSize: 12, labelFlush: false},
       range: {category: p.runs, ordinal: p.terms, diverging: p.heat},
       style: {
-        "noise": {strokeWidth: 0.7, opacity: 0.28},
+        "noise": {strokeWidth: 0.7, opacity: 0.22},
         "windows": {strokeWidth: 2.2, strokeJoin: "round"},
         "switch": {color: p.soft, strokeDash: [2, 3], strokeWidth: 1},
         "switch-name": {color: p.soft, fontSize: 11},

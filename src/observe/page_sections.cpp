@@ -14,6 +14,8 @@ namespace {
 
 using Cells = std::vector<std::string>;
 
+constexpr const char* kHindsightSwatch = "<i class=\"swatch dashed\"></i>";
+
 /// A table in a box of its own that scrolls when the page is narrow. Cells are finished HTML; the first is the row's name.
 std::string table(const Cells& header, const std::vector<Cells>& rows, const char* style = "") {
   std::string html = fmt::format("<div class=\"scroll\"><table class=\"{}\"><thead><tr>", style);
@@ -48,16 +50,28 @@ std::string card(const Card& card) {
                      card.value, card.note);
 }
 
-/// "static 1.84 · eplb 1.14": a figure of every run but the featured one.
+/// Words that stay on one line while the line is wide enough.
+std::string unit(const std::string& words) { return fmt::format("<span class=\"unit\">{}</span>", words); }
+
+/// "static 1.84 · eplb 1.14": a figure of every run but the featured one; runs without the figure are left out.
 template <typename Figure>
 std::string others(const RunFile& file, Figure figure) {
   std::string text;
   for (const Run& run : file.runs) {
-    if (&run == &featured(file)) continue;
+    const std::string value = figure(run);
+    if (&run == &featured(file) || value == "n/a") continue;
     if (!text.empty()) text += " · ";
-    text += escape_html(run.label) + " " + figure(run);
+    text += unit(escape_html(run.label) + " " + value);
   }
   return text;
+}
+
+/// " (29 % of eplb's)" where an eplb run moved anything.
+std::string share_of_eplb(const RunFile& file, const Run& run) {
+  const auto eplb = std::find_if(file.runs.begin(), file.runs.end(), [](const Run& other) { return other.policy == "eplb"; });
+  if (eplb == file.runs.end() || &*eplb == &run || eplb->moves == 0) return "";
+  const double share = static_cast<double>(run.moves) / static_cast<double>(eplb->moves);
+  return fmt::format(" {}", unit("(" + format_percent(share) + " of eplb's)"));
 }
 
 std::string imbalance(const Run& run) { return or_na(run.mean_after_switch, format_ratio); }
@@ -72,11 +86,11 @@ Card outputs_card(const RunFile& file) {
   return {"Output bytes", "✓ identical", fmt::format("in all {} runs{}", file.runs.size(), checked), "good"};
 }
 
-Card stall_card(const RunFile& file, const Run& run) {
+Card stall_card(const Run& run) {
   const std::int64_t held_back = run.waits_for_plans + run.waits_for_copies;
   const std::string stall = run.virtual_stall_us ? format_us(*run.virtual_stall_us) + " of virtual stall" :
                                                    format_us(run.packet_wait_ms * 1000) + " waiting for packets";
-  return {"Waits for a plan or a copy", count(held_back), stall + " in " + count(file.runs.empty() ? 0 : run.steps) + " steps",
+  return {"Waits for a plan or a copy", count(held_back), stall + " in " + count(run.steps) + " steps",
           held_back == 0 ? "good" : "bad"};
 }
 
@@ -103,17 +117,16 @@ std::string bytes_note(const RunFile& file, const Run& run) {
 
 std::string verdict(const RunFile& file, const Run& run) {
   std::size_t num_switches = file.segments.size() > 1 ? file.segments.size() - 1 : 0;
-  const auto hindsight = mean_after_switches(file, file.hindsight);
   std::string text = fmt::format("<strong>{}</strong> holds the rank imbalance at <strong>{}</strong>", escape_html(run.label),
                                  imbalance(run));
   text += num_switches > 0 ? fmt::format(" after {} domain switch{}", num_switches, num_switches > 1 ? "es" : "") :
                              std::string(" under one domain");
   const std::string rest = others(file, imbalance);
   if (!rest.empty()) text += fmt::format(", against {}", rest);
-  text += fmt::format(". A plan made in hindsight for every window has {}", or_na(hindsight, format_ratio));
+  text += fmt::format(". A plan made in hindsight for every window has {}", or_na(file.hindsight_mean_after_switch, format_ratio));
   const auto removed = excess_removed(file, run);
-  if (removed) text += fmt::format("; {} of the excess over it is removed", format_percent(*removed));
-  return text + fmt::format(", with {} moves.", count(run.moves));
+  if (removed) text += fmt::format("; {} of the excess over it is removed", unit(format_percent(*removed)));
+  return text + fmt::format(", with {} moves{}.", count(run.moves), share_of_eplb(file, run));
 }
 
 std::string health_warnings(const RunFile& file) {
@@ -149,35 +162,37 @@ std::string settings(const std::string& title, const std::vector<std::pair<std::
 
 std::string headline_section(const RunFile& file) {
   const Run& run = featured(file);
-  const std::string hindsight = or_na(mean_after_switches(file, file.hindsight), format_ratio);
+  const std::string hindsight = or_na(file.hindsight_mean_after_switch, format_ratio);
   const std::string rest = others(file, imbalance);
   std::string html = health_warnings(file) + "<p class=\"verdict\">" + verdict(file, run) + "</p>\n<div class=\"cards\">\n";
-  html += card({"Imbalance after switches", imbalance(run), (rest.empty() ? "" : rest + " · ") + "hindsight " + hindsight});
+  html += card({"Imbalance after switches", imbalance(run), (rest.empty() ? "" : rest + " · ") + unit("hindsight " + hindsight)});
   const auto removed = [&](const Run& other) { return or_na(excess_removed(file, other), format_percent); };
   const bool compared = baseline(file) != nullptr && baseline(file) != &run;
   html += card({"Excess over hindsight removed", removed(run),
                 compared ? others(file, removed) : std::string("needs a run with policy static to compare with")});
-  html += card({"Moves", count(run.moves), others(file, [](const Run& other) { return count(other.moves); })});
+  html += card({"Moves", count(run.moves), 
+                others(file, [](const Run& other) { return count(other.moves); }) + share_of_eplb(file, run)});
   html += card({"Bytes moved", format_bytes(shown_bytes(run)), bytes_note(file, run)});
   if (file.hardware) html += card({"Virtual time per step", step_time(run), step_time_note(file, run)});
-  html += card(stall_card(file, run)) + card(outputs_card(file));
+  html += card(stall_card(run)) + card(outputs_card(file));
   return html + "</div>\n";
 }
 
 std::string runs_table(const RunFile& file) {
   std::vector<Cells> rows;
   for (std::size_t i = 0; i < file.runs.size(); ++i) rows.push_back(runs_row(file, i));
-  rows.push_back({swatch("run", file.runs.size()) + "hindsight <small>not served</small>", or_na(mean(file.hindsight), format_ratio),
-                  or_na(mean_after_switches(file, file.hindsight), format_ratio),
+  rows.push_back({std::string(kHindsightSwatch) + "hindsight <small>not served</small>", or_na(file.hindsight_mean_over_windows, format_ratio),
+                  or_na(file.hindsight_mean_after_switch, format_ratio),
                   or_na(mean_after_switches(file, file.hindsight_worst_layer), format_ratio), "", "", "", "", "", "", ""});
   return table({"run", "imbalance, all windows", "after switches", "worst layer", "excess removed", "moves", "bytes",
                 "virtual time / step", "tokens / virtual s", "wall time", "output digest"}, rows);
 }
 
-std::string run_legend(const RunFile& file) {
+std::string run_legend(const RunFile& file, bool with_hindsight) {
   std::string html = "<p class=\"legend\">";
   for (std::size_t i = 0; i < file.runs.size(); ++i) html += "<span>" + run_name(file, i) + "</span> ";
-  return html + "<span>" + swatch("run", file.runs.size()) + "hindsight plan of each window</span></p>\n";
+  if (with_hindsight) html += std::string("<span>") + kHindsightSwatch + "hindsight plan of each window</span>";
+  return html + "</p>\n";
 }
 
 std::string terms_table(const RunFile& file) {

@@ -10,7 +10,8 @@ namespace swiftbalancer::observe {
 
 std::string headline_section(const RunFile& file);      ///< Verdict in one sentence, then the figures.
 std::string runs_table(const RunFile& file);            ///< One row per run, then hindsight.
-std::string run_legend(const RunFile& file);            ///< Which colour is which run.
+/// Which colour is which run, for charts with or without the hindsight plan.
+std::string run_legend(const RunFile& file, bool with_hindsight);
 std::string terms_table(const RunFile& file);           ///< Virtual time by term and run; also the chart's legend.
 std::string stall_table(const RunFile& file);
 std::string generations_tables(const RunFile& file);

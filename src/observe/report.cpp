@@ -34,7 +34,7 @@ std::string thinning_note(const RunFile& file) {
 }
 
 std::string imbalance_section(const RunFile& file) {
-  std::string body = run_legend(file);
+  std::string body = run_legend(file, true);
   if (file.windows.empty()) {
     return section("imbalance", "Imbalance over time", note("The run was too short for a single window: no imbalance to draw."));
   }
@@ -52,14 +52,18 @@ std::string imbalance_section(const RunFile& file) {
 std::string heat_legend(std::pair<double, double> range) {
   return fmt::format("<p class=\"heat-legend\"><span>{}</span><i class=\"strip\"></i><span>{}</span></p>\n",
                      format_ratio(range.first), format_ratio(range.second)) +
-         note("Load of a rank / mean rank load of its layer, the same colours in all maps; the middle colour is 1, an even load.");
+         note("Load of a rank / mean rank load of its layer, the same colours in all maps; the middle colour is 1, an even load. "
+                                          "With a domain switch: the window just before the first switch was answered, and the second after.");
 }
 
 std::string heat_section(const RunFile& file) {
   const auto range = heat_range(file);
   const bool switched = file.segments.size() > 1;
-  const char* before = switched ? "before the first switch" : "first window";
-  const char* after = switched ? "second window after it" : "last window";
+  const char* before = switched ? "switched, not answered" : "first window";
+  const char* after = switched ? "after the answer" : "last window";
+  if (file.windows.empty()) {
+    return section("loads", "Rank loads before and after", note("The run was too short for a single window: no loads to draw."));
+  }
   std::string body = heat_legend(range) + "<div class=\"heats\">\n";
   for (std::size_t i = 0; i < file.runs.size(); ++i) {
     const Run& run = file.runs[i];
@@ -81,7 +85,7 @@ std::string time_section(const RunFile& file) {
   }
   std::string body;
   if (!file.windows.empty()) {
-    body += run_legend(file) + chart("step-time", "Virtual time per step of every run", step_time_chart(file));
+    body += run_legend(file, false) + chart("step-time", "Virtual time per step of every run", step_time_chart(file));
   }
   body += note(fmt::format("Virtual time, charged by hardware profile {} at token_scale {}; nobody measured it with a watch. "
                            "Bold: mean over each window. Faint: each step, cut at the top.{}",
@@ -96,7 +100,7 @@ std::string time_section(const RunFile& file) {
 std::string moves_section(const RunFile& file) {
   std::string body = "<div class=\"pair\"><div><h3>Moves</h3>" + chart("moves", "Moves of every run", moves_chart(file)) +
                      "</div><div><h3>Bytes</h3>" + chart("bytes", "Bytes moved by every run", bytes_chart(file)) +
-                     "</div></div>\n<h3>Moves over time</h3>\n" + run_legend(file) +
+                     "</div></div>\n<h3>Moves over time</h3>\n" + run_legend(file, false) +
                      chart("moves-over-time", "Moves committed up to each step", moves_over_time_chart(file));
   return section("moves", "Moves and bytes", body + note("A move: a slot receives an expert that its rank did not hold."));
 }

@@ -41,6 +41,7 @@ class Node {
     return items;
   }
   bool is_null() const { return json_->is_null(); }
+  bool is_empty() const { return json_->empty(); }  ///< null, [] or {}
   std::string text() const {
     if (!json_->is_string()) wrong("a string");
     return json_->get<std::string>();
@@ -113,7 +114,7 @@ Matrix read_matrix(const Node& node, std::int64_t num_layers, std::int64_t num_r
   for (const Node& row : node.list()) {
     matrix.push_back(row.numbers(static_cast<std::size_t>(num_ranks), "rank"));
   }
-  if (std::ssize(matrix) != num_layers) node.wrong("one list per MoE layer");
+  if (!matrix.empty() && std::ssize(matrix) != num_layers) node.wrong("one list per MoE layer");
   return matrix;
 }
 
@@ -167,7 +168,7 @@ void read_stall(const Node& node, bool timed, Run& run) {
   run.packet_wait_ms = node["packet_wait_ms"].number();
   if (timed) {
     run.virtual_stall_us = node["virtual_stall_us"].number();
-    run.held_ms = node["held_ms"].number();
+    run.held_ms = node["held_ms"].number_or_null();
   }
 }
 
@@ -188,7 +189,7 @@ Run read_run(const Node& node, const RunFile& file) {
   read_stall(node["stall"], file.hardware.has_value(), run);
   const Node load = node["rank_load"];
   const auto matrix = [&](const char* key, const char* otherwise) {
-    return read_matrix(load[key].is_null() ? load[otherwise] : load[key], file.num_layers, file.num_ranks);
+    return read_matrix(load[key].is_empty() ? load[otherwise] : load[key], file.num_layers, file.num_ranks);
   };
   run.load_before = matrix("before", "first_window");
   run.load_after = matrix("after", "last_window");
@@ -206,6 +207,8 @@ void read_windows(const Node& root, RunFile& file) {
   }
   file.hindsight = root["hindsight"]["imbalance"].numbers(file.windows.size(), "window");
   file.hindsight_worst_layer = root["hindsight"]["imbalance_worst_layer"].numbers(file.windows.size(), "window");
+  file.hindsight_mean_over_windows = root["hindsight"]["mean_over_windows"].number_or_null();
+  file.hindsight_mean_after_switch = root["hindsight"]["mean_after_switch"].number_or_null();
 }
 
 void read_set_up(const Node& root, RunFile& file) {

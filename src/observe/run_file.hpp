@@ -11,7 +11,7 @@
 namespace swiftbalancer::observe {
 
 using Series = std::vector<double>;
-using Matrix = std::vector<Series>;  ///< [layers][ranks] tokens
+using Matrix = std::vector<Series>;  ///< [layers][ranks] tokens; empty in a run too short for a window
 
 struct Segment {
   std::string domain;
@@ -80,8 +80,8 @@ struct Run {
   double packet_wait_ms = 0.0;
   std::optional<double> virtual_stall_us;
   std::optional<double> held_ms;
-  Matrix load_before;  ///< Before the first switch was answered; the first window where there was none.
-  Matrix load_after;   ///< Second window after it; the last window where there was none.
+  Matrix load_before;  ///< Just before the first switch was answered; the first window where there was no switch.
+  Matrix load_after;   ///< Second window after the answer; the last window where there was no switch.
   bool healthy = true;
   std::string health_reason;
 };
@@ -103,6 +103,8 @@ struct RunFile {
   std::vector<std::pair<std::int64_t, std::int64_t>> windows;  ///< First and last step of each.
   Series hindsight;
   Series hindsight_worst_layer;
+  std::optional<double> hindsight_mean_over_windows;
+  std::optional<double> hindsight_mean_after_switch;
   std::vector<Run> runs;  ///< At least one.
   bool outputs_identical = false;
   std::int64_t slot_bytes_verified = 0;

@@ -48,8 +48,8 @@ std::string render_table(const std::string& run_json) {
   std::string text = line("", "imbal.", "imbal.", "worst", "excess", "", "", "virtual", "", "");
   text += line("policy", "all", "after sw.", "layer", "removed", "moves", "moved", "ms/step", "stall", "outputs");
   for (const Run& run : file.runs) text += row(file, run);
-  text += line("hindsight", or_na(mean(file.hindsight), format_ratio),
-               or_na(mean_after_switches(file, file.hindsight), format_ratio),
+  text += line("hindsight", or_na(file.hindsight_mean_over_windows, format_ratio),
+               or_na(file.hindsight_mean_after_switch, format_ratio),
                or_na(mean_after_switches(file, file.hindsight_worst_layer), format_ratio), "", "", "", "", "", "");
   text += fmt::format(
       "\nimbalance = max / mean rank load, mean over layers, windows of >= {} token-expert assignments;\n"

@@ -17,9 +17,13 @@ RingWriter::RingWriter(RingBlock& block, std::byte* data, std::size_t bytes)
 
 bool RingWriter::fits(std::size_t bytes) noexcept {
   if (bytes_ - (tail_ - head_) >= bytes) return true;
-  head_ = block_->head.load(std::memory_order_acquire);
-  corrupt_ = corrupt_ || tail_ - head_ > bytes_;
-  return !corrupt_ && bytes_ - (tail_ - head_) >= bytes;
+  const std::uint64_t head = block_->head.load(std::memory_order_acquire);
+  if (tail_ - head > bytes_) {
+    corrupt_ = true;  // head_ stays as it was: what was unsafe to overwrite remains so
+    return false;
+  }
+  head_ = head;
+  return bytes_ - (tail_ - head_) >= bytes;
 }
 
 bool RingWriter::reserve(std::size_t bytes, bool& first_wish) noexcept {

@@ -88,7 +88,6 @@ void RingTransport::finish(OpIndex index, TransferState state, std::size_t bytes
   op.finished_in = news_round_;
   --num_pending_;
   ++news_;
-  if (state == TransferState::kFailed) failure_news_ = true;
 }
 
 void RingTransport::free_operation(OpIndex index) {

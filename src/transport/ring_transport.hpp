@@ -39,8 +39,7 @@ class RingTransport final : public Transport {
                             Delivery delivery) override;
   TransferStatus poll(TransportHandle handle) override;
   void cancel(TransportHandle handle) override;
-  Status wait(std::chrono::steady_clock::time_point deadline) override { return sleep(deadline, false); }
-  Status wait_all(std::chrono::steady_clock::time_point deadline) override { return sleep(deadline, true); }
+  Status wait(std::chrono::steady_clock::time_point deadline) override;
   void wake() noexcept override;
   std::vector<int> lost_peers() override;
 
@@ -160,9 +159,8 @@ class RingTransport final : public Transport {
   void corrupt(const Peer& from, const char* what);
 
   // Sleeping (ring_wait.cpp).
-  Status sleep(std::chrono::steady_clock::time_point deadline, bool for_all);
-  bool settle(bool for_all, Status& result);
-  std::uint32_t rings_to_wait_for(bool for_all) const;
+  bool settle(Status& result);
+  std::uint32_t rings_to_wait_for() const;
   bool waits_in_vain(const Peer& p) const;
   std::string pending_ranks(bool lost_only) const;
 
@@ -184,7 +182,6 @@ class RingTransport final : public Transport {
   // while its finished_in equals the round.
   std::size_t news_ = 0;
   std::uint64_t news_round_ = 1;
-  bool failure_news_ = false;
   Status failed_;                    // sticky: the group's memory makes no sense
   std::atomic<bool> woken_{false};
 };

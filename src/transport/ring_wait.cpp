@@ -7,14 +7,14 @@
 
 namespace swiftbalancer::ring {
 
-Status RingTransport::sleep(std::chrono::steady_clock::time_point deadline, bool for_all) {
+Status RingTransport::wait(std::chrono::steady_clock::time_point deadline) {
   while (true) {
     Status result;
-    if (settle(for_all, result)) return result;
-    arm_doorbell(self_.doorbell, rings_to_wait_for(for_all));
+    if (settle(result)) return result;
+    arm_doorbell(self_.doorbell, rings_to_wait_for());
     // Work made visible before arming may have rung in vain, and the rings to wait for were counted before: look again.
     const std::uint64_t moves = moves_;
-    const bool settled = settle(for_all, result);
+    const bool settled = settle(result);
     const bool asleep = !settled && moves == moves_ && std::chrono::steady_clock::now() < deadline;
     if (asleep) sleep_on_doorbell(self_.doorbell, deadline);
     disarm_doorbell(self_.doorbell);
@@ -26,7 +26,7 @@ Status RingTransport::sleep(std::chrono::steady_clock::time_point deadline, bool
 }
 
 // Moves what can be moved. @returns true when the wait is over.
-bool RingTransport::settle(bool for_all, Status& result) {
+bool RingTransport::settle(Status& result) {
   if (woken_.exchange(false, std::memory_order_acq_rel)) return true;
   // Read first: what a peer sent before it closed is then visible below.
   for (const Peer& p : peers_) {
@@ -38,9 +38,8 @@ bool RingTransport::settle(bool for_all, Status& result) {
     result = failed_;
     return true;
   }
-  if (for_all ? num_pending_ == 0 || failure_news_ : news_ != 0) {
+  if (news_ != 0) {
     news_ = 0;
-    failure_news_ = false;
     ++news_round_;
     return true;
   }
@@ -53,16 +52,12 @@ bool RingTransport::waits_in_vain(const Peer& p) const {
   return gone_[static_cast<std::size_t>(p.rank)] && p.has_pending();
 }
 
-// A number of rings without which no wait can be over: each peer that an operation waits for rings at least once.
+// A number of rings without which the wait cannot be over: an all-gather needs one from each rank that is missing.
 // Whatever needs an answer of this rank rings at once and is not counted.
-std::uint32_t RingTransport::rings_to_wait_for(bool for_all) const {
-  int rings = 0;
-  if (for_all) {
-    for (const Peer& p : peers_) rings += p.has_pending() ? 1 : 0;
-  } else if (!gathers_.empty() && gathers_.size() == num_pending_) {
-    rings = operations_[gathers_.front()].missing;
-    for (const OpIndex index : gathers_) rings = std::min(rings, operations_[index].missing);
-  }
+std::uint32_t RingTransport::rings_to_wait_for() const {
+  if (gathers_.empty() || gathers_.size() != num_pending_) return 1;
+  int rings = num_ranks();
+  for (const OpIndex index : gathers_) rings = std::min(rings, operations_[index].missing);
   return static_cast<std::uint32_t>(std::max(rings, 1));
 }
 

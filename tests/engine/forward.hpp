@@ -1,6 +1,6 @@
 #pragma once
-// A whole forward pass on one rank, for tests: every request may bring any run of tokens, and the tokens of an expert may be
-// run in any order and any pieces.
+// A whole forward pass on one rank, for tests: every request may bring any run of tokens, and the
+// tokens of an expert may be run in any order and any pieces.
 
 #include <algorithm>
 #include <cstdint>
@@ -30,16 +30,18 @@ struct Piece {
 };
 
 struct Output {
-  std::vector<float> logits;                         ///< [tokens of all pieces, vocab_size]
-  std::vector<std::vector<std::int32_t>> topk_ids;   ///< per layer, [tokens, top_k]
+  std::vector<float> logits;                        ///< [tokens of all pieces, vocab_size]
+  std::vector<std::vector<std::int32_t>> topk_ids;  ///< per layer, [tokens, top_k]
 };
 
-/// Runs every expert on its tokens; with a generator, in a random order and in pieces of random size.
+/// Runs every expert on its tokens; with a generator, in a random order and in pieces of random
+/// size.
 inline void run_experts(const engine::Model& model, int layer, const engine::Routing& routing,
                         std::vector<float>& outputs, std::mt19937_64* generator) {
   const auto width = static_cast<std::size_t>(model.info().hidden_size);
   const auto top_k = static_cast<std::size_t>(model.info().top_k);
-  std::vector<std::vector<std::size_t>> visits(static_cast<std::size_t>(model.info().num_logical_experts));
+  std::vector<std::vector<std::size_t>> visits(
+      static_cast<std::size_t>(model.info().num_logical_experts));
   for (std::size_t i = 0; i < routing.topk_ids.size(); ++i) {
     visits[static_cast<std::size_t>(routing.topk_ids[i])].push_back(i);
   }
@@ -47,13 +49,15 @@ inline void run_experts(const engine::Model& model, int layer, const engine::Rou
     auto& chosen = visits[expert];
     if (generator != nullptr) std::shuffle(chosen.begin(), chosen.end(), *generator);
     std::vector<const std::byte*> parts;
-    for (const auto& part : model.expert_parts(layer, static_cast<int>(expert))) parts.push_back(part.data());
+    for (const auto& part : model.expert_parts(layer, static_cast<int>(expert)))
+      parts.push_back(part.data());
     for (std::size_t begin = 0; begin < chosen.size();) {
       const std::size_t left = chosen.size() - begin;
       const std::size_t count = generator != nullptr ? 1 + (*generator)() % left : left;
       std::vector<float> input(count * width), output(count * width);
       for (std::size_t i = 0; i < count; ++i) {
-        const auto row = routing.expert_input.begin() + static_cast<std::ptrdiff_t>(chosen[begin + i] / top_k * width);
+        const auto row = routing.expert_input.begin() +
+                         static_cast<std::ptrdiff_t>(chosen[begin + i] / top_k * width);
         std::copy_n(row, width, input.begin() + static_cast<std::ptrdiff_t>(i * width));
       }
       model.run_expert(parts, input, static_cast<int>(count), output);
@@ -94,7 +98,8 @@ inline Output forward(const engine::Model& model, const std::vector<Piece>& piec
   const auto vocab = static_cast<std::size_t>(info.vocab_size);
   output.logits.resize(tokens.size() * vocab);
   for (std::size_t t = 0; t < tokens.size(); ++t) {
-    model.logits(std::span(hidden).subspan(t * width, width), std::span(output.logits).subspan(t * vocab, vocab));
+    model.logits(std::span(hidden).subspan(t * width, width),
+                 std::span(output.logits).subspan(t * vocab, vocab));
   }
   return output;
 }

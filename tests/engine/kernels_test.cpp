@@ -33,7 +33,8 @@ TEST(Kernels, MatrixProductEqualsASumInDoublePrecision) {
       const auto weights = random_floats(generator, static_cast<std::size_t>(rows * cols));
       const auto input = random_floats(generator, static_cast<std::size_t>(num_tokens * cols));
       std::vector<float> out(static_cast<std::size_t>(num_tokens * rows) + 1, -7.0F);
-      PackedMatrix(bytes_of_floats(weights), WeightType::kF32, rows, cols).multiply(input.data(), num_tokens, out.data());
+      PackedMatrix(bytes_of_floats(weights), WeightType::kF32, rows, cols)
+          .multiply(input.data(), num_tokens, out.data());
       for (int t = 0; t < num_tokens; ++t) {
         for (int r = 0; r < rows; ++r) {
           double sum = 0;
@@ -41,7 +42,8 @@ TEST(Kernels, MatrixProductEqualsASumInDoublePrecision) {
             sum += double{weights[static_cast<std::size_t>(r * cols + c)]} *
                    double{input[static_cast<std::size_t>(t * cols + c)]};
           }
-          ASSERT_NEAR(out[static_cast<std::size_t>(t * rows + r)], sum, 1e-4) << rows << " x " << cols;
+          ASSERT_NEAR(out[static_cast<std::size_t>(t * rows + r)], sum, 1e-4)
+              << rows << " x " << cols;
         }
       }
       ASSERT_EQ(out.back(), -7.0F) << "wrote past " << rows << " x " << cols;
@@ -54,7 +56,8 @@ TEST(Kernels, PackedAndUnpackedWeightsGiveTheSameBits) {
   for (const int rows : kSizes) {
     for (const int cols : kSizes) {
       std::vector<std::uint16_t> weights(static_cast<std::size_t>(rows * cols));
-      for (auto& weight : weights) weight = static_cast<std::uint16_t>(0x3C00U + generator() % 0x400U);
+      for (auto& weight : weights)
+        weight = static_cast<std::uint16_t>(0x3C00U + generator() % 0x400U);
       const auto* bytes = reinterpret_cast<const std::byte*>(weights.data());
       const auto input = random_floats(generator, static_cast<std::size_t>(2 * cols));
       std::vector<float> packed(static_cast<std::size_t>(2 * rows)), direct(packed.size()), tile;
@@ -85,14 +88,16 @@ TEST(Kernels, SoftmaxAgreesWithDoublePrecisionFromTinyToHugeDifferences) {
       kernels().softmax(result.data(), size);
       for (std::size_t i = 0; i < values.size(); ++i) {
         const double expected = std::exp(double{values[i]} - double{largest}) / total;
-        ASSERT_NEAR(result[i], expected, 4e-7 * expected + 1e-30 + 1e-6 * expected * spread) << values[i];
+        ASSERT_NEAR(result[i], expected, 4e-7 * expected + 1e-30 + 1e-6 * expected * spread)
+            << values[i];
       }
     }
   }
 }
 
 TEST(Kernels, SiluAgreesWithDoublePrecisionAndSaturates) {
-  std::vector<float> gate = {-1000.0F, -100.0F, -20.0F, -1.0F, -1e-6F, 0.0F, 0.5F, 3.0F, 20.0F, 100.0F, 1000.0F};
+  std::vector<float> gate = {-1000.0F, -100.0F, -20.0F, -1.0F,  -1e-6F, 0.0F,
+                             0.5F,     3.0F,    20.0F,  100.0F, 1000.0F};
   const std::vector<float> before = gate;
   const std::vector<float> up(gate.size(), 2.0F);
   kernels().silu_multiply(gate.data(), up.data(), static_cast<int>(gate.size()));
@@ -112,7 +117,8 @@ TEST(Kernels, RmsNormAgreesWithDoublePrecision) {
     double squares = 0;
     for (const float value : input) squares += double{value} * double{value};
     for (std::size_t i = 0; i < input.size(); ++i) {
-      ASSERT_NEAR(out[i], double{input[i]} / std::sqrt(squares / size + 1e-6) * double{weight[i]}, 1e-5);
+      ASSERT_NEAR(out[i], double{input[i]} / std::sqrt(squares / size + 1e-6) * double{weight[i]},
+                  1e-5);
     }
   }
 }
@@ -125,17 +131,20 @@ TEST(Kernels, AttentionAgreesWithDoublePrecision) {
       const auto query = random_floats(generator, static_cast<std::size_t>(head_dim));
       const auto keys = random_floats(generator, static_cast<std::size_t>(positions) * width);
       const auto values = random_floats(generator, static_cast<std::size_t>(positions) * width);
-      std::vector<float> scores(static_cast<std::size_t>(positions)), out(static_cast<std::size_t>(head_dim));
-      kernels().attend(query.data(), keys.data(), values.data(), positions, static_cast<int>(width), head_dim, 0.25F,
-                       scores.data(), out.data());
+      std::vector<float> scores(static_cast<std::size_t>(positions)),
+          out(static_cast<std::size_t>(head_dim));
+      kernels().attend(query.data(), keys.data(), values.data(), positions, static_cast<int>(width),
+                       head_dim, 0.25F, scores.data(), out.data());
       std::vector<double> expected(out.size());
       double total = 0;
       for (std::size_t p = 0; p < scores.size(); ++p) {
         double score = 0;
-        for (std::size_t d = 0; d < out.size(); ++d) score += double{query[d]} * double{keys[p * width + d]};
+        for (std::size_t d = 0; d < out.size(); ++d)
+          score += double{query[d]} * double{keys[p * width + d]};
         const double weight = std::exp(score * 0.25);
         total += weight;
-        for (std::size_t d = 0; d < out.size(); ++d) expected[d] += weight * double{values[p * width + d]};
+        for (std::size_t d = 0; d < out.size(); ++d)
+          expected[d] += weight * double{values[p * width + d]};
       }
       for (std::size_t d = 0; d < out.size(); ++d) {
         ASSERT_NEAR(out[d], expected[d] / total, 2e-5) << head_dim << " at " << positions;
@@ -157,9 +166,11 @@ std::vector<float> everything(const Kernels& set, std::uint64_t seed) {
     const auto input = random_floats(generator, 3 * count);
     for (const WeightType type : {WeightType::kF32, WeightType::kBF16}) {
       std::vector<float> tile(floats_of_tile(size)), out(24);
-      set.pack_tile(bytes_of_floats(weights) + (type == WeightType::kF32 ? 0 : 2), type, 5, size, 0, tile.data());
+      set.pack_tile(bytes_of_floats(weights) + (type == WeightType::kF32 ? 0 : 2), type, 5, size, 0,
+                    tile.data());
       keep(tile);
-      for (float& value : tile) value = std::isfinite(value) ? value : 1.0F;  // NaN payloads are not numbers
+      for (float& value : tile)
+        value = std::isfinite(value) ? value : 1.0F;  // NaN payloads are not numbers
       set.multiply_tile(tile.data(), size, input.data(), 3, out.data(), 8, 5);
       keep(out);
     }
@@ -176,7 +187,8 @@ std::vector<float> everything(const Kernels& set, std::uint64_t seed) {
     keep(out);
     std::vector<float> scores(count), attended(40);
     const auto keys = random_floats(generator, 40 * count);
-    set.attend(keys.data(), keys.data(), keys.data(), size, 40, 40, 0.2F, scores.data(), attended.data());
+    set.attend(keys.data(), keys.data(), keys.data(), size, 40, 40, 0.2F, scores.data(),
+               attended.data());
     keep(scores);
     keep(attended);
   }
@@ -188,7 +200,8 @@ TEST(Kernels, TheFastestAndThePortableOnesGiveTheSameBits) {
     const auto fast = everything(kernels(), seed);
     const auto portable = everything(portable_kernels(), seed);
     ASSERT_EQ(fast.size(), portable.size());
-    EXPECT_EQ(std::memcmp(fast.data(), portable.data(), fast.size() * sizeof(float)), 0) << "seed " << seed;
+    EXPECT_EQ(std::memcmp(fast.data(), portable.data(), fast.size() * sizeof(float)), 0)
+        << "seed " << seed;
   }
 }
 

@@ -1,4 +1,5 @@
-// A token's numbers are the same bits whatever batch, chunk of its prompt or slot address it was computed with.
+// A token's numbers are the same bits whatever batch, chunk of its prompt or slot address it was
+// computed with.
 
 #include <gtest/gtest.h>
 
@@ -54,7 +55,8 @@ struct Tracked {
   Request request;
 };
 
-/// Advances a random subset of the requests by random runs, in random order. @returns the requests that took part.
+/// Advances a random subset of the requests by random runs, in random order. @returns the requests
+/// that took part.
 std::vector<std::size_t> draw_batch(std::vector<Tracked>& requests, std::mt19937_64& generator,
                                     std::vector<Piece>& pieces) {
   std::vector<std::size_t> chosen;
@@ -80,7 +82,8 @@ TEST_F(Invariance, RandomMixesOfRequestsGiveTheBitsOfEachRequestAlone) {
     std::mt19937_64 generator(seed);
     std::vector<Tracked> requests;
     for (int i = 0; i < 9; ++i) {
-      requests.push_back({random_tokens(generator, 1 + generator() % 30), {}, {}, Request(*model_)});
+      requests.push_back(
+          {random_tokens(generator, 1 + generator() % 30), {}, {}, Request(*model_)});
       Request alone(*model_);
       Output output = forward(*model_, {{&alone, requests.back().tokens}});
       requests.back().expected = std::move(output.logits);
@@ -103,8 +106,9 @@ TEST_F(Invariance, RandomMixesOfRequestsGiveTheBitsOfEachRequestAlone) {
             << "request " << chosen[p] << " from position " << first;
         for (std::size_t layer = 0; layer < output.topk_ids.size(); ++layer) {
           const auto ids = std::span(output.topk_ids[layer]).subspan(row * kTopK, count * kTopK);
-          ASSERT_TRUE(std::equal(ids.begin(), ids.end(),
-                                 tracked.expected_ids[layer].begin() + static_cast<std::ptrdiff_t>(first * kTopK)));
+          ASSERT_TRUE(std::equal(
+              ids.begin(), ids.end(),
+              tracked.expected_ids[layer].begin() + static_cast<std::ptrdiff_t>(first * kTopK)));
         }
         row += count;
         compared += count;
@@ -131,8 +135,10 @@ TEST_F(Invariance, AnExpertRunsFromAnySlotAddress) {
     std::vector<std::vector<std::byte>> slots;
     std::vector<const std::byte*> addresses;
     for (const auto& part : parts) {
-      slots.emplace_back(part.size() + offset);  // ends with the slot: a read beyond it is found by the sanitizer
-      std::copy(part.begin(), part.end(), slots.back().begin() + static_cast<std::ptrdiff_t>(offset));
+      slots.emplace_back(part.size() +
+                         offset);  // ends with the slot: a read beyond it is found by the sanitizer
+      std::copy(part.begin(), part.end(),
+                slots.back().begin() + static_cast<std::ptrdiff_t>(offset));
       addresses.push_back(slots.back().data() + offset);
     }
     std::vector<float> output(expected.size());

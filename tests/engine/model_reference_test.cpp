@@ -1,5 +1,5 @@
-// The shipped checkpoint against logits, routing and greedy texts computed by Hugging Face transformers in float32
-// (data/models/README.md).
+// The shipped checkpoint against logits, routing and greedy texts computed by Hugging Face
+// transformers in float32 (data/models/README.md).
 
 #include <gtest/gtest.h>
 
@@ -20,7 +20,7 @@ using ::swiftbalancer::testing::forward;
 using ::swiftbalancer::testing::Output;
 using ::swiftbalancer::testing::Request;
 
-const char* const kDomains[] = {"python", "c_headers", "english", "man_en",  "man_zh",
+const char* const kDomains[] = {"python", "c_headers", "english", "man_en", "man_zh",
                                 "man_ja", "man_ru",    "man_de",  "man_fr", "metamath"};
 
 template <class T>
@@ -71,7 +71,8 @@ TEST_P(Reference, LogitsAgreeWithinTwoThousandths) {
 }
 
 TEST_P(Reference, EveryTokenVisitsTheSameExperts) {
-  const auto expected_ids = expected<std::int32_t>("topk_ids");  // [layers, tokens, top_k], ids ascending
+  const auto expected_ids =
+      expected<std::int32_t>("topk_ids");  // [layers, tokens, top_k], ids ascending
 
   const Output output = forward_prompt();
 
@@ -122,7 +123,8 @@ void write_f32_copy(const ::swiftbalancer::testing::TemporaryFolder& folder) {
   std::vector<::swiftbalancer::testing::StoredTensor> tensors;
   for (const auto& [name, tensor] : source.tensors()) {
     std::string bytes(tensor.bytes.size() * 2, '\0');
-    for (std::size_t i = 0; i < tensor.bytes.size(); i += 2) std::memcpy(&bytes[2 * i + 2], &tensor.bytes[i], 2);
+    for (std::size_t i = 0; i < tensor.bytes.size(); i += 2)
+      std::memcpy(&bytes[2 * i + 2], &tensor.bytes[i], 2);
     tensors.push_back({name, "F32", tensor.shape, std::move(bytes)});
   }
   folder.write("model.safetensors", ::swiftbalancer::testing::safetensors_file(tensors));
@@ -135,7 +137,8 @@ TEST(ShippedModel, GivesTheSameBitsFromAFloat32Copy) {
   const auto bf16 = load_model(data_file("tiny_qwen3_moe"));
   const auto f32 = load_model(folder.path());
   ASSERT_EQ(f32->expert_parts(5, 63)[0].size(), 2 * bf16->expert_parts(5, 63)[0].size());
-  const std::vector<std::int32_t> tokens = {104, 101, 108, 108, 111, 32, 119, 111, 114, 108, 100, 10, 256, 0, 255};
+  const std::vector<std::int32_t> tokens = {104, 101, 108, 108, 111, 32, 119, 111,
+                                            114, 108, 100, 10,  256, 0,  255};
 
   Request first(*bf16);
   Request second(*f32);
@@ -153,9 +156,11 @@ TEST(ShippedModel, ExpertPartsAreTheCheckpointsOwnBytes) {
     const ExpertParts parts = model->expert_parts(layer, expert);
     ASSERT_EQ(parts.size(), 3U);
     for (std::size_t i = 0; i < parts.size(); ++i) {
-      const auto& tensor = checkpoint.tensor("model.layers." + std::to_string(layer) + ".mlp.experts." +
-                                             std::to_string(expert) + "." + projections[i] + ".weight");
-      EXPECT_TRUE(std::equal(parts[i].begin(), parts[i].end(), tensor.bytes.begin(), tensor.bytes.end()))
+      const auto& tensor =
+          checkpoint.tensor("model.layers." + std::to_string(layer) + ".mlp.experts." +
+                            std::to_string(expert) + "." + projections[i] + ".weight");
+      EXPECT_TRUE(
+          std::equal(parts[i].begin(), parts[i].end(), tensor.bytes.begin(), tensor.bytes.end()))
           << tensor.file << ' ' << layer << ' ' << expert << ' ' << projections[i];
     }
   }

@@ -1,6 +1,6 @@
 #pragma once
-// A random checkpoint of a few hundred weights with sizes that are no multiples of the kernels' lanes, to check features
-// that the shipped checkpoint lacks and to break one thing at a time.
+// A random checkpoint of a few hundred weights with sizes that are no multiples of the kernels'
+// lanes, to check features that the shipped checkpoint lacks and to break one thing at a time.
 
 #include <bit>
 #include <cstdint>
@@ -17,18 +17,29 @@
 namespace swiftbalancer::testing {
 
 struct SmallModel {
-  nlohmann::json config = {
-      {"model_type", "qwen3_moe"},  {"hidden_size", 20},          {"num_hidden_layers", 2},
-      {"num_attention_heads", 6},   {"num_key_value_heads", 2},   {"head_dim", 8},
-      {"num_experts", 5},           {"num_experts_per_tok", 2},   {"moe_intermediate_size", 11},
-      {"vocab_size", 13},           {"max_position_embeddings", 32}, {"rms_norm_eps", 1e-5},
-      {"rope_theta", 500.0},        {"norm_topk_prob", false},    {"tie_word_embeddings", false},
-      {"eos_token_id", nullptr}};
+  nlohmann::json config = {{"model_type", "qwen3_moe"},
+                           {"hidden_size", 20},
+                           {"num_hidden_layers", 2},
+                           {"num_attention_heads", 6},
+                           {"num_key_value_heads", 2},
+                           {"head_dim", 8},
+                           {"num_experts", 5},
+                           {"num_experts_per_tok", 2},
+                           {"moe_intermediate_size", 11},
+                           {"vocab_size", 13},
+                           {"max_position_embeddings", 32},
+                           {"rms_norm_eps", 1e-5},
+                           {"rope_theta", 500.0},
+                           {"norm_topk_prob", false},
+                           {"tie_word_embeddings", false},
+                           {"eos_token_id", nullptr}};
   std::string dtype = "F32";
   std::vector<StoredTensor> tensors;
-  std::map<std::string, std::vector<float>> values;  ///< What the tensors hold, after rounding to dtype.
+  std::map<std::string, std::vector<float>>
+      values;  ///< What the tensors hold, after rounding to dtype.
 
-  explicit SmallModel(std::uint64_t seed, std::string type = "F32") : dtype(std::move(type)), generator_(seed) {
+  explicit SmallModel(std::uint64_t seed, std::string type = "F32")
+      : dtype(std::move(type)), generator_(seed) {
     add("model.embed_tokens.weight", {13, 20});
     add("lm_head.weight", {13, 20});
     add("model.norm.weight", {20});

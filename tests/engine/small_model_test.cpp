@@ -1,5 +1,5 @@
-// Random models of odd sizes against a plain forward pass in double precision: own lm_head, weights of the top-k not
-// renormalised, both dtypes, sizes that are no multiples of the kernels' lanes.
+// Random models of odd sizes against a plain forward pass in double precision: own lm_head, weights
+// of the top-k not renormalised, both dtypes, sizes that are no multiples of the kernels' lanes.
 
 #include "engine/small_model.hpp"
 
@@ -43,7 +43,8 @@ class PlainModel {
   Row product(const std::string& name, const Row& input) const {
     const auto& weights = source_.values.at(name);
     Row out(weights.size() / input.size());
-    for (std::size_t i = 0; i < weights.size(); ++i) out[i / input.size()] += double{weights[i]} * input[i % input.size()];
+    for (std::size_t i = 0; i < weights.size(); ++i)
+      out[i / input.size()] += double{weights[i]} * input[i % input.size()];
     return out;
   }
   Row norm(const Row& input, const std::string& name) const {
@@ -51,7 +52,8 @@ class PlainModel {
     const double mean = std::inner_product(input.begin(), input.end(), input.begin(), 0.0) /
                         static_cast<double>(input.size());
     Row out(input.size());
-    for (std::size_t i = 0; i < out.size(); ++i) out[i] = input[i] / std::sqrt(mean + 1e-5) * double{weights[i]};
+    for (std::size_t i = 0; i < out.size(); ++i)
+      out[i] = input[i] / std::sqrt(mean + 1e-5) * double{weights[i]};
     return out;
   }
   static void add(Row& to, const Row& from) {
@@ -98,7 +100,8 @@ class PlainModel {
       }
       scores = softmax(scores);
       for (std::size_t p = 0; p < scores.size(); ++p) {
-        for (std::size_t d = 0; d < 8; ++d) attended[head * 8 + d] += scores[p] * values_[layer][p][kv + d];
+        for (std::size_t d = 0; d < 8; ++d)
+          attended[head * 8 + d] += scores[p] * values_[layer][p][kv + d];
       }
     }
     return product(prefix_ + "self_attn.o_proj.weight", attended);
@@ -110,7 +113,8 @@ class PlainModel {
       const auto best = std::max_element(probabilities.begin(), probabilities.end());
       const double weight = *best;
       *best = 0;
-      const std::string name = prefix_ + "mlp.experts." + std::to_string(best - probabilities.begin()) + ".";
+      const std::string name =
+          prefix_ + "mlp.experts." + std::to_string(best - probabilities.begin()) + ".";
       Row gate = product(name + "gate_proj.weight", input);
       const Row up = product(name + "up_proj.weight", input);
       for (std::size_t i = 0; i < gate.size(); ++i) gate[i] *= up[i] / (1 + std::exp(-gate[i]));
@@ -148,7 +152,8 @@ TEST_P(SmallModels, LogitsAgreeWithTheEquationsInDoublePrecision) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Seeds, SmallModels,
-                         ::testing::Combine(::testing::Range(1, 6), ::testing::Values("F32", "BF16")),
+                         ::testing::Combine(::testing::Range(1, 6),
+                                            ::testing::Values("F32", "BF16")),
                          [](const auto& test) {
                            return std::string(std::get<1>(test.param)) + "Seed" +
                                   std::to_string(std::get<0>(test.param));
@@ -219,7 +224,8 @@ TEST(SmallModel, ReadsRopeThetaOfTheNestedForm) {
   Request first(*plain);
   Request second(*nested);
 
-  EXPECT_EQ(forward(*plain, {{&first, tokens}}).logits, forward(*nested, {{&second, tokens}}).logits);
+  EXPECT_EQ(forward(*plain, {{&first, tokens}}).logits,
+            forward(*nested, {{&second, tokens}}).logits);
 }
 
 }  // namespace

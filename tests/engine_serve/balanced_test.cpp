@@ -57,7 +57,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"eplb_copy_thread_2", "eplb", InstallMode::kCopy, 2, TransportKind::kThread},
                       Case{"swift_swap_shm_8", "swift", InstallMode::kSwap, 8, TransportKind::kShm},
                       Case{"swift_copy_shm_3", "swift", InstallMode::kCopy, 3, TransportKind::kShm}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& param) { return param.param.name; });
 
 TEST(BalancedServeStatic, NeverMoves) {
   const RunRecord run = serve(balanced_run({"", "static", InstallMode::kSwap, 3, TransportKind::kThread}));

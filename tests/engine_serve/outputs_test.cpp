@@ -33,7 +33,7 @@ INSTANTIATE_TEST_SUITE_P(Ranks, ServeOutputs,
                                            Case{"thread_3", 3, TransportKind::kThread}, Case{"thread_16", 16, TransportKind::kThread},
                                            Case{"shm_1", 1, TransportKind::kShm}, Case{"shm_2", 2, TransportKind::kShm},
                                            Case{"shm_3", 3, TransportKind::kShm}, Case{"shm_16", 16, TransportKind::kShm}),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& param) { return param.param.name; });
 
 TEST(ServeOutputsDigest, DependsOnOutputsOnly) {
   const RunRecord two = serve(small_run(2));

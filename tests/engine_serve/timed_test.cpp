@@ -13,7 +13,7 @@ ServeOptions timed_run(const std::string& policy, TransportKind transport) {
   ServeOptions options = small_run(4);
   options.transport = transport;
   options.device = DeviceKind::kTimed;
-  options.hardware = data("hardware/h800_ep32_deepseek_v3.yaml");
+  options.hardware = data("hardware/h100_nvlink_deepseek_v3.yaml");
   options.token_scale = 64;
   options.traffic.steps_per_segment = 12;
   options.balancer.policy = policy;
@@ -54,7 +54,7 @@ TEST_P(TimedServe, ChargesEveryNanosecondToATermOfTheCriticalPath) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, TimedServe, ::testing::Values("static", "eplb", "swift"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& param) { return std::string(param.param); });
 
 TEST(TimedServeOutputs, AreThoseOfAnUntimedRun) {
   ServeOptions untimed = timed_run("swift", TransportKind::kThread);

@@ -26,11 +26,15 @@ inline std::string safetensors_file(const std::vector<StoredTensor>& tensors) {
   std::string data;
   for (const StoredTensor& tensor : tensors) {
     std::string shape;
-    for (const std::int64_t size : tensor.shape) shape.append(shape.empty() ? "" : ",").append(std::to_string(size));
+    for (const std::int64_t size : tensor.shape)
+      shape.append(shape.empty() ? "" : ",").append(std::to_string(size));
     const std::string begin = std::to_string(data.size());
     data += tensor.bytes;
     header.append(header.size() > 1 ? ",\"" : "\"").append(tensor.name).append(R"(":{"dtype":")");
-    header.append(tensor.dtype).append(R"(","shape":[)").append(shape).append(R"(],"data_offsets":[)");
+    header.append(tensor.dtype)
+        .append(R"(","shape":[)")
+        .append(shape)
+        .append(R"(],"data_offsets":[)");
     header.append(begin).append(",").append(std::to_string(data.size())).append("]}");
   }
   return file_with_header(header + "}", data);

@@ -14,7 +14,8 @@ namespace swiftbalancer::testing {
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "swiftbalancer-test-XXXXXX").string();
+    std::string name =
+        (std::filesystem::temp_directory_path() / "swiftbalancer-test-XXXXXX").string();
     if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder " + name);
     path_ = name;
   }

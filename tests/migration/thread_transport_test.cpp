@@ -93,7 +93,7 @@ TEST_P(ThreadRanks, StageAndInstallPlanAfterPlan) {
 }
 
 INSTANTIATE_TEST_SUITE_P(BothInstalls, ThreadRanks, ::testing::Bool(),
-                         [](const auto& info) { return info.param ? "Swap" : "Copy"; });
+                         [](const auto& test) { return test.param ? "Swap" : "Copy"; });
 
 }  // namespace
 }  // namespace swiftbalancer::testing

@@ -1,1 +1,79 @@
 #include <gtest/gtest.h>
+
+#include <sstream>
+#include <string>
+#include <swiftbalancer/error.hpp>
+
+#include "observe/report.hpp"
+#include "observe/sample_run.hpp"
+
+namespace swiftbalancer::observe {
+namespace {
+
+/// The line that starts with `name`.
+std::string line_of(const std::string& table, const std::string& name) {
+  std::istringstream lines(table);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.rfind(name, 0) == 0) return line;
+  }
+  return "";
+}
+
+std::size_t widest(const std::string& table) {
+  std::size_t width = 0;
+  std::istringstream lines(table);
+  for (std::string line; std::getline(lines, line);) width = std::max(width, line.size());
+  return width;
+}
+
+nlohmann::ordered_json with_round_numbers() {
+  auto run = sample_run();
+  run["hindsight"]["mean_after_switch"] = 1.0;
+  run["runs"][0]["imbalance"]["mean_after_switch"] = 2.0;
+  run["runs"][2]["imbalance"]["mean_over_windows"] = 1.375;
+  run["runs"][2]["imbalance"]["mean_after_switch"] = 1.25;
+  run["runs"][2]["moves"] = 123;
+  run["runs"][2]["migrated_bytes_at_scale"] = 7.5e9;
+  run["runs"][2]["virtual_mean_step_us_after_switch"] = 4321.5;
+  return run;
+}
+
+TEST(Table, ShowsTheFiguresOfEachRun) {
+  const std::string table = render_table(with_round_numbers().dump());
+  const std::string swift = line_of(table, "swift");
+  for (const char* cell : {" 1.375 ", " 1.250 ", " 75 % ", " 123 ", " 7.50 GB ", " 4.322 ", " 41.5 us ", " identical"}) {
+    EXPECT_NE(swift.find(cell), std::string::npos) << cell << " in: " << swift;
+  }
+  EXPECT_NE(line_of(table, "hindsight").find(" 1.000 "), std::string::npos) << table;
+  EXPECT_NE(line_of(table, "static").find(" n/a "), std::string::npos) << table;
+}
+
+TEST(Table, StaysWithinAHundredColumns) {
+  EXPECT_LE(widest(render_table(sample_run().dump())), 100u);
+  auto run = sample_run({.policies = {"static", "a policy of a long name", "swift"}, .num_layers = 58, .num_ranks = 32, .num_steps = 9000});
+  run["runs"][1]["health"] = {{"ok", false}, {"reason", std::string(300, 'x')}};
+  run["runs"][1]["moves"] = 123456789;
+  run["runs"][1]["migrated_bytes_at_scale"] = 9.99e15;
+  run["checks"]["outputs_identical"] = false;
+  EXPECT_LE(widest(render_table(run.dump())), 100u) << render_table(run.dump());
+}
+
+TEST(Table, WithoutATimedDeviceVirtualTimeIsNotAvailable) {
+  const std::string table = render_table(sample_run({.timed = false}).dump());
+  EXPECT_NE(line_of(table, "swift").find(" n/a "), std::string::npos) << table;
+  EXPECT_NE(table.find("virtual time: n/a"), std::string::npos) << table;
+}
+
+TEST(Table, NamesTheRunWhoseOutputsDiffer) {
+  auto run = sample_run();
+  run["checks"]["outputs_identical"] = false;
+  run["runs"][2]["output_digest"] = "0000";
+  const std::string table = render_table(run.dump());
+  EXPECT_NE(line_of(table, "swift").find("DIFFERENT"), std::string::npos) << table;
+  EXPECT_EQ(line_of(table, "eplb").find("DIFFERENT"), std::string::npos) << table;
+}
+
+TEST(Table, RefusesABadFile) { EXPECT_THROW(render_table("{}"), Error); }
+
+}  // namespace
+}  // namespace swiftbalancer::observe

@@ -1,0 +1,68 @@
+// `serve`: what it writes and says when all is well.
+
+#include <gtest/gtest.h>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "tool/run_tool.hpp"
+
+namespace swiftbalancer::testing {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST(ServeCommand, WritesRunAndReportAndPrintsTheTable) {
+  const TemporaryFolder folder;
+  const ToolResult result = run_tool(
+      folder, short_serve() + " --policy static,eplb --stress --verify-slots --out results");
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  const std::string run = read_file(folder.file("results/run.json"));
+  for (const char* text : {"\"policy\": \"static\"", "\"policy\": \"eplb\"",
+                           "\"policy\": \"stress\"", "\"outputs_identical\": true"}) {
+    EXPECT_NE(run.find(text), std::string::npos) << text;
+  }
+  EXPECT_NE(read_file(folder.file("results/report.html")).find("</html>"), std::string::npos);
+  EXPECT_NE(result.out.find("open in a browser: results/report.html"), std::string::npos)
+      << result.out;
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder.file("results")), fs::directory_iterator()),
+            2);
+
+  const ToolResult shown = run_tool(folder, "inspect results/run.json");
+  EXPECT_EQ(shown.exit_code, 0) << shown.err;
+  EXPECT_NE(result.out.find(shown.out), std::string::npos) << "inspect shows another table:\n"
+                                                           << shown.out;
+}
+
+TEST(ServeCommand, FlagsOverrideTheFileAndTheEffectiveSettingsAreRecorded) {
+  const TemporaryFolder folder;
+  folder.write("serve.yaml",
+               "policy: [swift]\nseed: 5\nout: from_file\nquiet: true\ntransport: thread\n");
+  const ToolResult result = run_tool(folder, short_serve() + " --config serve.yaml --seed 7");
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const std::string run = read_file(folder.file("from_file/run.json"));
+  EXPECT_NE(run.find("\"seed\": 7"), std::string::npos);
+  EXPECT_NE(run.find("\"transport\": \"thread\""), std::string::npos);
+  EXPECT_EQ(result.out.find(" %  "), std::string::npos) << "progress in spite of quiet:\n"
+                                                        << result.out;
+}
+
+TEST(ServeCommand, CleansUpAfterARunThatWasKilledAndSaysSo) {
+  const TemporaryFolder folder;
+  const pid_t gone = fork();
+  ASSERT_GE(gone, 0);
+  if (gone == 0) _exit(0);
+  ASSERT_EQ(waitpid(gone, nullptr, 0), gone);
+  const std::string name = "swiftbalancer." + std::to_string(gone) + ".0.exchange";
+  std::ofstream("/dev/shm/" + name) << "left behind";
+  const ToolResult result = run_tool(folder, short_serve() + " --transport shm");
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.out.find(name), std::string::npos) << result.out;
+  EXPECT_FALSE(fs::exists("/dev/shm/" + name));
+}
+
+}  // namespace
+}  // namespace swiftbalancer::testing

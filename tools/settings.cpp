@@ -1,0 +1,161 @@
+#include "settings.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include <swiftbalancer/error.hpp>
+
+namespace swiftbalancer::tool {
+namespace {
+
+template <typename Number>
+std::optional<Number> parse(const std::string& text) {
+  Number number{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  return number;
+}
+
+std::vector<std::string> split(const std::string& text) {
+  std::vector<std::string> items;
+  std::size_t begin = 0;
+  while (begin <= text.size()) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    items.push_back(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return items;
+}
+
+}  // namespace
+
+template <typename Integer>
+void Settings::add_integer(std::string key, Integer& value, std::int64_t least, std::int64_t most,
+                           std::string help) {
+  Setting setting{std::move(key),
+                  std::move(help),
+                  SettingKind::kInteger,
+                  fmt::format("an integer from {} to {}", least, most),
+                  {},
+                  {}};
+  setting.set = [&value, least, most](const std::string& text) {
+    const auto number = parse<std::int64_t>(text);
+    if (!number || *number < least || *number > most) return false;
+    value = static_cast<Integer>(*number);
+    return true;
+  };
+  setting.text = [&value] { return std::to_string(value); };
+  settings_.push_back(std::move(setting));
+}
+
+void Settings::integer(std::string key, int& value, int least, int most, std::string help) {
+  add_integer(std::move(key), value, least, most, std::move(help));
+}
+
+void Settings::integer(std::string key, std::int64_t& value, std::int64_t least, std::int64_t most,
+                       std::string help) {
+  add_integer(std::move(key), value, least, most, std::move(help));
+}
+
+void Settings::integer(std::string key, std::uint64_t& value, std::int64_t least, std::int64_t most,
+                       std::string help) {
+  add_integer(std::move(key), value, least, most, std::move(help));
+}
+
+void Settings::number(std::string key, double& value, double least, double most, std::string help) {
+  Setting setting{std::move(key),
+                  std::move(help),
+                  SettingKind::kNumber,
+                  fmt::format("a number from {} to {}", least, most),
+                  {},
+                  {}};
+  setting.set = [&value, least, most](const std::string& text) {
+    const auto number = parse<double>(text);
+    if (!number || !std::isfinite(*number) || *number < least || *number > most) return false;
+    value = *number;
+    return true;
+  };
+  setting.text = [&value] { return fmt::format("{}", value); };
+  settings_.push_back(std::move(setting));
+}
+
+void Settings::text(std::string key, std::string& value, std::string help) {
+  Setting setting{
+      std::move(key), std::move(help), SettingKind::kText, "a text that is not empty", {}, {}};
+  setting.set = [&value](const std::string& text) {
+    value = text;
+    return !text.empty();
+  };
+  setting.text = [&value] { return value; };
+  settings_.push_back(std::move(setting));
+}
+
+void Settings::list(std::string key, std::vector<std::string>& value, std::string help) {
+  Setting setting{std::move(key),
+                  std::move(help),
+                  SettingKind::kList,
+                  "words with commas between them",
+                  {},
+                  {}};
+  setting.set = [&value](const std::string& text) {
+    value = split(text);
+    return std::ranges::none_of(value, &std::string::empty);
+  };
+  setting.text = [&value] { return fmt::format("{}", fmt::join(value, ",")); };
+  settings_.push_back(std::move(setting));
+}
+
+void Settings::flag(std::string key, bool& value, std::string help) {
+  Setting setting{std::move(key), std::move(help), SettingKind::kFlag, "true or false", {}, {}};
+  setting.set = [&value](const std::string& text) {
+    value = text == "true";
+    return text == "true" || text == "false";
+  };
+  setting.text = [&value] { return std::string(value ? "true" : "false"); };
+  settings_.push_back(std::move(setting));
+}
+
+void Settings::choice(std::string key, std::vector<std::string> words,
+                      std::function<void(std::size_t)> set, std::function<std::size_t()> get,
+                      std::string help) {
+  Setting setting{std::move(key),
+                  std::move(help),
+                  SettingKind::kText,
+                  fmt::format("{}", fmt::join(words, ", ")),
+                  {},
+                  {}};
+  setting.set = [words, set](const std::string& text) {
+    const auto found = std::ranges::find(words, text);
+    if (found == words.end()) return false;
+    set(static_cast<std::size_t>(found - words.begin()));
+    return true;
+  };
+  setting.text = [words, get] { return words[get()]; };
+  settings_.push_back(std::move(setting));
+}
+
+void Settings::assign(Setting& setting, const std::string& value, const std::string& where) {
+  if (!setting.set(value)) {
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{} is '{}'; allowed: {}", where, value, setting.allowed));
+  }
+  setting.given = true;
+}
+
+bool Settings::given(std::string_view key) const {
+  return std::ranges::any_of(
+      settings_, [key](const Setting& setting) { return setting.key == key && setting.given; });
+}
+
+std::string flag_of(const Setting& setting) {
+  std::string flag = "--" + setting.key;
+  std::ranges::replace(flag, '_', '-');
+  return flag;
+}
+
+}  // namespace swiftbalancer::tool
