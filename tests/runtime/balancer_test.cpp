@@ -63,16 +63,18 @@ TEST_P(BalancerOnThreads, EveryRankServesTheSamePlacementAndTheRightBytesAtEvery
   EXPECT_EQ(mismatches, 0);
   EXPECT_EQ(waits, 0U) << "the engine waited for a plan or a copy";
   // A single rank has nothing to move; the others must have been rearranged many times for this test to mean anything.
-  if (param.ranks > 1) EXPECT_GT(commits, 10U);
+  if (param.ranks > 1) {
+    EXPECT_GT(commits, 10U);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BalancerOnThreads,
                          testing::Values(Case{1, InstallMode::kSwap, 1, 1, 4}, Case{2, InstallMode::kSwap, 1, 1, 2},
                                          Case{3, InstallMode::kCopy, 1, 2, 8}, Case{3, InstallMode::kSwap, 3, 2, 1},
                                          Case{8, InstallMode::kCopy, 2, 5, 3}),
-                         [](const auto& info) {
-                           return "Ranks" + std::to_string(info.param.ranks) + "Interval" + std::to_string(info.param.interval) +
-                                  "Lag" + std::to_string(info.param.lag) + "Pool" + std::to_string(info.param.staging_experts);
+                         [](const auto& shape) {
+                           return "Ranks" + std::to_string(shape.param.ranks) + "Interval" + std::to_string(shape.param.interval) +
+                                  "Lag" + std::to_string(shape.param.lag) + "Pool" + std::to_string(shape.param.staging_experts);
                          });
 
 TEST(Balancer, ASkewedLoadIsBalancedAndThenLeftAlone) {
@@ -191,7 +193,9 @@ TEST(BalancerCalls, ALostPeerIsAStatusThatNamesIt) {
     Status status;
     for (std::uint64_t step = 1; step <= 10 && status.ok(); ++step) {
       status = under_test.balancer.begin_step({step});
-      if (status.ok()) EXPECT_TRUE(under_test.balancer.end_step().ok());
+      if (status.ok()) {
+        EXPECT_TRUE(under_test.balancer.end_step().ok());
+      }
     }
     EXPECT_EQ(status.code(), ErrorCode::kPeerLost) << status.message();
     EXPECT_THAT(status.message(), HasSubstr("1"));
