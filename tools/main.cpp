@@ -42,7 +42,8 @@ void add_setting(CLI::App& app, const Setting& setting, Typed& typed) {
   app.add_option_function<std::string>(
          flag, [&typed, key = setting.key](const std::string& text) { typed.values[key] = text; },
          help)
-      ->type_name("");
+      ->type_name("")
+      ->take_last();
 }
 
 void add_command(CLI::App& app, Entry& entry) {
@@ -100,6 +101,14 @@ int main_checked(int argc, char** argv) {
   entries[2].command = make_inspect_command();
   for (Entry& entry : entries) add_command(app, entry);
 
+  const std::string_view first = argc > 1 ? argv[1] : "-";
+  if (!first.starts_with("-") && std::ranges::none_of(entries, [&](const Entry& entry) {
+        return entry.command->name() == first;
+      })) {
+    return fail("unknown subcommand '" + std::string(first) +
+                    "'; the subcommands are: serve, plan, inspect",
+                2);
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& success) {

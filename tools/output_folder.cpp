@@ -28,20 +28,22 @@ fs::path existing_part(fs::path path) {
 }
 
 // Permissions alone do not tell (root, read-only and special file systems): try it.
-void probe(const std::string& folder, const fs::path& existing) {
+// @param shown what the user asked for.
+void check_path(const std::string& shown, const fs::path& folder) {
+  const fs::path existing = existing_part(fs::absolute(folder).lexically_normal());
+  std::error_code error;
+  if (!fs::is_directory(existing, error)) fail(shown, existing.string() + " is not a folder");
   std::string name = (existing / ".swiftbalancer-probe-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) fail(folder, std::strerror(errno));
+  if (mkdtemp(name.data()) == nullptr) fail(shown, std::strerror(errno));
   rmdir(name.c_str());
 }
 
 }  // namespace
 
 void check_output_folder(const std::string& folder, std::initializer_list<const char*> files) {
-  const fs::path existing = existing_part(fs::absolute(folder).lexically_normal());
-  std::error_code error;
-  if (!fs::is_directory(existing, error)) fail(folder, existing.string() + " is not a folder");
-  probe(folder, existing);
+  check_path(folder, folder);
   for (const char* file : files) {
+    std::error_code error;
     if (fs::is_directory(fs::path(folder) / file, error))
       fail(folder, std::string(file) + " in it is a folder");
   }
@@ -49,9 +51,10 @@ void check_output_folder(const std::string& folder, std::initializer_list<const 
 
 void check_output_file(const std::string& file) {
   const fs::path path(file);
-  const std::string name = path.filename().string();
-  if (name.empty()) fail(file, "it names a folder, a file is needed");
-  check_output_folder(path.has_parent_path() ? path.parent_path().string() : ".", {name.c_str()});
+  std::error_code error;
+  if (!path.has_filename() || fs::is_directory(path, error))
+    fail(file, "it is a folder, a file is needed");
+  check_path(file, path.has_parent_path() ? path.parent_path() : ".");
 }
 
 void create_folder(const std::string& folder) {

@@ -45,6 +45,14 @@ ServedState apply(ServedState state, const Plan& plan) {
   return state;
 }
 
+bool has_even_shares(const ServedState& state, const ClusterShape& shape) {
+  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+    const auto even = even_shares(state.placement.layer(layer), shape.num_logical_experts());
+    if (state.shares[static_cast<std::size_t>(layer)] != even) return false;
+  }
+  return true;
+}
+
 class PlanCommand final : public Command {
  public:
   std::string_view name() const override { return "plan"; }
@@ -95,6 +103,7 @@ class PlanCommand final : public Command {
     print(shape, timed);
     if (out_.empty()) return;
     ServedState planned = apply(served, timed.plan);
+    if (has_even_shares(planned, shape)) planned.shares.clear();
     const io::PlacementFile file{options_, std::move(planned.placement), std::move(planned.shares)};
     const auto folder = std::filesystem::path(out_).parent_path();
     if (!folder.empty()) create_folder(folder.string());

@@ -113,7 +113,7 @@ void add_virtual(const RunRecord& run, const RunFigures& figures, Json& json) {
   json["tokens_per_virtual_second"] = figures.tokens_per_virtual_second;
   json["virtual_terms_us"] = Json::object();
   for (const auto& [term, ns] : run.critical_ns) json["virtual_terms_us"][term] = static_cast<double>(ns) * 1e-3;
-  json["migrated_bytes_at_scale"] = static_cast<double>(figures.moves) * run.hardware.value("expert_bytes");
+  json["migrated_bytes_at_scale"] = figures.moves * static_cast<std::int64_t>(run.hardware.value("expert_bytes"));
 }
 
 Json stall_json(const RunRecord& run) {

@@ -127,13 +127,15 @@ Json switch_layers(const RunFile& file, double top) {
 
 Json noise_layer(const RunFile& file, const Json& axis, const std::vector<std::pair<const Run*, Series>>& lines) {
   Json values = Json::array();
+  bool dense = false;
   for (const auto& [run, per_step] : lines) {
+    dense = dense || per_step.size() > kMaxPointsPerLine;
     for (const auto& [step, value] : thinned(per_step)) {
       values.push_back({{"step", step}, {"value", rounded(value)}, {"run", run->label}});
     }
   }
   return {{"data", {{"values", values}}},
-          {"mark", {{"type", "line"}, {"style", "noise"}, {"clip", true}}},
+          {"mark", {{"type", "line"}, {"style", dense ? "dense-noise" : "noise"}, {"clip", true}}},
           {"encoding", {{"x", step_axis(file)}, {"y", axis}, {"color", run_colour(file)}}}};
 }
 

@@ -28,6 +28,7 @@
       range: {category: p.runs, ordinal: p.terms, diverging: p.heat},
       style: {
         "noise": {strokeWidth: 0.7, opacity: 0.22},
+        "dense-noise": {strokeWidth: 0.7, opacity: 0.1},
         "windows": {strokeWidth: 2.2, strokeJoin: "round"},
         "switch": {color: p.soft, strokeDash: [2, 3], strokeWidth: 1},
         "switch-name": {color: p.soft, fontSize: 11},

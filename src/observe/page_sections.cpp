@@ -169,7 +169,7 @@ std::string headline_section(const RunFile& file) {
   const auto removed = [&](const Run& other) { return or_na(excess_removed(file, other), format_percent); };
   const bool compared = baseline(file) != nullptr && baseline(file) != &run;
   html += card({"Excess over hindsight removed", removed(run),
-                compared ? others(file, removed) : std::string("needs a run with policy static to compare with")});
+                compared ? others(file, removed) : std::string("needs a run with policy static and another to compare")});
   html += card({"Moves", count(run.moves), 
                 others(file, [](const Run& other) { return count(other.moves); }) + share_of_eplb(file, run)});
   html += card({"Bytes moved", format_bytes(shown_bytes(run)), bytes_note(file, run)});

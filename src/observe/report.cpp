@@ -126,8 +126,9 @@ std::string run_colours(const RunFile& file) {
 }
 
 std::string subtitle(const RunFile& file) {
-  return fmt::format("{} ranks, {} MoE layers, {} run{}{} · {} · swiftbalancer {}", file.num_ranks, file.num_layers, file.runs.size(),
-                     file.runs.size() == 1 ? "" : "s",
+  const auto counted = [](auto n, const char* word) { return fmt::format("{} {}{}", n, word, n == 1 ? "" : "s"); };
+  return fmt::format("{}, {}, {}{} · {} · swiftbalancer {}", counted(file.num_ranks, "rank"), counted(file.num_layers, "MoE layer"),
+                     counted(file.runs.size(), "run"),
                      file.hardware ? ", virtual time as on " + escape_html(file.hardware->name) : std::string(),
                      escape_html(file.created), escape_html(file.version));
 }

@@ -68,7 +68,7 @@ TEST(Figures, CompareRunsWithEachOtherAndWithHindsight) {
 
 TEST(Figures, ShowRankLoadsAroundTheFirstAnswer) {
   const std::vector<RunRecord> runs{run_of("swift", true)};
-  const RunFigures& figures = compare(runs, 45).runs[0];
+  const RunFigures figures = compare(runs, 45).runs[0];
   EXPECT_EQ(figures.before, (RankLoads{{40, 10}}));
   EXPECT_EQ(figures.after, (RankLoads{{25, 25}}));
   EXPECT_EQ(figures.first_window, (RankLoads{{40, 10}}));

@@ -11,13 +11,14 @@ namespace {
 long num_allocations = 0;
 }
 
-void* operator new(std::size_t bytes) {
+// Not inlined: g++ takes an inlined malloc() and free() for a mismatch with delete and new.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
   ++num_allocations;
   if (void* memory = std::malloc(bytes)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace swiftbalancer::testing {
 namespace {

@@ -17,16 +17,16 @@ void expect_shows(const ToolResult& result, std::initializer_list<const char*> t
 
 TEST(InspectCommand, ShowsACheckpointFolder) {
   const TemporaryFolder folder;
-  expect_shows(
-      run_tool(folder, "inspect " + data_path("models/tiny_qwen3_moe")),
-      {"family qwen3_moe", "6, of them 6 MoE", "64 a layer, top 4, 36864 bytes each", "BF16 15."});
+  expect_shows(run_tool(folder, "inspect " + data_path("models/tiny_qwen3_moe")),
+               {"family qwen3_moe", "6, of them 6 MoE", "64 a layer, top 4, 36864 bytes each",
+                "1208 tensors", "BF16 14.9 MB"});
 }
 
 TEST(InspectCommand, ShowsATensorFile) {
   const TemporaryFolder folder;
   expect_shows(
       run_tool(folder, "inspect " + data_path("models/reference/tiny_qwen3_moe.safetensors")),
-      {"40 tensors", "I64", "english.greedy", "... and 16 more"});
+      {"40 tensors", "I32", "english.greedy", "... and 16 more"});
 }
 
 TEST(InspectCommand, ShowsLoadsAndPlacements) {

@@ -43,7 +43,9 @@ TEST(PlanCommand, BalancesThePublishedExample) {
   // The published placement has imbalance 1.2081 in layer 0 and 1.2422 in layer 1.
   const auto line = [&](const char* name) {
     const std::size_t begin = result.out.find(name);
-    return begin == std::string::npos ? "" : result.out.substr(begin, result.out.find('\n', begin) - begin);
+    return begin == std::string::npos
+               ? ""
+               : result.out.substr(begin, result.out.find('\n', begin) - begin);
   };
   EXPECT_TRUE(line("mean over layers").ends_with(" 1.2252")) << result.out;
   EXPECT_TRUE(line("worst layer").ends_with(" 1.2422")) << result.out;

@@ -32,7 +32,9 @@ std::vector<std::string> names_of(pid_t pid) {
 /// A forked rank. Its body returns what went wrong, or nothing.
 class Child {
  public:
-  explicit Child(const std::function<std::string()>& body) : pid_(::fork()) {
+  explicit Child(const std::function<std::string()>& body) {
+    std::fflush(nullptr);  // or the child prints it again
+    pid_ = ::fork();
     if (pid_ != 0) return;
     std::string error;
     try {
@@ -59,7 +61,7 @@ class Child {
   }
 
  private:
-  pid_t pid_;
+  pid_t pid_ = 0;
 };
 
 std::string exchange_with_all(Transport& t, std::uint64_t round) {

@@ -1,5 +1,6 @@
-// What an engine does with the library, in small: two ranks as threads, two experts each, static placement, ten steps.
-// Includes every public header, so that each one is proven to stand on what is installed.
+// What an engine does with the library, in small: two ranks as threads, two experts each, static
+// placement, ten steps. Includes every public header, so that each one is proven to stand on what
+// is installed.
 
 #include <array>
 #include <cstdio>
@@ -30,7 +31,8 @@ void check(bool condition, const char* what) {
   std::exit(1);
 }
 
-void run_rank(const ClusterShape& shape, std::unique_ptr<Transport> transport, std::latch& finished) {
+void run_rank(const ClusterShape& shape, std::unique_ptr<Transport> transport,
+              std::latch& finished) {
   const int rank = transport->rank();
   const int num_slots = shape.slots_per_rank(rank);
   BalancerConfig config;
@@ -46,7 +48,8 @@ void run_rank(const ClusterShape& shape, std::unique_ptr<Transport> transport, s
   for (std::uint64_t step = 1; step <= kSteps; ++step) {
     balancer.begin_step({.step = step, .phase = Phase::kDecode}).throw_if_failed();
     const std::int32_t slot = balancer.dispatch_table(0).slot(0, 0);
-    check(balancer.placement().layer(0)[static_cast<std::size_t>(slot)] == 0, "expert 0 is sent to a slot that holds it");
+    check(balancer.placement().layer(0)[static_cast<std::size_t>(slot)] == 0,
+          "expert 0 is sent to a slot that holds it");
     const std::vector<std::uint32_t> counts(static_cast<std::size_t>(num_slots), 5);
     balancer.record(0, counts);
     balancer.end_step().throw_if_failed();
@@ -61,8 +64,10 @@ void run_rank(const ClusterShape& shape, std::unique_ptr<Transport> transport, s
 }  // namespace
 
 int main() {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 3, .num_ranks = 2, .num_slots = 4});
-  const std::vector<double> loads = rank_load(shape, Placement::initial(shape).layer(0), {}, std::vector<std::int64_t>{8, 4, 4});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 3, .num_ranks = 2, .num_slots = 4});
+  const std::vector<double> loads =
+      rank_load(shape, Placement::initial(shape).layer(0), {}, std::vector<std::int64_t>{8, 4, 4});
   check(imbalance(loads) >= 1.0, "imbalance is at least 1");
   check(policy_names().size() >= 3, "the policies are linked in");
 
@@ -70,8 +75,10 @@ int main() {
   std::latch finished(shape.num_ranks());
   std::vector<std::jthread> ranks;
   for (auto& transport : transports) {
-    ranks.emplace_back([&shape, &finished, &transport] { run_rank(shape, std::move(transport), finished); });
+    ranks.emplace_back(
+        [&shape, &finished, &transport] { run_rank(shape, std::move(transport), finished); });
   }
   ranks.clear();
-  std::printf("consumer: %d ranks made %llu steps\n", shape.num_ranks(), static_cast<unsigned long long>(kSteps));
+  std::printf("consumer: %d ranks made %llu steps\n", shape.num_ranks(),
+              static_cast<unsigned long long>(kSteps));
 }
