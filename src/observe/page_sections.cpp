@@ -66,7 +66,7 @@ std::string others(const RunFile& file, Figure figure) {
   return text;
 }
 
-/// " (29 % of eplb's)" where an eplb run moved anything.
+/// "29 % of eplb's" where another run, with policy eplb, moved anything.
 std::string share_of_eplb(const RunFile& file, const Run& run) {
   const auto eplb = std::find_if(file.runs.begin(), file.runs.end(), [](const Run& other) { return other.policy == "eplb"; });
   if (eplb == file.runs.end() || &*eplb == &run || eplb->moves == 0) return "";
@@ -78,7 +78,9 @@ std::string imbalance(const Run& run) { return or_na(run.mean_after_switch, form
 std::string step_time(const Run& run) { return or_na(run.mean_step_us_after_switch, format_us); }
 
 Card outputs_card(const RunFile& file) {
-  const std::string checked = fmt::format("; slot bytes compared after {} layer commits", count(file.slot_bytes_verified));
+  const std::string checked =
+      file.slot_bytes_verified == 0 ? "; slot bytes not compared (--verify-slots does)" :
+          fmt::format("; slot bytes equal the checkpoint's after {} layer commits", count(file.slot_bytes_verified));
   if (file.runs.size() == 1) {
     return {"Output bytes", "1 run", "nothing to compare with" + checked};
   }
@@ -126,7 +128,8 @@ std::string verdict(const RunFile& file, const Run& run) {
   text += fmt::format(". A plan made in hindsight for every window has {}", or_na(file.hindsight_mean_after_switch, format_ratio));
   const auto removed = excess_removed(file, run);
   if (removed) text += fmt::format("; {} of the excess over it is removed", unit(format_percent(*removed)));
-  return text + fmt::format(", with {} moves{}.", count(run.moves), share_of_eplb(file, run));
+  const std::string share = share_of_eplb(file, run);
+  return text + fmt::format(", with {} moves{}{}.", count(run.moves), share.empty() ? "" : ", ", share);
 }
 
 std::string health_warnings(const RunFile& file) {
@@ -170,8 +173,9 @@ std::string headline_section(const RunFile& file) {
   const bool compared = baseline(file) != nullptr && baseline(file) != &run;
   html += card({"Excess over hindsight removed", removed(run),
                 compared ? others(file, removed) : std::string("needs a run with policy static and another to compare")});
+  const std::string share = share_of_eplb(file, run);
   html += card({"Moves", count(run.moves), 
-                others(file, [](const Run& other) { return count(other.moves); }) + share_of_eplb(file, run)});
+                others(file, [](const Run& other) { return count(other.moves); }) + (share.empty() ? "" : " · ") + share});
   html += card({"Bytes moved", format_bytes(shown_bytes(run)), bytes_note(file, run)});
   if (file.hardware) html += card({"Virtual time per step", step_time(run), step_time_note(file, run)});
   html += card(stall_card(run)) + card(outputs_card(file));

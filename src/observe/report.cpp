@@ -53,14 +53,13 @@ std::string heat_legend(std::pair<double, double> range) {
   return fmt::format("<p class=\"heat-legend\"><span>{}</span><i class=\"strip\"></i><span>{}</span></p>\n",
                      format_ratio(range.first), format_ratio(range.second)) +
          note("Load of a rank / mean rank load of its layer, the same colours in all maps; the middle colour is 1, an even load. "
-                                          "With a domain switch: the window just before the first switch was answered, and the second after.");
+                                          "With a domain switch: the window just before the first switch was answered, and the second after "
+                                          "(never answered: after the switch).");
 }
 
 std::string heat_section(const RunFile& file) {
   const auto range = heat_range(file);
   const bool switched = file.segments.size() > 1;
-  const char* before = switched ? "switched, not answered" : "first window";
-  const char* after = switched ? "after the answer" : "last window";
   if (file.windows.empty()) {
     return section("loads", "Rank loads before and after", note("The run was too short for a single window: no loads to draw."));
   }
@@ -68,6 +67,9 @@ std::string heat_section(const RunFile& file) {
   for (std::size_t i = 0; i < file.runs.size(); ++i) {
     const Run& run = file.runs[i];
     const std::string label = escape_html(run.label);
+    const bool answered = !run.commits.empty();
+    const char* before = !switched ? "first window" : answered ? "switched, not answered" : "at the switch";
+    const char* after = !switched ? "last window" : answered ? "after the answer" : "two windows later";
     body += fmt::format("<div class=\"heat-pair\"><h3><i class=\"swatch\" style=\"background:var(--run-{})\"></i>{}</h3><div>", i, label);
     const auto map = [&](const char* when, const char* id, const Matrix& load) {
       return fmt::format("<figure><figcaption>{}</figcaption>", when) +

@@ -1,0 +1,115 @@
+// What balancing wins when traffic drifts, and what it leaves alone when traffic does not. Real serving of the trained model on
+// seeds, rank counts and domains that nothing was tuned on (docs and demo use others).
+
+#include <algorithm>
+#include <iostream>
+
+#include <gtest/gtest.h>
+
+#include "engine/figures.hpp"
+#include "engine_serve/support.hpp"
+
+namespace swiftbalancer::engine::testing {
+namespace {
+
+struct Case {
+  int num_ranks;
+  int num_redundant_experts;
+  std::uint64_t seed;
+  std::vector<std::string> domains;
+};
+
+constexpr int kStepsPerSegment = 180;
+constexpr int kWindowAssignments = 4096;
+// The first plan needs a window of evidence, and its copies some steps.
+constexpr std::size_t kFirstPlanWindows = 4;
+
+ServeOptions drifting_run(const Case& c, const std::string& policy) {
+  ServeOptions options = small_run(c.num_ranks);
+  options.transport = TransportKind::kThread;
+  options.num_redundant_experts = c.num_redundant_experts;
+  options.max_batch_tokens = 512 / c.num_ranks + 32;
+  options.traffic.domains = c.domains;
+  options.traffic.steps_per_segment = kStepsPerSegment;
+  options.traffic.arrivals_per_step = 1.0;  // A window is about ten steps.
+  options.traffic.min_prompt_tokens = 48;
+  options.traffic.max_prompt_tokens = 144;
+  options.traffic.min_output_tokens = 8;
+  options.traffic.max_output_tokens = 24;
+  options.traffic.seed = c.seed;
+  options.device = DeviceKind::kTimed;
+  options.hardware = data("hardware/h100_nvlink_deepseek_v3.yaml");
+  options.token_scale = 64;  // token-bound: what the claim is about
+  options.balancer.policy = policy;
+  return options;
+}
+
+// The window in which a step lies.
+std::size_t window_of(const Comparison& comparison, std::uint64_t step) {
+  const auto& windows = comparison.windows;
+  return static_cast<std::size_t>(std::ranges::find_if(windows, [step](const Window& window) { return step <= window.last_step; }) -
+                                  windows.begin());
+}
+
+std::vector<std::uint64_t> steps_with_moves(const RunRecord& run) {
+  std::vector<std::uint64_t> steps;
+  for (const CommitRecord& commit : run.commits) {
+    if (commit.moves > 0) steps.push_back(commit.step);
+  }
+  return steps;
+}
+
+class Drift : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Drift, IsAnsweredWithFewMovesAndAStationaryLoadWithNone) {
+  std::vector<RunRecord> runs;
+  for (const char* policy : {"static", "eplb", "swift"}) runs.push_back(serve(drifting_run(GetParam(), policy)));
+  const Comparison comparison = compare(runs, kWindowAssignments);
+  const RunFigures &none = comparison.runs[0], &eplb = comparison.runs[1], &swift = comparison.runs[2];
+  const double hindsight = comparison.hindsight_mean_after_switch;
+  std::cout << GetParam().num_ranks << " ranks, seed " << GetParam().seed << ": imbalance after switches none " << none.mean_after_switch
+            << " eplb " << eplb.mean_after_switch << " swift " << swift.mean_after_switch << " hindsight " << hindsight << "; moves eplb "
+            << eplb.moves << " swift " << swift.moves << "; virtual us/step " << none.virtual_mean_step_us_after_switch << ' '
+            << eplb.virtual_mean_step_us_after_switch << ' ' << swift.virtual_mean_step_us_after_switch << '\n';
+
+  EXPECT_TRUE(comparison.outputs_identical);
+  EXPECT_LE(swift.mean_after_switch - hindsight, (none.mean_after_switch - hindsight) / 2) << "at least half of the excess goes";
+  EXPECT_LE(swift.mean_after_switch, eplb.mean_after_switch + 0.02);
+  EXPECT_LE(swift.moves * 3, eplb.moves);
+  EXPECT_LT(swift.virtual_mean_step_us_after_switch, none.virtual_mean_step_us_after_switch);
+
+  // One domain only: no move after the first good plan. Then a switch: an answer within two windows.
+  const std::vector<std::uint64_t> moved = steps_with_moves(runs[2]);
+  ASSERT_FALSE(moved.empty());
+  for (std::size_t segment = 0; segment < runs[2].traffic.segments.size(); ++segment) {
+    const std::uint64_t start = runs[2].traffic.segments[segment].first_step;
+    const std::uint64_t end = segment + 1 < runs[2].traffic.segments.size() ? runs[2].traffic.segments[segment + 1].first_step
+                                                                            : runs[2].steps + 1;
+    const std::size_t first_window = window_of(comparison, start);
+    const auto answer = std::ranges::find_if(moved, [start](std::uint64_t step) { return step >= start; });
+    ASSERT_NE(answer, moved.end()) << "no answer to segment " << segment;
+    EXPECT_LE(window_of(comparison, *answer), first_window + 2) << "segment " << segment << " answered at step " << *answer;
+    for (const std::uint64_t step : moved) {
+      if (step < start || step >= end) continue;
+      EXPECT_LT(window_of(comparison, step), first_window + kFirstPlanWindows)
+          << "a move at step " << step << " though the domain has been the same since step " << start;
+    }
+  }
+  EXPECT_EQ(runs[2].waits.for_plans + runs[2].waits.for_copies, 0U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Unseen, Drift,
+                         ::testing::Values(Case{3, 11, 7001, {"c_headers", "man_ru", "english"}},
+                                           Case{8, 16, 7002, {"man_ja", "python", "man_fr"}},
+                                           Case{16, 32, 7003, {"metamath", "man_de", "man_zh"}}),
+                         [](const auto& shape) { return "Ranks" + std::to_string(shape.param.num_ranks); });
+
+TEST(OneRank, NeverMovesAnything) {
+  ServeOptions options = drifting_run({1, 16, 7004, {"python", "man_zh"}}, "swift");
+  options.traffic.steps_per_segment = 20;
+  const RunRecord run = serve(options);
+  EXPECT_TRUE(steps_with_moves(run).empty());
+}
+
+}  // namespace
+}  // namespace swiftbalancer::engine::testing
