@@ -1,10 +1,10 @@
 #include "observe/assets.hpp"
 
 // The assembler reads the files: megabytes of text as a C++ array would cost the compiler seconds.
-#define SWIFTBALANCER_EMBED(symbol, file)                                              \
+#define SWIFTBALANCER_EMBED(symbol, file)                                                    \
   asm(".pushsection .rodata\n.global " #symbol "_begin\n" #symbol "_begin:\n.incbin \"" file \
-      "\"\n.global " #symbol "_end\n" #symbol "_end:\n.byte 0\n.popsection\n");        \
-  extern "C" const char symbol##_begin[];                                              \
+      "\"\n.global " #symbol "_end\n" #symbol "_end:\n.byte 0\n.popsection\n");              \
+  extern "C" const char symbol##_begin[];                                                    \
   extern "C" const char symbol##_end[]
 
 SWIFTBALANCER_EMBED(swiftbalancer_page_css, SWIFTBALANCER_PAGE_CSS);

@@ -1,6 +1,6 @@
 #pragma once
-// The parts of the page that are no data: style sheet, script, charting library. They are compiled in, so the tool needs no
-// files beside it. Used by report.cpp. Thread-safe (constant).
+// The parts of the page that are no data: style sheet, script, charting library. They are compiled
+// in, so the tool needs no files beside it. Used by report.cpp. Thread-safe (constant).
 
 #include <string_view>
 

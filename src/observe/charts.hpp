@@ -1,7 +1,8 @@
 #pragma once
-// The charts as Vega-Lite specifications: data and meaning, no colours. Colours come from the page's style sheet through the
-// named ranges category (runs, then hindsight), ordinal (virtual terms) and diverging (heat maps), so that one
-// specification serves light and dark. Pure; thread-safe.
+// The charts as Vega-Lite specifications: data and meaning, no colours. Colours come from the
+// page's style sheet through the named ranges category (runs, then hindsight), ordinal (virtual
+// terms) and diverging (heat maps), so that one specification serves light and dark. Pure;
+// thread-safe.
 
 #include <string>
 #include <utility>
@@ -24,12 +25,13 @@ Spec moves_chart(const RunFile& file);
 Spec bytes_chart(const RunFile& file);
 Spec moves_over_time_chart(const RunFile& file);
 
-/// Lowest and highest rank load / mean rank load of any layer, over all heat maps: their common colour scale.
+/// Lowest and highest rank load / mean rank load of any layer, over all heat maps: their common
+/// colour scale.
 std::pair<double, double> heat_range(const RunFile& file);
 Spec heat_chart(const Matrix& load, std::pair<double, double> range);
 
-/// At most kMaxPointsPerLine of the points: of each bucket of steps its lowest and its highest, so that the width of the
-/// noise stays as it is. Pairs of (step, value); steps count from 1.
+/// At most kMaxPointsPerLine of the points: of each bucket of steps its lowest and its highest, so
+/// that the width of the noise stays as it is. Pairs of (step, value); steps count from 1.
 std::vector<std::pair<std::int64_t, double>> thinned(const Series& per_step);
 
 /// Terms that are not zero in every run, in the order of the first run.

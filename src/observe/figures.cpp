@@ -9,9 +9,10 @@ std::vector<bool> windows_after_switches(const RunFile& file) {
   std::vector<bool> counts;
   int since_switch = -1;  // before the first window, which counts as one with a switch
   for (const auto& [first, last] : file.windows) {
-    const bool has_switch = std::any_of(file.segments.begin(), file.segments.end(), [&](const Segment& segment) {
-      return first <= segment.first_step && segment.first_step <= last;
-    });
+    const bool has_switch =
+        std::any_of(file.segments.begin(), file.segments.end(), [&](const Segment& segment) {
+          return first <= segment.first_step && segment.first_step <= last;
+        });
     since_switch = has_switch ? 0 : since_switch + 1;
     counts.push_back(since_switch >= 2);
   }
@@ -51,7 +52,8 @@ const Run& featured(const RunFile& file) {
 std::optional<double> excess_removed(const RunFile& file, const Run& run) {
   const Run* none = baseline(file);
   const auto hindsight = file.hindsight_mean_after_switch;
-  if (none == nullptr || none == &run || !hindsight || !none->mean_after_switch || !run.mean_after_switch) {
+  if (none == nullptr || none == &run || !hindsight || !none->mean_after_switch ||
+      !run.mean_after_switch) {
     return std::nullopt;
   }
   const double excess = *none->mean_after_switch - *hindsight;
@@ -59,6 +61,8 @@ std::optional<double> excess_removed(const RunFile& file, const Run& run) {
   return (*none->mean_after_switch - *run.mean_after_switch) / excess;
 }
 
-double shown_bytes(const Run& run) { return run.migrated_bytes_at_scale.value_or(run.migrated_bytes); }
+double shown_bytes(const Run& run) {
+  return run.migrated_bytes_at_scale.value_or(run.migrated_bytes);
+}
 
 }  // namespace swiftbalancer::observe

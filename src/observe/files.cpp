@@ -31,7 +31,7 @@ int write_all(int descriptor, std::string_view contents) {
 }  // namespace
 
 void write_file_atomically(const std::string& path, std::string_view contents) {
-  struct stat status {};
+  struct stat status{};
   if (::lstat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) fail(path, EISDIR);
   const std::string temporary = path + ".part" + std::to_string(::getpid());
   const int descriptor =

@@ -43,7 +43,8 @@ std::string format_bytes(double value) {
 
 std::string format_percent(double share) {
   const double percent = share * 100;
-  return std::abs(percent) < 9.95 && percent != 0 ? fmt::format("{:.1f} %", percent) : fmt::format("{:.0f} %", percent);
+  return std::abs(percent) < 9.95 && percent != 0 ? fmt::format("{:.1f} %", percent)
+                                                  : fmt::format("{:.0f} %", percent);
 }
 
 std::string format_us(double value) { return scaled(value, std::array{" us", " ms", " s"}); }
@@ -55,12 +56,23 @@ std::string escape_html(std::string_view text) {
   escaped.reserve(text.size());
   for (const char c : text) {
     switch (c) {
-      case '&': escaped += "&amp;"; break;
-      case '<': escaped += "&lt;"; break;
-      case '>': escaped += "&gt;"; break;
-      case '"': escaped += "&quot;"; break;
-      case '\'': escaped += "&#39;"; break;
-      default: escaped += c;
+      case '&':
+        escaped += "&amp;";
+        break;
+      case '<':
+        escaped += "&lt;";
+        break;
+      case '>':
+        escaped += "&gt;";
+        break;
+      case '"':
+        escaped += "&quot;";
+        break;
+      case '\'':
+        escaped += "&#39;";
+        break;
+      default:
+        escaped += c;
     }
   }
   return escaped;

@@ -29,7 +29,8 @@ class Node {
     if (!json_->is_object()) wrong("an object");
     const auto found = json_->find(key);
     const std::string path = path_.empty() ? key : path_ + "." + key;
-    if (found == json_->end()) fail(path + " is missing; write the file with this version of `swiftbalancer serve`");
+    if (found == json_->end())
+      fail(path + " is missing; write the file with this version of `swiftbalancer serve`");
     return {*found, path};
   }
   std::vector<Node> list() const {
@@ -55,7 +56,8 @@ class Node {
     return json_->get<double>();
   }
   std::int64_t count() const {
-    const bool is_count = json_->is_number_integer() && json_->get<double>() >= 0 && json_->get<double>() < 9e18;
+    const bool is_count =
+        json_->is_number_integer() && json_->get<double>() >= 0 && json_->get<double>() < 9e18;
     if (!is_count) wrong("an integer >= 0");
     return json_->get<std::int64_t>();
   }
@@ -79,8 +81,8 @@ class Node {
   Series numbers(std::size_t length, const char* one_per) const {
     Series values = numbers();
     if (values.size() != length) {
-      fail(path_ + " has " + std::to_string(values.size()) + " numbers, expected " + std::to_string(length) +
-           " (one per " + one_per + ")");
+      fail(path_ + " has " + std::to_string(values.size()) + " numbers, expected " +
+           std::to_string(length) + " (one per " + one_per + ")");
     }
     return values;
   }
@@ -93,15 +95,16 @@ class Node {
   std::vector<std::pair<std::string, Node>> members() const {
     if (!json_->is_object()) wrong("an object");
     std::vector<std::pair<std::string, Node>> result;
-    for (const auto& [key, value] : json_->items()) result.emplace_back(key, Node(value, path_ + "." + key));
+    for (const auto& [key, value] : json_->items())
+      result.emplace_back(key, Node(value, path_ + "." + key));
     return result;
   }
   [[noreturn]] void wrong(const char* expected) const {
     std::string shown = as_text(*json_);
     std::replace_if(shown.begin(), shown.end(), [](unsigned char c) { return c < ' '; }, ' ');
     if (shown.size() > 40) shown = shown.substr(0, 40) + "...";
-    fail((path_.empty() ? "the file" : path_) + " is a " + json_->type_name() + " (" + shown + "), expected " +
-         expected);
+    fail((path_.empty() ? "the file" : path_) + " is a " + json_->type_name() + " (" + shown +
+         "), expected " + expected);
   }
 
  private:
@@ -150,13 +153,15 @@ void read_virtual_time(const Node& node, Run& run) {
 
 void read_events(const Node& node, Run& run) {
   for (const Node& item : node["commits"].list()) {
-    run.commits.push_back({item["step"].count(), item["generation"].count(), item["moe_layer_id"].count(),
-                           item["moves"].count(), item["bytes"].number()});
+    run.commits.push_back({item["step"].count(), item["generation"].count(),
+                           item["moe_layer_id"].count(), item["moves"].count(),
+                           item["bytes"].number()});
   }
   for (const Node& item : node["generations"].list()) {
     run.generations.push_back({item["opened_step"].count(), item["adopted_step"].count_or_null(),
-                               item["finished_step"].count_or_null(), item["result"].text(), item["moves"].count(),
-                               item["bytes"].number(), item["imbalance_before"].number(),
+                               item["finished_step"].count_or_null(), item["result"].text(),
+                               item["moves"].count(), item["bytes"].number(),
+                               item["imbalance_before"].number(),
                                item["imbalance_after"].number()});
   }
 }
@@ -189,7 +194,8 @@ Run read_run(const Node& node, const RunFile& file) {
   read_stall(node["stall"], file.hardware.has_value(), run);
   const Node load = node["rank_load"];
   const auto matrix = [&](const char* key, const char* otherwise) {
-    return read_matrix(load[key].is_empty() ? load[otherwise] : load[key], file.num_layers, file.num_ranks);
+    return read_matrix(load[key].is_empty() ? load[otherwise] : load[key], file.num_layers,
+                       file.num_ranks);
   };
   run.load_before = matrix("before", "first_window");
   run.load_after = matrix("after", "last_window");
@@ -202,11 +208,13 @@ void read_windows(const Node& root, RunFile& file) {
   file.window_assignments = root["windows"]["assignments"].count();
   for (const Node& window : root["windows"]["steps"].list()) {
     const auto bounds = window.list();
-    if (bounds.size() != 2 || bounds[0].count() > bounds[1].count()) window.wrong("[first_step, last_step]");
+    if (bounds.size() != 2 || bounds[0].count() > bounds[1].count())
+      window.wrong("[first_step, last_step]");
     file.windows.emplace_back(bounds[0].count(), bounds[1].count());
   }
   file.hindsight = root["hindsight"]["imbalance"].numbers(file.windows.size(), "window");
-  file.hindsight_worst_layer = root["hindsight"]["imbalance_worst_layer"].numbers(file.windows.size(), "window");
+  file.hindsight_worst_layer =
+      root["hindsight"]["imbalance_worst_layer"].numbers(file.windows.size(), "window");
   file.hindsight_mean_over_windows = root["hindsight"]["mean_over_windows"].number_or_null();
   file.hindsight_mean_after_switch = root["hindsight"]["mean_after_switch"].number_or_null();
 }
@@ -242,7 +250,8 @@ Json parse(const std::string& text) {
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& error) {
-    fail("not valid JSON, see byte " + std::to_string(error.byte) + " of " + std::to_string(text.size()));
+    fail("not valid JSON, see byte " + std::to_string(error.byte) + " of " +
+         std::to_string(text.size()));
   } catch (const Json::exception&) {
     fail("not valid JSON: a number is too large to be read");
   }
@@ -254,7 +263,8 @@ RunFile parse_run_file(const std::string& run_json) {
   const Json json = parse(run_json);
   const Node root(json, "");
   if (root["format"].text() != "swiftbalancer.run") root["format"].wrong("\"swiftbalancer.run\"");
-  if (root["format_version"].count() != 1) root["format_version"].wrong("1, the version this tool reads");
+  if (root["format_version"].count() != 1)
+    root["format_version"].wrong("1, the version this tool reads");
   RunFile file;
   read_set_up(root, file);
   read_windows(root, file);

@@ -1,6 +1,7 @@
 #pragma once
-// run.json as plain data, checked: every list has the length it must have, every number is finite. Report and table draw
-// from it and never touch JSON. Used inside observe; thread-compatible values.
+// run.json as plain data, checked: every list has the length it must have, every number is finite.
+// Report and table draw from it and never touch JSON. Used inside observe; thread-compatible
+// values.
 
 #include <cstdint>
 #include <optional>
@@ -11,7 +12,8 @@
 namespace swiftbalancer::observe {
 
 using Series = std::vector<double>;
-using Matrix = std::vector<Series>;  ///< [layers][ranks] tokens; empty in a run too short for a window
+using Matrix =
+    std::vector<Series>;  ///< [layers][ranks] tokens; empty in a run too short for a window
 
 struct Segment {
   std::string domain;
@@ -80,8 +82,10 @@ struct Run {
   double packet_wait_ms = 0.0;
   std::optional<double> virtual_stall_us;
   std::optional<double> held_ms;
-  Matrix load_before;  ///< Just before the first switch was answered; the first window where there was no switch.
-  Matrix load_after;   ///< Second window after the answer; the last window where there was no switch.
+  Matrix load_before;  ///< Just before the first switch was answered; the first window where there
+                       ///< was no switch.
+  Matrix
+      load_after;  ///< Second window after the answer; the last window where there was no switch.
   bool healthy = true;
   std::string health_reason;
 };
@@ -110,7 +114,8 @@ struct RunFile {
   std::int64_t slot_bytes_verified = 0;
 };
 
-/// @throws Error kInvalidArgument: one line that names the key (runs[1].moves) and what is wrong with it.
+/// @throws Error kInvalidArgument: one line that names the key (runs[1].moves) and what is wrong
+/// with it.
 RunFile parse_run_file(const std::string& run_json);
 
 }  // namespace swiftbalancer::observe

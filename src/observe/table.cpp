@@ -15,13 +15,15 @@ std::string milliseconds(double us) { return fmt::format("{:.3f}", us / 1000); }
 
 /// Policy names are a user's text: one line, and no more of it than the column holds.
 std::string cell(std::string text) {
-  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c >= 0x7f; }, '?');
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < ' ' || c >= 0x7f; }, '?');
   return text.size() <= 10 ? text : text.substr(0, 9) + "~";
 }
 
 template <typename... Cells>
 std::string line(const Cells&... cells) {
-  std::string text = fmt::format("{:<10} {:>8} {:>8} {:>8} {:>9} {:>7} {:>9} {:>9} {:>9}  {}", cells...);
+  std::string text =
+      fmt::format("{:<10} {:>8} {:>8} {:>8} {:>9} {:>7} {:>9} {:>9} {:>9}  {}", cells...);
   text.erase(text.find_last_not_of(' ') + 1);
   return text + "\n";
 }
@@ -34,11 +36,14 @@ std::string outputs(const RunFile& file, const Run& run) {
 
 std::string row(const RunFile& file, const Run& run) {
   const auto step_us = run.mean_step_us_after_switch;
-  return line(cell(run.label), or_na(run.mean_over_windows, format_ratio), or_na(run.mean_after_switch, format_ratio),
+  return line(cell(run.label), or_na(run.mean_over_windows, format_ratio),
+              or_na(run.mean_after_switch, format_ratio),
               or_na(mean_after_switches(file, run.worst_layer_per_window), format_ratio),
-              or_na(excess_removed(file, run), format_percent), format_count(static_cast<double>(run.moves)),
-              format_bytes(shown_bytes(run)), or_na(step_us, milliseconds),
-              format_us(run.virtual_stall_us.value_or(run.packet_wait_ms * 1000)), outputs(file, run));
+              or_na(excess_removed(file, run), format_percent),
+              format_count(static_cast<double>(run.moves)), format_bytes(shown_bytes(run)),
+              or_na(step_us, milliseconds),
+              format_us(run.virtual_stall_us.value_or(run.packet_wait_ms * 1000)),
+              outputs(file, run));
 }
 
 }  // namespace
@@ -46,24 +51,35 @@ std::string row(const RunFile& file, const Run& run) {
 std::string render_table(const std::string& run_json) {
   const RunFile file = parse_run_file(run_json);
   std::string text = line("", "imbal.", "imbal.", "worst", "excess", "", "", "virtual", "", "");
-  text += line("policy", "all", "after sw.", "layer", "removed", "moves", "moved", "ms/step", "stall", "outputs");
+  text += line("policy", "all", "after sw.", "layer", "removed", "moves", "moved", "ms/step",
+               "stall", "outputs");
   for (const Run& run : file.runs) text += row(file, run);
   text += line("hindsight", or_na(file.hindsight_mean_over_windows, format_ratio),
                or_na(file.hindsight_mean_after_switch, format_ratio),
-               or_na(mean_after_switches(file, file.hindsight_worst_layer), format_ratio), "", "", "", "", "", "");
+               or_na(mean_after_switches(file, file.hindsight_worst_layer), format_ratio), "", "",
+               "", "", "", "");
   text += fmt::format(
-      "\nimbalance = max / mean rank load, mean over layers, windows of >= {} token-expert assignments;\n"
-      "after sw. = windows from the second after each switch (also: worst layer, excess, ms/step);\n"
-      "excess    = what no balancing has above hindsight, a plan made for each window with its own load.\n",
+      "\nimbalance = max / mean rank load, mean over layers, windows of >= {} token-expert "
+      "assignments;\n"
+      "after sw. = windows from the second after each switch (also: worst layer, excess, "
+      "ms/step);\n"
+      "excess    = what no balancing has above hindsight, a plan made for each window with its own "
+      "load.\n",
       file.window_assignments);
   if (file.hardware) {
-    text += "virtual   = timed device: computed for real, times charged by a hardware profile (see the report);\n"
-            "moved     = at the size of the named large model's experts; stall is virtual.\n";
+    text +=
+        "virtual   = timed device: computed for real, times charged by a hardware profile (see the "
+        "report);\n"
+        "moved     = at the size of the named large model's experts; stall is virtual.\n";
   } else {
-    text += "moved     = bytes really copied; stall = wall time waiting for packets; virtual time: n/a.\n";
+    text +=
+        "moved     = bytes really copied; stall = wall time waiting for packets; virtual time: "
+        "n/a.\n";
   }
   for (const Run& run : file.runs) {
-    if (!run.healthy) text += fmt::format("{}: balancing stopped: {}\n", cell(run.label), run.health_reason).substr(0, 99);
+    if (!run.healthy)
+      text += fmt::format("{}: balancing stopped: {}\n", cell(run.label), run.health_reason)
+                  .substr(0, 99);
   }
   return text;
 }

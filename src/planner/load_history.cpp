@@ -10,11 +10,11 @@ constexpr std::int64_t kBlocksPerWindow = 4;
 constexpr std::size_t kKeptBlocks = 16;
 constexpr std::size_t kRecentBlocks = 2;      // Half a window tells a change.
 constexpr std::size_t kMinBlocksBefore = 2;   // Less history says nothing about what was usual.
-// A change is a chi-square distance beyond noise of at least this: a total variation of about 0.17. Text
+// A change is a chi-square distance beyond noise of at least this: a total variation of about 0.19. Text
 // domains differ by 0.15 to 0.6 in total variation (distances 0.17 to 2, data in tests/planner); halves of a window of 256
 // requests of one domain by 0.02, of 32 requests by up to 0.1.
-constexpr double kMinDifference = 0.12;
-constexpr double kTimesNoise = 1.5;           // ... and so many times the noise, which itself is only estimated,
+constexpr double kMinDifference = 0.14;
+constexpr double kTimesNoise = 2.0;           // ... and so many times the noise, which itself is only estimated,
 constexpr double kTimesUsual = 3.0;           // ... and so many times what was usual in the
 constexpr int kUsualDifferences = 32;         // first blocks after a change; later ones may be slow drift.
 

@@ -16,6 +16,11 @@ namespace {
 
 // When to look again at traffic that has not changed: with so many times the data.
 constexpr std::int64_t kLookAgainFactor = 2;
+// A change is answered with half a window of evidence, which is what it takes to notice it; a second plan corrects the first
+// with the data that has come meanwhile.
+constexpr std::int64_t kFirstLookFraction = 2;
+constexpr int kPlansPerChange = 2;
+constexpr std::int64_t kCorrectWithinWindows = 3;
 // Part of the excess that triggers moves.
 constexpr double kExcessWorthALook = 0.3;
 
@@ -61,8 +66,8 @@ struct Planner::Impl {
   void note_change() {
     if (changes == history.num_changes()) return;
     changes = history.num_changes();
-    look_at = config.window_assignments;
-    moved_since_change = false;
+    look_at = config.window_assignments / kFirstLookFraction;
+    plans_since_change = 0;
   }
 
   // Mean over layers of the imbalance that noise does not explain, under what is served.
@@ -80,10 +85,20 @@ struct Planner::Impl {
     return sum / shape.num_moe_layers();
   }
 
-  // Traffic that has not changed since experts were moved for it moves none again, unless that plan turns out to be bad:
+  // Traffic that has not changed since experts were moved for it moves none again, unless those plans turn out to be bad:
   // more data sharpens the shares only, which costs no transfer.
   int allowed_moves() const {
-    return moved_since_change && imbalance_beyond_noise() <= config.imbalance_trigger ? 0 : config.max_moves_per_layer;
+    const bool correcting = plans_since_change < kPlansPerChange &&
+                            history.assignments_since_change() <= kCorrectWithinWindows * config.window_assignments;
+    if (plans_since_change == 0 || correcting) return config.max_moves_per_layer;
+    return imbalance_beyond_noise() <= config.imbalance_trigger ? 0 : config.max_moves_per_layer;
+  }
+
+  // A plan is committed unit by unit and counts once.
+  void note_moves(const ServedState& now) {
+    if (counted || now.placement == served.placement) return;
+    ++plans_since_change;
+    counted = true;
   }
 
   // What is small enough to bear is still worth a look: better shares cost nothing, and a look is taken rarely.
@@ -101,7 +116,8 @@ struct Planner::Impl {
   bool wants = false;
   int changes = 0;                 // of the traffic, as of the last note
   std::int64_t look_at = config.window_assignments;  // assignments since the change that make new evidence
-  bool moved_since_change = false;
+  int plans_since_change = 0;       // that moved experts
+  bool counted = false;             // whether the plan under way is one of them
 };
 
 Planner::Planner(const ClusterShape& shape, const PlannerConfig& config) : impl_(std::make_unique<Impl>(shape, config)) {}
@@ -121,7 +137,7 @@ void Planner::observe(const ExpertLoad& load) {
 }
 
 void Planner::on_served(const ServedState& served, bool rebalancing) {
-  if (!(served.placement == impl_->served.placement)) impl_->moved_since_change = true;
+  impl_->note_moves(served);
   impl_->served = served;
   impl_->rebalancing = rebalancing;
   impl_->judge();
@@ -132,6 +148,7 @@ bool Planner::wants_rebalance() const { return impl_->wants; }
 std::unique_ptr<PlanJob> Planner::begin_plan(std::uint64_t seed) {
   const bool due = impl_->has_new_evidence();
   impl_->note_look();
+  impl_->counted = false;
   impl_->wants = false;
   const bool gated = impl_->capabilities.gated;
   // Ungated policies follow the last window, as their originals do.

@@ -21,25 +21,25 @@ struct Case {
 
 constexpr int kStepsPerSegment = 180;
 constexpr int kWindowAssignments = 4096;
-// The first plan needs a window of evidence, and its copies some steps.
-constexpr std::size_t kFirstPlanWindows = 4;
+// The first plan after a change is made on little evidence; one more may correct it, made on at most three windows.
+constexpr std::size_t kWindowsToCorrect = 4;
 
 ServeOptions drifting_run(const Case& c, const std::string& policy) {
   ServeOptions options = small_run(c.num_ranks);
   options.transport = TransportKind::kThread;
   options.num_redundant_experts = c.num_redundant_experts;
-  options.max_batch_tokens = 512 / c.num_ranks + 32;
+  options.max_batch_tokens = 160 / c.num_ranks + 2;  // Nearly saturated: every rank has about as many tokens.
   options.traffic.domains = c.domains;
   options.traffic.steps_per_segment = kStepsPerSegment;
-  options.traffic.arrivals_per_step = 1.0;  // A window is about ten steps.
-  options.traffic.min_prompt_tokens = 48;
-  options.traffic.max_prompt_tokens = 144;
-  options.traffic.min_output_tokens = 8;
-  options.traffic.max_output_tokens = 24;
+  options.traffic.arrivals_per_step = 3.6;
+  options.traffic.min_prompt_tokens = 12;
+  options.traffic.max_prompt_tokens = 48;
+  options.traffic.min_output_tokens = 4;
+  options.traffic.max_output_tokens = 12;
   options.traffic.seed = c.seed;
   options.device = DeviceKind::kTimed;
   options.hardware = data("hardware/h100_nvlink_deepseek_v3.yaml");
-  options.token_scale = 64;  // token-bound: what the claim is about
+  options.token_scale = 128;  // token-bound: what the claim is about
   options.balancer.policy = policy;
   return options;
 }
@@ -78,20 +78,22 @@ TEST_P(Drift, IsAnsweredWithFewMovesAndAStationaryLoadWithNone) {
   EXPECT_LE(swift.moves * 3, eplb.moves);
   EXPECT_LT(swift.virtual_mean_step_us_after_switch, none.virtual_mean_step_us_after_switch);
 
-  // One domain only: no move after the first good plan. Then a switch: an answer within two windows.
+  // A switch is answered within two windows. In one domain, no move after the first good plan.
   const std::vector<std::uint64_t> moved = steps_with_moves(runs[2]);
-  ASSERT_FALSE(moved.empty());
-  for (std::size_t segment = 0; segment < runs[2].traffic.segments.size(); ++segment) {
-    const std::uint64_t start = runs[2].traffic.segments[segment].first_step;
-    const std::uint64_t end = segment + 1 < runs[2].traffic.segments.size() ? runs[2].traffic.segments[segment + 1].first_step
-                                                                            : runs[2].steps + 1;
-    const std::size_t first_window = window_of(comparison, start);
+  const auto& segments = runs[2].traffic.segments;
+  for (std::size_t segment = 0; segment < segments.size(); ++segment) {
+    const std::uint64_t start = segments[segment].first_step;
+    const std::uint64_t end = segment + 1 < segments.size() ? segments[segment + 1].first_step : runs[2].steps + 1;
     const auto answer = std::ranges::find_if(moved, [start](std::uint64_t step) { return step >= start; });
-    ASSERT_NE(answer, moved.end()) << "no answer to segment " << segment;
-    EXPECT_LE(window_of(comparison, *answer), first_window + 2) << "segment " << segment << " answered at step " << *answer;
+    ASSERT_TRUE(answer != moved.end() && *answer < end) << "no answer to segment " << segment;
+    if (segment > 0) {
+      EXPECT_LE(window_of(comparison, *answer), window_of(comparison, start) + 2)
+          << "the switch at step " << start << " was answered at step " << *answer;
+    }
+    const std::size_t good = window_of(comparison, *answer) + kWindowsToCorrect;
     for (const std::uint64_t step : moved) {
       if (step < start || step >= end) continue;
-      EXPECT_LT(window_of(comparison, step), first_window + kFirstPlanWindows)
+      EXPECT_LE(window_of(comparison, step), good)
           << "a move at step " << step << " though the domain has been the same since step " << start;
     }
   }

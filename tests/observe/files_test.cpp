@@ -24,7 +24,8 @@ class WriteFile : public testing::Test {
     return {std::istreambuf_iterator<char>(file), {}};
   }
   std::ptrdiff_t num_files() {
-    return std::distance(std::filesystem::directory_iterator(folder_), std::filesystem::directory_iterator());
+    return std::distance(std::filesystem::directory_iterator(folder_),
+                         std::filesystem::directory_iterator());
   }
 
   std::string folder_;
@@ -45,7 +46,9 @@ TEST_F(WriteFile, AMissingFolderIsNamed) {
     FAIL() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kIo);
-    EXPECT_NE(std::string(error.what()).find(path + ": No such file or directory"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find(path + ": No such file or directory"),
+              std::string::npos)
+        << error.what();
   }
   EXPECT_EQ(num_files(), 0);
 }

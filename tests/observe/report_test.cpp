@@ -21,17 +21,20 @@ std::map<std::string, std::string> specs(const std::string& page) {
     at += opening.size();
     const std::size_t name_end = page.find('"', at);
     const std::size_t begin = name_end + 2;
-    found[page.substr(at, name_end - at)] = page.substr(begin, page.find("</script>", begin) - begin);
+    found[page.substr(at, name_end - at)] =
+        page.substr(begin, page.find("</script>", begin) - begin);
   }
   return found;
 }
 
-/// Rows of all data of a specification; every number in them must be finite (JSON writes others as null).
+/// Rows of all data of a specification; every number in them must be finite (JSON writes others as
+/// null).
 void count_rows(const Json& spec, std::size_t& rows) {
   if (spec.contains("data")) {
     for (const Json& row : spec["data"]["values"]) {
       ++rows;
-      for (const auto& [key, value] : row.items()) EXPECT_FALSE(value.is_null()) << key << " in " << row;
+      for (const auto& [key, value] : row.items())
+        EXPECT_FALSE(value.is_null()) << key << " in " << row;
     }
   }
   if (spec.contains("layer")) {
@@ -52,7 +55,8 @@ std::string text_of(std::string page) {
 
 TEST(Report, EveryChartHasDataAndOnlyFiniteNumbers) {
   const auto charts = specs(render_report(sample_run().dump()));
-  for (const char* id : {"imbalance", "worst-layer", "load-0-before", "load-2-after", "step-time", "terms", "moves", "bytes", "moves-over-time"}) {
+  for (const char* id : {"imbalance", "worst-layer", "load-0-before", "load-2-after", "step-time",
+                         "terms", "moves", "bytes", "moves-over-time"}) {
     ASSERT_TRUE(charts.contains(id)) << id;
   }
   for (const auto& [id, text] : charts) {
@@ -77,10 +81,12 @@ TEST(Report, HeadlineShowsTheFiguresOfTheFile) {
   run["runs"][0]["virtual_mean_step_us_after_switch"] = 8000;
   run["runs"][2]["virtual_mean_step_us_after_switch"] = 6000;
   const std::string page = render_report(run.dump());
-  const std::string headline = page.substr(page.find("id=\"headline\""), page.find("id=\"imbalance\"") - page.find("id=\"headline\""));
-  for (const char* figure : {"1.250", "static 2.000", "eplb 1.333", "hindsight 1.000", "75 %", "eplb 67 %", "25 % of eplb's", "7.77 GB",
-                             "4.20 MB", "6.00 ms", "static 8.00 ms", "25 % less than without balancing", "41.5 us", "✓ identical",
-                             "288 layer commits"}) {
+  const std::string headline = page.substr(
+      page.find("id=\"headline\""), page.find("id=\"imbalance\"") - page.find("id=\"headline\""));
+  for (const char* figure :
+       {"1.250", "static 2.000", "eplb 1.333", "hindsight 1.000", "75 %", "eplb 67 %",
+        "25 % of eplb's", "7.77 GB", "4.20 MB", "6.00 ms", "static 8.00 ms",
+        "25 % less than without balancing", "41.5 us", "✓ identical", "288 layer commits"}) {
     EXPECT_NE(headline.find(figure), std::string::npos) << figure << " in " << headline;
   }
 }
@@ -90,7 +96,8 @@ TEST(Report, EveryConstantIsShownWithUnitAndSource) {
   const std::string page = text_of(render_report(run.dump()));
   for (const auto& [name, constant] : run["hardware"]["constants"].items()) {
     EXPECT_NE(page.find(name), std::string::npos) << name;
-    EXPECT_NE(page.find("<td>" + constant["unit"].get<std::string>() + "</td>"), std::string::npos) << name;
+    EXPECT_NE(page.find("<td>" + constant["unit"].get<std::string>() + "</td>"), std::string::npos)
+        << name;
   }
   EXPECT_NE(page.find("vendor&#39;s data sheet, one direction"), std::string::npos);
   EXPECT_NE(page.find("<td>44040192</td>"), std::string::npos);
@@ -108,7 +115,8 @@ TEST(Report, WithoutATimedDeviceNothingVirtualIsShownAndThePageSaysSo) {
 }
 
 TEST(Report, TextOfTheFileCannotBecomeMarkup) {
-  auto run = sample_run({.policies = {"static", "</script><b>x"}, .domains = {"<!--<script>", "b"}});
+  auto run =
+      sample_run({.policies = {"static", "</script><b>x"}, .domains = {"<!--<script>", "b"}});
   run["command"] = "<i>command</i>";
   run["config"]["<u>key"] = "<u>value";
   run["hardware"]["constants"]["<s>"] = {{"value", 1}, {"unit", "<s>u"}, {"source", "<s>s"}};
@@ -131,25 +139,31 @@ TEST(Report, ShowsThatOutputsDiffer) {
 TEST(Report, ARunTooShortForAWindowStillGivesAPage) {
   auto run = sample_run({.policies = {"static"}, .domains = {"python"}, .num_steps = 3});
   run["windows"]["steps"] = Json::array();
-  run["hindsight"] = {{"imbalance", Json::array()}, {"imbalance_worst_layer", Json::array()}, {"mean_over_windows", nullptr}, {"mean_after_switch", nullptr}};
+  run["hindsight"] = {{"imbalance", Json::array()},
+                      {"imbalance_worst_layer", Json::array()},
+                      {"mean_over_windows", nullptr},
+                      {"mean_after_switch", nullptr}};
   auto& only = run["runs"][0];
   only["imbalance"]["per_window"] = only["imbalance"]["per_window_worst_layer"] = Json::array();
   only["imbalance"]["mean_over_windows"] = only["imbalance"]["mean_after_switch"] = nullptr;
   only["virtual_mean_step_us_after_switch"] = nullptr;
-  for (const char* when : {"first_window", "last_window", "before", "after"}) only["rank_load"][when] = Json::array();
+  for (const char* when : {"first_window", "last_window", "before", "after"})
+    only["rank_load"][when] = Json::array();
   const std::string page = render_report(run.dump());
   EXPECT_NE(page.find("too short for a single window"), std::string::npos);
   EXPECT_FALSE(specs(page).contains("imbalance"));
 }
 
 TEST(Report, SaysThatLongRunsAreThinned) {
-  const std::string page = render_report(sample_run({.policies = {"static"}, .num_steps = 5000, .steps_per_window = 50}).dump());
+  const std::string page = render_report(
+      sample_run({.policies = {"static"}, .num_steps = 5000, .steps_per_window = 50}).dump());
   EXPECT_NE(page.find("Of 5000 steps 2000 are drawn"), std::string::npos);
 }
 
 TEST(Report, LoadsNothingFromANetwork) {
   const std::string page = render_report(sample_run().dump());
-  for (const char* reference : {"src=\"http", "href=\"http", "url(http", "@import"}) EXPECT_EQ(text_of(page).find(reference), std::string::npos);
+  for (const char* reference : {"src=\"http", "href=\"http", "url(http", "@import"})
+    EXPECT_EQ(text_of(page).find(reference), std::string::npos);
   EXPECT_NE(page.find("default-src 'none'"), std::string::npos);
   EXPECT_GT(page.size(), 800'000u) << "the charting library is not in the page";
 }

@@ -44,23 +44,33 @@ TEST_P(BadRunFile, IsRefusedWithTheKeyAndWhatIsWrong) {
 INSTANTIATE_TEST_SUITE_P(
     RunFile, BadRunFile,
     testing::Values(
-        BadFile{"missing", [](Json& f) { f["runs"][1].erase("moves"); }, "runs[1].moves is missing"},
-        BadFile{"nested", [](Json& f) { f["runs"][0]["imbalance"].erase("per_step"); }, "runs[0].imbalance.per_step is missing"},
+        BadFile{"missing", [](Json& f) { f["runs"][1].erase("moves"); },
+                "runs[1].moves is missing"},
+        BadFile{"nested", [](Json& f) { f["runs"][0]["imbalance"].erase("per_step"); },
+                "runs[0].imbalance.per_step is missing"},
         BadFile{"text_for_number", [](Json& f) { f["runs"][1]["wall_seconds"] = "a\nb"; },
                 "runs[1].wall_seconds is a string (a b), expected a number"},
-        BadFile{"negative", [](Json& f) { f["runs"][0]["moves"] = -1; }, "runs[0].moves is a number (-1), expected an integer >= 0"},
-        BadFile{"fraction", [](Json& f) { f["runs"][0]["moves"] = 0.5; }, "runs[0].moves is a number (0.5), expected an integer >= 0"},
-        BadFile{"huge", [](Json& f) { f["runs"][0]["moves"] = 18446744073709551615ULL; }, "expected an integer >= 0"},
-        BadFile{"hole", [](Json& f) { f["hindsight"]["imbalance"][3] = nullptr; }, "hindsight.imbalance[3] is a null"},
+        BadFile{"negative", [](Json& f) { f["runs"][0]["moves"] = -1; },
+                "runs[0].moves is a number (-1), expected an integer >= 0"},
+        BadFile{"fraction", [](Json& f) { f["runs"][0]["moves"] = 0.5; },
+                "runs[0].moves is a number (0.5), expected an integer >= 0"},
+        BadFile{"huge", [](Json& f) { f["runs"][0]["moves"] = 18446744073709551615ULL; },
+                "expected an integer >= 0"},
+        BadFile{"hole", [](Json& f) { f["hindsight"]["imbalance"][3] = nullptr; },
+                "hindsight.imbalance[3] is a null"},
         BadFile{"short", [](Json& f) { f["runs"][2]["imbalance"]["per_window"].erase(0); },
                 "runs[2].imbalance.per_window has 79 numbers, expected 80 (one per window)"},
         BadFile{"ranks", [](Json& f) { f["runs"][0]["rank_load"]["after"][1].push_back(1); },
                 "runs[0].rank_load.after[1] has 9 numbers, expected 8 (one per rank)"},
-        BadFile{"window", [](Json& f) { f["windows"]["steps"][0] = {5, 1}; }, "windows.steps[0] is a array ([5,1]), expected [first_step"},
-        BadFile{"object", [](Json& f) { f["traffic"] = 3; }, "traffic is a number (3), expected an object"},
-        BadFile{"no_runs", [](Json& f) { f["runs"] = Json::array(); }, "runs is a array ([]), expected at least one run"},
+        BadFile{"window", [](Json& f) { f["windows"]["steps"][0] = {5, 1}; },
+                "windows.steps[0] is a array ([5,1]), expected [first_step"},
+        BadFile{"object", [](Json& f) { f["traffic"] = 3; },
+                "traffic is a number (3), expected an object"},
+        BadFile{"no_runs", [](Json& f) { f["runs"] = Json::array(); },
+                "runs is a array ([]), expected at least one run"},
         BadFile{"format", [](Json& f) { f["format"] = "other"; }, "expected \"swiftbalancer.run\""},
-        BadFile{"version", [](Json& f) { f["format_version"] = 2; }, "format_version is a number (2), expected 1"}),
+        BadFile{"version", [](Json& f) { f["format_version"] = 2; },
+                "format_version is a number (2), expected 1"}),
     [](const auto& case_info) { return std::string(case_info.param.name); });
 
 TEST(RunFile, TextThatIsNoJsonIsRefusedWithThePlace) {
@@ -74,7 +84,8 @@ TEST(Figures, WindowsCountFromTheSecondAfterEachSwitch) {
   RunFile file;
   file.windows = {{1, 4}, {5, 8}, {9, 12}, {13, 16}, {17, 20}, {21, 24}};
   file.segments = {{"a", 1}, {"b", 14}};
-  EXPECT_EQ(windows_after_switches(file), (std::vector<bool>{false, false, true, false, false, true}));
+  EXPECT_EQ(windows_after_switches(file),
+            (std::vector<bool>{false, false, true, false, false, true}));
 }
 
 TEST(Figures, ExcessRemovedIsMeasuredFromNoBalancingToHindsight) {
@@ -93,14 +104,16 @@ TEST(Figures, ExcessRemovedIsMeasuredFromNoBalancingToHindsight) {
 }
 
 TEST(Thinning, KeepsEveryPointOfAShortLineAndTheExtremesOfALongOne) {
-  EXPECT_EQ(thinned({3, 1, 2}), (std::vector<std::pair<std::int64_t, double>>{{1, 3}, {2, 1}, {3, 2}}));
+  EXPECT_EQ(thinned({3, 1, 2}),
+            (std::vector<std::pair<std::int64_t, double>>{{1, 3}, {2, 1}, {3, 2}}));
   Series steps(50001, 1.0);
   steps[31234] = 9.0;
   steps[50000] = 0.5;
   const auto points = thinned(steps);
   EXPECT_LE(points.size(), kMaxPointsPerLine);
   EXPECT_GT(points.size(), kMaxPointsPerLine / 2 - 1);
-  EXPECT_NE(std::find(points.begin(), points.end(), std::pair<std::int64_t, double>(31235, 9.0)), points.end());
+  EXPECT_NE(std::find(points.begin(), points.end(), std::pair<std::int64_t, double>(31235, 9.0)),
+            points.end());
   EXPECT_EQ(points.back(), (std::pair<std::int64_t, double>(50001, 0.5)));
   EXPECT_TRUE(std::is_sorted(points.begin(), points.end()));
 }

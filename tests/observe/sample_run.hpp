@@ -1,5 +1,6 @@
 #pragma once
-// A run.json made by code: deterministic, plausible, of any size. Used by the tests of observe and by the browser check.
+// A run.json made by code: deterministic, plausible, of any size. Used by the tests of observe and
+// by the browser check.
 
 #include <nlohmann/json.hpp>
 #include <string>

@@ -41,7 +41,8 @@ nlohmann::ordered_json with_round_numbers() {
 TEST(Table, ShowsTheFiguresOfEachRun) {
   const std::string table = render_table(with_round_numbers().dump());
   const std::string swift = line_of(table, "swift");
-  for (const char* cell : {" 1.375 ", " 1.250 ", " 75 % ", " 123 ", " 7.50 GB ", " 4.322 ", " 41.5 us ", " identical"}) {
+  for (const char* cell : {" 1.375 ", " 1.250 ", " 75 % ", " 123 ", " 7.50 GB ", " 4.322 ",
+                           " 41.5 us ", " identical"}) {
     EXPECT_NE(swift.find(cell), std::string::npos) << cell << " in: " << swift;
   }
   EXPECT_NE(line_of(table, "hindsight").find(" 1.000 "), std::string::npos) << table;
@@ -50,7 +51,10 @@ TEST(Table, ShowsTheFiguresOfEachRun) {
 
 TEST(Table, StaysWithinAHundredColumns) {
   EXPECT_LE(widest(render_table(sample_run().dump())), 100u);
-  auto run = sample_run({.policies = {"static", "a policy of a long name", "swift"}, .num_layers = 58, .num_ranks = 32, .num_steps = 9000});
+  auto run = sample_run({.policies = {"static", "a policy of a long name", "swift"},
+                         .num_layers = 58,
+                         .num_ranks = 32,
+                         .num_steps = 9000});
   run["runs"][1]["health"] = {{"ok", false}, {"reason", std::string(300, 'x')}};
   run["runs"][1]["moves"] = 123456789;
   run["runs"][1]["migrated_bytes_at_scale"] = 9.99e15;
