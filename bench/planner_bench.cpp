@@ -1,6 +1,7 @@
-// What a full plan costs and wins: 58 layers x 256 experts -> 288 slots on 32 ranks (and the demo's 64 -> 80 on 8), on
-// skewed synthetic loads, from the initial placement and from a plan of another load. Counters, means over layers: moves,
-// imbalance before and after. Run: planner_bench [--benchmark_filter=swift]
+// What a full plan costs and wins: 58 layers x 256 experts -> 288 slots on 32 ranks (and the demo's
+// 64 -> 80 on 8), on skewed synthetic loads, from the initial placement and from a plan of another
+// load. Counters, means over layers: moves, imbalance before and after. Run: planner_bench
+// [--benchmark_filter=swift]
 
 #include <benchmark/benchmark.h>
 
@@ -32,11 +33,13 @@ ExpertLoad synthetic_load(const ClusterShape& shape, Skew skew, unsigned seed) {
     std::vector<double> weight(row.size());
     std::normal_distribution<double> normal;
     for (std::size_t i = 0; i < weight.size(); ++i) {
-      weight[i] = skew == Skew::kLognormal ? std::exp(normal(random)) : std::pow(static_cast<double>(i + 1), -0.8);
+      weight[i] = skew == Skew::kLognormal ? std::exp(normal(random))
+                                           : std::pow(static_cast<double>(i + 1), -0.8);
     }
     std::shuffle(weight.begin(), weight.end(), random);
     const double sum = std::accumulate(weight.begin(), weight.end(), 0.0);
-    for (std::size_t i = 0; i < weight.size(); ++i) row[i] = static_cast<std::int64_t>(1e6 * weight[i] / sum);
+    for (std::size_t i = 0; i < weight.size(); ++i)
+      row[i] = static_cast<std::int64_t>(1e6 * weight[i] / sum);
   }
   return load;
 }
@@ -73,8 +76,8 @@ Case make_case(const ShapeOptions& options, const Policy& policy, Skew skew, Fro
   return c;
 }
 
-void plan_model(benchmark::State& state, ShapeOptions options, std::string policy_name, Skew skew, From from,
-                double min_gain) {
+void plan_model(benchmark::State& state, ShapeOptions options, std::string policy_name, Skew skew,
+                From from, double min_gain) {
   const auto policy = make_policy(policy_name);
   const Case c = make_case(options, *policy, skew, from);
   std::vector<LayerPlan> plans(static_cast<std::size_t>(options.num_moe_layers));
@@ -116,12 +119,18 @@ void register_all() {
       {"6x64->80on8", shape_of(6, 64, 80, 8)},
   };
   for (const auto& [shape_name, options] : shapes) {
-    for (const auto& [policy, min_gain] : {std::pair{"eplb", 0.0}, {"swift", 0.0}, {"swift", 0.0005}, {"swift", 0.002}}) {
-      for (const auto& [skew_name, skew] : {std::pair{"lognormal1", Skew::kLognormal}, {"zipf0.8", Skew::kZipf}}) {
-        for (const auto& [from_name, from] : {std::pair{"initial", From::kInitial}, {"other_load", From::kOtherLoad}}) {
-          const std::string name = shape_name + "/" + policy + (min_gain > 0.0 ? "_price" + std::to_string(min_gain).substr(0, 6) : "") + "/" + skew_name +
-                                   "/from_" + from_name;
-          benchmark::RegisterBenchmark(name.c_str(), plan_model, options, std::string(policy), skew, from, min_gain)
+    for (const auto& [policy, min_gain] :
+         {std::pair{"eplb", 0.0}, {"swift", 0.0}, {"swift", 0.0005}, {"swift", 0.002}}) {
+      for (const auto& [skew_name, skew] :
+           {std::pair{"lognormal1", Skew::kLognormal}, {"zipf0.8", Skew::kZipf}}) {
+        for (const auto& [from_name, from] :
+             {std::pair{"initial", From::kInitial}, {"other_load", From::kOtherLoad}}) {
+          const std::string name =
+              shape_name + "/" + policy +
+              (min_gain > 0.0 ? "_price" + std::to_string(min_gain).substr(0, 6) : "") + "/" +
+              skew_name + "/from_" + from_name;
+          benchmark::RegisterBenchmark(name.c_str(), plan_model, options, std::string(policy), skew,
+                                       from, min_gain)
               ->Unit(benchmark::kMillisecond);
         }
       }

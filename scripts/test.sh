@@ -6,7 +6,7 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
-asan_tests=(protocol_test planner_test io_checkpoint_test transport_test transport_shm_test runtime_test
+asan_tests=(protocol_test simulation_test planner_test io_checkpoint_test transport_test transport_shm_test runtime_test
             migration_commit_units_test migration_copy_executor_test migration_idle_test migration_thread_transport_test)
 tsan_tests=(transport_test runtime_test migration_thread_transport_test)
 

@@ -1,13 +1,16 @@
 #pragma once
-// Start here. A Balancer is one rank's part of live expert balancing. The engine creates it, registers its expert weights,
-// starts it, and then makes four calls per step, all on the engine's thread, all bounded:
+// Start here. A Balancer is one rank's part of live expert balancing. The engine creates it,
+// registers its expert weights, starts it, and then makes four calls per step, all on the engine's
+// thread, all bounded:
 //
-//   balancer.begin_step({step, phase, idle});        // installs what was agreed for this step, enqueues due work
-//   for every MoE layer: route with balancer.dispatch_table(layer); run; balancer.record(layer, expert_token_counts);
-//   balancer.end_step();                              // hands the counts over when a packet is due
+//   balancer.begin_step({step, phase, idle});        // installs what was agreed for this step,
+//   enqueues due work for every MoE layer: route with balancer.dispatch_table(layer); run;
+//   balancer.record(layer, expert_token_counts); balancer.end_step(); // hands the counts over when
+//   a packet is due
 //
-// All ranks make the same steps. Everything else (packets, planning, copies) happens on the balancer worker, a thread of
-// this object. If balancing fails, serving goes on with the last committed placement.
+// All ranks make the same steps. Everything else (packets, planning, copies) happens on the
+// balancer worker, a thread of this object. If balancing fails, serving goes on with the last
+// committed placement.
 
 #include <chrono>
 #include <cstddef>
@@ -32,35 +35,44 @@ enum class Phase : std::uint8_t { kPrefill, kDecode, kMixed };
 struct StepInfo {
   std::uint64_t step = 0;  ///< 1, 2, 3, ...: the same on every rank.
   Phase phase = Phase::kMixed;
-  bool idle = false;       ///< This rank has no tokens of its own in this step.
+  bool idle = false;  ///< This rank has no tokens of its own in this step.
 };
 
 /// How a commit puts received weights into place.
 enum class InstallMode : std::uint8_t {
-  kSwap,  ///< The staging buffer becomes the slot: the engine reads experts through slot_parts(). O(1) an expert.
+  kSwap,  ///< The staging buffer becomes the slot: the engine reads experts through slot_parts().
+          ///< O(1) an expert.
   kCopy,  ///< Received bytes are copied into the registered memory, which never changes its role.
 };
 
 struct BalancerConfig {
   // What is balanced, and when.
   std::string policy = "swift";
-  std::uint64_t rebalance_interval = 64;   ///< Steps between rebalances; a drift is answered earlier.
-  double imbalance_trigger = 1.10;         ///< Imbalance, beyond sampling noise, that calls for a rebalance at once.
-  double min_gain = 0.01;                  ///< Predicted fall of imbalance below which a plan is dropped.
-  int max_moves_per_layer = -1;            ///< Per rebalance; < 0: no limit.
-  std::int64_t window_assignments = 4096;  ///< Token-expert assignments per layer that are worth judging.
+  std::uint64_t rebalance_interval =
+      64;  ///< Steps between rebalances; a drift is answered earlier.
+  double imbalance_trigger =
+      1.10;  ///< Imbalance, beyond sampling noise, that calls for a rebalance at once.
+  double min_gain = 0.01;        ///< Predicted fall of imbalance below which a plan is dropped.
+  int max_moves_per_layer = -1;  ///< Per rebalance; < 0: no limit.
+  std::int64_t window_assignments =
+      4096;  ///< Token-expert assignments per layer that are worth judging.
   // How it is carried out.
   InstallMode install_mode = InstallMode::kSwap;
-  std::size_t staging_bytes = std::size_t{64} << 20;  ///< Pool for arriving experts; at least one expert.
-  std::uint64_t packet_interval = 1;       ///< Steps between packets.
-  std::uint64_t packet_lag = 2;            ///< A packet set of step s is used at begin_step(s + packet_lag); >= 1.
-  std::uint64_t max_open_sets = 1000;      ///< Packet sets after which a generation without a plan is closed.
+  std::size_t staging_bytes = std::size_t{64}
+                              << 20;  ///< Pool for arriving experts; at least one expert.
+  std::uint64_t packet_interval = 1;  ///< Steps between packets.
+  std::uint64_t packet_lag =
+      2;  ///< A packet set of step s is used at begin_step(s + packet_lag); >= 1.
+  std::uint64_t max_open_sets =
+      1000;  ///< Packet sets after which a generation without a plan is closed.
   std::chrono::milliseconds deadline{30'000};  ///< Longest wait for the packets of the other ranks.
-  std::function<void(const std::string&)> log; ///< One line each; called on either thread. Empty: silent.
-  std::function<void()> thread_init;       ///< Called first on the worker, e.g. to set its affinity.
+  std::function<void(const std::string&)>
+      log;                            ///< One line each; called on either thread. Empty: silent.
+  std::function<void()> thread_init;  ///< Called first on the worker, e.g. to set its affinity.
 };
 
-/// One part of an expert's weights (a projection, its scales, ...): opaque bytes owned by the engine.
+/// One part of an expert's weights (a projection, its scales, ...): opaque bytes owned by the
+/// engine.
 struct WeightPart {
   std::byte* data = nullptr;
   std::size_t bytes = 0;
@@ -75,7 +87,16 @@ enum class BalancerEventKind : std::uint8_t {
   kRetired,    ///< The last unit of the active plan was committed or dropped.
 };
 
-enum class Reason : std::uint8_t { kNone, kNothingToGain, kPlannerFailed, kDifferentPlans, kTooLate, kCopyFailed, kSuperseded, kBaseChanged };
+enum class Reason : std::uint8_t {
+  kNone,
+  kNothingToGain,
+  kPlannerFailed,
+  kDifferentPlans,
+  kTooLate,
+  kCopyFailed,
+  kSuperseded,
+  kBaseChanged
+};
 std::string_view to_string(BalancerEventKind kind);
 std::string_view to_string(Reason reason);
 
@@ -84,15 +105,17 @@ struct BalancerEvent {
   BalancerEventKind kind = BalancerEventKind::kOpened;
   Reason reason = Reason::kNone;
   GenerationId generation;
-  std::uint32_t unit = 0;               ///< kCommitted, kDropped: index into plan->units.
-  const MigrationPlan* plan = nullptr;  ///< kAdopted, kCommitted, kDropped: valid until the next begin_step.
+  std::uint32_t unit = 0;  ///< kCommitted, kDropped: index into plan->units.
+  const MigrationPlan* plan =
+      nullptr;  ///< kAdopted, kCommitted, kDropped: valid until the next begin_step.
 };
 
 /// How far the worker is with what the agreement waits for.
 struct WorkerProgress {
   std::uint64_t observed_step = 0;  ///< Last packet set whose loads the planner has seen.
   bool plan_ready = false;          ///< The open generation's plan is held here (or has failed).
-  std::uint32_t staged_cursor = 0;  ///< Units of the active plan, in order, whose bytes are all here.
+  std::uint32_t staged_cursor =
+      0;  ///< Units of the active plan, in order, whose bytes are all here.
 };
 
 /// Plain counters of this rank, engine thread.
@@ -101,44 +124,52 @@ struct BalancerStats {
   std::uint64_t packet_sets = 0;
   std::uint64_t generations_opened = 0;
   std::uint64_t plans_adopted = 0;
-  std::uint64_t plans_empty = 0;      ///< Closed because nothing was worth moving.
-  std::uint64_t plans_dropped = 0;    ///< Closed for any other reason.
+  std::uint64_t plans_empty = 0;    ///< Closed because nothing was worth moving.
+  std::uint64_t plans_dropped = 0;  ///< Closed for any other reason.
   std::uint64_t units_committed = 0;
   std::uint64_t units_dropped = 0;
-  std::uint64_t moves = 0;            ///< Experts installed, over all ranks.
-  std::uint64_t migrated_bytes = 0;   ///< Of those moves.
-  std::uint64_t waits_for_packets = 0;       ///< begin_step found the packet set of its step not complete.
-  std::uint64_t waits_for_plans = 0;         ///< Always 0: nobody waits for planning.
-  std::uint64_t waits_for_copies = 0;        ///< Always 0: nobody waits for a transfer.
-  std::chrono::nanoseconds wait_time{0};     ///< Of all these waits.
+  std::uint64_t moves = 0;           ///< Experts installed, over all ranks.
+  std::uint64_t migrated_bytes = 0;  ///< Of those moves.
+  std::uint64_t waits_for_packets =
+      0;                              ///< begin_step found the packet set of its step not complete.
+  std::uint64_t waits_for_plans = 0;  ///< Always 0: nobody waits for planning.
+  std::uint64_t waits_for_copies = 0;     ///< Always 0: nobody waits for a transfer.
+  std::chrono::nanoseconds wait_time{0};  ///< Of all these waits.
 };
 
 struct Health {
-  bool ok = true;           ///< Sticky: false from the first failure on; serving goes on with the last committed placement.
-  std::string reason;       ///< Why not, one line.
+  bool ok = true;      ///< Sticky: false from the first failure on; serving goes on with the last
+                       ///< committed placement.
+  std::string reason;  ///< Why not, one line.
 };
 
 class Balancer {
  public:
-  /// @param transport used by the worker alone. @throws Error kInvalidArgument: a value out of range, unknown policy.
-  Balancer(const ClusterShape& shape, const BalancerConfig& config, std::unique_ptr<Transport> transport);
+  /// @param transport used by the worker alone. @throws Error kInvalidArgument: a value out of
+  /// range, unknown policy.
+  Balancer(const ClusterShape& shape, const BalancerConfig& config,
+           std::unique_ptr<Transport> transport);
   ~Balancer();  ///< Stops the worker. No call may be under way.
   Balancer(const Balancer&) = delete;
   Balancer& operator=(const Balancer&) = delete;
 
-  /// Registers the weights of a local slot; before start(), every layer and slot once, with the same parts within a layer
-  /// (kSwap: within the model). The memory is borrowed and outlives the balancer; with kSwap it serves as staging too, so
-  /// only slot_parts() tells where an expert lies.
+  /// Registers the weights of a local slot; before start(), every layer and slot once, with the
+  /// same parts within a layer (kSwap: within the model). The memory is borrowed and outlives the
+  /// balancer; with kSwap it serves as staging too, so only slot_parts() tells where an expert
+  /// lies.
   /// @throws Error kInvalidArgument, kInvalidState after start().
   void register_weights(int moe_layer_id, int local_slot, std::span<const WeightPart> parts);
   /// Starts the worker with the placement that the registered slots hold now.
-  /// @throws Error kInvalidArgument: invalid placement, slots missing, staging_bytes below one expert.
+  /// @throws Error kInvalidArgument: invalid placement, slots missing, staging_bytes below one
+  /// expert.
   void start(const Placement& served);
 
   // --- The four calls. Engine thread. No allocation and no system call when nothing is due. ---
 
-  /// Installs what was agreed for this step. May wait for the packet set of its step, for nothing else.
-  /// @returns kTimeout or kPeerLost (names the ranks): the step must not be run. kInvalidArgument: step out of order.
+  /// Installs what was agreed for this step. May wait for the packet set of its step, for nothing
+  /// else.
+  /// @returns kTimeout or kPeerLost (names the ranks): the step must not be run. kInvalidArgument:
+  /// step out of order.
   Status begin_step(const StepInfo& info) noexcept;
   /// The choices of one layer for this source rank; valid until the next begin_step.
   DispatchView dispatch_table(int moe_layer_id) const noexcept;
@@ -153,7 +184,8 @@ class Balancer {
   const Placement& placement() const noexcept;
   /// Epoch of each layer [num_moe_layers]: committed changes.
   std::span<const std::uint64_t> epochs() const noexcept;
-  /// Current memory of a local slot's parts (kSwap: changes inside begin_step; kCopy: as registered).
+  /// Current memory of a local slot's parts (kSwap: changes inside begin_step; kCopy: as
+  /// registered).
   std::span<std::byte* const> slot_parts(int moe_layer_id, int local_slot) const noexcept;
   /// Events of the last begin_step, in order.
   std::span<const BalancerEvent> events() const noexcept;
@@ -165,9 +197,10 @@ class Balancer {
   /// Size of one rank's packet.
   std::size_t packet_bytes() const noexcept;
 
-  /// For harnesses that decide when finished work counts (a simulated device): waits in wall time, outside the four calls,
-  /// until the worker has got at least as far as `target`, and reports exactly `target` in the packets that follow.
-  /// Never called: packets report the true progress. @returns kTimeout after the deadline.
+  /// For harnesses that decide when finished work counts (a simulated device): waits in wall time,
+  /// outside the four calls, until the worker has got at least as far as `target`, and reports
+  /// exactly `target` in the packets that follow. Never called: packets report the true progress.
+  /// @returns kTimeout after the deadline.
   Status hold_progress_at(const WorkerProgress& target);
   /// Wall time that hold_progress_at() has waited.
   std::chrono::nanoseconds held_time() const noexcept;

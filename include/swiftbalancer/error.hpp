@@ -1,6 +1,6 @@
 #pragma once
-// How failures are told. Set-up and tools throw Error; running code returns Status; the hot path cannot fail.
-// Used by everybody. All types here are values and thread-compatible.
+// How failures are told. Set-up and tools throw Error; running code returns Status; the hot path
+// cannot fail. Used by everybody. All types here are values and thread-compatible.
 
 #include <stdexcept>
 #include <string>
@@ -24,7 +24,8 @@ enum class ErrorCode {
 
 std::string_view to_string(ErrorCode code);
 
-/// Thrown by set-up and tools: one line with what, the value and where, what is allowed, what to do.
+/// Thrown by set-up and tools: one line with what, the value and where, what is allowed, what to
+/// do.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

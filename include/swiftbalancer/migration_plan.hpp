@@ -1,13 +1,15 @@
 #pragma once
-// What one rebalance does, as data: commit units in order, each with the copies that must have arrived before it is
-// committed. Built by the balancer worker, the same bytes on every rank; immutable afterwards.
+// What one rebalance does, as data: commit units in order, each with the copies that must have
+// arrived before it is committed. Built by the balancer worker, the same bytes on every rank;
+// immutable afterwards.
 
 #include <cstdint>
 #include <vector>
 
 namespace swiftbalancer {
 
-/// A generation: one attempt to rebalance, named by the packet set that opened it. step 0 names none.
+/// A generation: one attempt to rebalance, named by the packet set that opened it. step 0 names
+/// none.
 struct GenerationId {
   std::uint32_t membership = 0;
   std::uint64_t step = 0;
@@ -23,8 +25,8 @@ struct ExpertCopy {
   friend bool operator==(const ExpertCopy&, const ExpertCopy&) = default;
 };
 
-/// The smallest thing that is committed: a layer, or a part of a layer larger than the staging pool. Leaves every expert
-/// live and reads no slot that an earlier unit of its layer overwrites.
+/// The smallest thing that is committed: a layer, or a part of a layer larger than the staging
+/// pool. Leaves every expert live and reads no slot that an earlier unit of its layer overwrites.
 struct CommitUnit {
   int moe_layer_id = 0;
   std::vector<ExpertCopy> copies;
@@ -34,11 +36,11 @@ struct CommitUnit {
 
 struct MigrationPlan {
   GenerationId generation;
-  std::vector<CommitUnit> units;            ///< In commit order.
-  std::vector<std::uint64_t> base_epochs;   ///< [num_moe_layers] epochs the plan was made on.
-  std::uint64_t hash = 0;                   ///< Over everything above; never 0.
+  std::vector<CommitUnit> units;           ///< In commit order.
+  std::vector<std::uint64_t> base_epochs;  ///< [num_moe_layers] epochs the plan was made on.
+  std::uint64_t hash = 0;                  ///< Over everything above; never 0.
   int moves = 0;
-  double imbalance_before = 1.0;            ///< Predicted, mean over layers.
+  double imbalance_before = 1.0;  ///< Predicted, mean over layers.
   double imbalance_after = 1.0;
 };
 

@@ -1,7 +1,8 @@
 #pragma once
-// A policy decides where the replicas of one layer go. Implementations are pure functions in src/planner/, one file each,
-// found by name in a registry; the conformance suite tests every registered policy for what it declares.
-// Called on the balancer worker. Thread-safe: a policy has no mutable state.
+// A policy decides where the replicas of one layer go. Implementations are pure functions in
+// src/planner/, one file each, found by name in a registry; the conformance suite tests every
+// registered policy for what it declares. Called on the balancer worker. Thread-safe: a policy has
+// no mutable state.
 
 #include <cstdint>
 #include <memory>
@@ -14,26 +15,29 @@
 
 namespace swiftbalancer {
 
-/// What a policy promises beyond the rules that all keep (no expert lost, same input -> same bytes, no same-rank
-/// duplicate while avoidable).
+/// What a policy promises beyond the rules that all keep (no expert lost, same input -> same bytes,
+/// no same-rank duplicate while avoidable).
 struct PolicyCapabilities {
-  bool moves = true;          ///< false: always returns the current placement.
-  bool incremental = false;   ///< Staying experts keep their slot and max_moves is respected.
-  bool gated = false;         ///< Does nothing where the predicted gain is not worth the moves.
-  bool planned_shares = false;///< Shares other than even.
-  bool hierarchical = false;  ///< Keeps expert groups on nodes when groups divide evenly over nodes.
+  bool moves = true;            ///< false: always returns the current placement.
+  bool incremental = false;     ///< Staying experts keep their slot and max_moves is respected.
+  bool gated = false;           ///< Does nothing where the predicted gain is not worth the moves.
+  bool planned_shares = false;  ///< Shares other than even.
+  bool hierarchical =
+      false;  ///< Keeps expert groups on nodes when groups divide evenly over nodes.
 };
 
 /// One layer to plan. Views are valid during the call.
 struct LayerProblem {
   const ClusterShape* shape = nullptr;
-  std::span<const std::int64_t> load{};      ///< [num_logical_experts], any unit, >= 0.
-  std::span<const std::int32_t> placement{}; ///< [num_slots] now.
-  std::span<const std::uint32_t> shares{};   ///< [num_slots] now; empty = even.
-  int max_moves = -1;                        ///< < 0: no limit. Ignored unless the policy is incremental.
-  std::int64_t max_work = -1;                ///< Work units (candidate evaluations); < 0: the policy's own default.
-  double min_gain = 0.0;                     ///< Imbalance that a move must win to be worth it, per move (gated policies).
-  std::uint64_t seed = 0;                    ///< Agreed by all ranks; only the stress policy uses it.
+  std::span<const std::int64_t> load{};       ///< [num_logical_experts], any unit, >= 0.
+  std::span<const std::int32_t> placement{};  ///< [num_slots] now.
+  std::span<const std::uint32_t> shares{};    ///< [num_slots] now; empty = even.
+  int max_moves = -1;  ///< < 0: no limit. Ignored unless the policy is incremental.
+  std::int64_t max_work =
+      -1;  ///< Work units (candidate evaluations); < 0: the policy's own default.
+  double min_gain =
+      0.0;  ///< Imbalance that a move must win to be worth it, per move (gated policies).
+  std::uint64_t seed = 0;  ///< Agreed by all ranks; only the stress policy uses it.
 };
 
 struct LayerPlan {
@@ -41,8 +45,8 @@ struct LayerPlan {
   std::vector<std::uint32_t> shares;    ///< [num_slots] in kShareUnit
   double imbalance_before = 1.0;        ///< Of the given load under the given placement and shares.
   double imbalance_after = 1.0;
-  int moves = 0;                        ///< count_moves(before, after)
-  std::int64_t work = 0;                ///< Work units spent.
+  int moves = 0;          ///< count_moves(before, after)
+  std::int64_t work = 0;  ///< Work units spent.
 };
 
 class Policy {

@@ -1,7 +1,8 @@
 #pragma once
-// Transport moves bytes between ranks; it knows nothing of experts. Posting never blocks, every wait has a deadline.
-// One instance per thread: the engine's exchange has its own, the balancer worker its own. Only wake() may be called
-// from another thread. Implementations: src/transport/, one file each; one conformance suite tests them all.
+// Transport moves bytes between ranks; it knows nothing of experts. Posting never blocks, every
+// wait has a deadline. One instance per thread: the engine's exchange has its own, the balancer
+// worker its own. Only wake() may be called from another thread. Implementations: src/transport/,
+// one file each; one conformance suite tests them all.
 
 #include <chrono>
 #include <cstddef>
@@ -21,7 +22,8 @@ class Region;
 
 struct TransportCapabilities {
   bool multi_process = false;  ///< Ranks may be processes.
-  bool cancel = true;          ///< cancel() takes effect at once; the buffers may be reused when it returns.
+  bool cancel =
+      true;  ///< cancel() takes effect at once; the buffers may be reused when it returns.
 };
 
 /// Names a posted operation of one transport instance. Value 0 names none.
@@ -39,8 +41,10 @@ struct TransferStatus {
 
 /// How a send meets its receive.
 enum class Delivery {
-  kEager,      ///< Sent at once; the receiver keeps what arrives before its receive is posted. For small or expected data.
-  kRendezvous, ///< Nothing is sent before the receive is posted. Bulk data: never takes memory that was not granted.
+  kEager,       ///< Sent at once; the receiver keeps what arrives before its receive is posted. For
+                ///< small or expected data.
+  kRendezvous,  ///< Nothing is sent before the receive is posted. Bulk data: never takes memory
+                ///< that was not granted.
 };
 
 class Transport {
@@ -50,25 +54,33 @@ class Transport {
   virtual int num_ranks() const noexcept = 0;
   virtual TransportCapabilities capabilities() const noexcept = 0;
 
-  /// Contributes `mine` and collects every rank's contribution: out[rank * mine.size(), ...). All ranks pass equal sizes.
-  /// Both spans stay valid until done. Never queues behind a rendezvous transfer.
-  virtual TransportHandle post_all_gather(std::uint64_t tag, std::span<const std::byte> mine, std::span<std::byte> out) = 0;
-  /// Sends the concatenation of parts to the receive with the same tag on `peer` (own rank allowed). Memory stays valid
-  /// and unchanged until done, failed or cancelled. Both sides name the same delivery. A tag may be used again after both
-  /// sides are done with it.
-  virtual TransportHandle post_send(int peer, std::uint64_t tag, std::span<const std::span<const std::byte>> parts,
+  /// Contributes `mine` and collects every rank's contribution: out[rank * mine.size(), ...). All
+  /// ranks pass equal sizes. Both spans stay valid until done. Never queues behind a rendezvous
+  /// transfer.
+  virtual TransportHandle post_all_gather(std::uint64_t tag, std::span<const std::byte> mine,
+                                          std::span<std::byte> out) = 0;
+  /// Sends the concatenation of parts to the receive with the same tag on `peer` (own rank
+  /// allowed). Memory stays valid and unchanged until done, failed or cancelled. Both sides name
+  /// the same delivery. A tag may be used again after both sides are done with it.
+  virtual TransportHandle post_send(int peer, std::uint64_t tag,
+                                    std::span<const std::span<const std::byte>> parts,
                                     Delivery delivery) = 0;
-  /// Receives at most the summed size of parts; a longer message fails the receive, and a rendezvous send as well.
-  virtual TransportHandle post_recv(int peer, std::uint64_t tag, std::span<const std::span<std::byte>> parts,
+  /// Receives at most the summed size of parts; a longer message fails the receive, and a
+  /// rendezvous send as well.
+  virtual TransportHandle post_recv(int peer, std::uint64_t tag,
+                                    std::span<const std::span<std::byte>> parts,
                                     Delivery delivery) = 0;
-  /// Makes progress and reports. After kDone or kFailed has been reported once the handle is forgotten.
+  /// Makes progress and reports. After kDone or kFailed has been reported once the handle is
+  /// forgotten.
   virtual TransferStatus poll(TransportHandle handle) = 0;
-  /// Gives up an operation; a handle already done is forgotten. When it returns, the operation touches no memory any more.
-  /// An eager message whose receive was given up is kept until a receive with its tag takes it.
+  /// Gives up an operation; a handle already done is forgotten. When it returns, the operation
+  /// touches no memory any more. An eager message whose receive was given up is kept until a
+  /// receive with its tag takes it.
   virtual void cancel(TransportHandle handle) = 0;
 
-  /// Sleeps until something may have progressed, wake() was called, or the deadline. Burns no CPU while nothing happens.
-  /// May return early. @returns kTimeout at the deadline, kPeerLost (message names the ranks) when a peer has closed or died.
+  /// Sleeps until something may have progressed, wake() was called, or the deadline. Burns no CPU
+  /// while nothing happens. May return early. @returns kTimeout at the deadline, kPeerLost (message
+  /// names the ranks) when a peer has closed or died.
   virtual Status wait(std::chrono::steady_clock::time_point deadline) = 0;
   /// Ends a wait() of this instance from another thread; remembered if none is under way.
   virtual void wake() noexcept = 0;
@@ -78,22 +90,24 @@ class Transport {
 
 /// Posts done within a deadline: waits until handle is done.
 /// @returns kTimeout, kPeerLost or kTransport otherwise; the operation has then been cancelled.
-Status wait_done(Transport& transport, TransportHandle handle, std::chrono::steady_clock::time_point deadline,
-                 std::size_t* bytes = nullptr);
+Status wait_done(Transport& transport, TransportHandle handle,
+                 std::chrono::steady_clock::time_point deadline, std::size_t* bytes = nullptr);
 
 struct RingOptions {
   std::size_t ring_bytes = std::size_t{1} << 17;  ///< Per ordered pair of ranks and lane.
 };
 
 /// One instance per rank, all in this process: ranks are threads.
-std::vector<std::unique_ptr<Transport>> make_thread_transports(int num_ranks, const RingOptions& options = {});
+std::vector<std::unique_ptr<Transport>> make_thread_transports(int num_ranks,
+                                                               const RingOptions& options = {});
 
-/// A shared-memory group. The creator makes it before forking the ranks; each rank opens its own instance by name.
-/// The name is removed when the creator's object goes (in the process that made it, not in a fork), and can be removed as
-/// soon as all ranks have opened it.
+/// A shared-memory group. The creator makes it before forking the ranks; each rank opens its own
+/// instance by name. The name is removed when the creator's object goes (in the process that made
+/// it, not in a fork), and can be removed as soon as all ranks have opened it.
 class ShmGroup {
  public:
-  /// @param name without slash; must be new. "swiftbalancer.<pid>.<rest>" lets remove_stale_shm_groups() find what a
+  /// @param name without slash; must be new. "swiftbalancer.<pid>.<rest>" lets
+  /// remove_stale_shm_groups() find what a
   ///        killed creator left. Permissions: this user only.
   /// @throws Error kIo: exists already, no space, no permission.
   ShmGroup(std::string name, int num_ranks, const RingOptions& options = {});
@@ -113,10 +127,12 @@ class ShmGroup {
   std::unique_ptr<ring::Region> region_;
 };
 
-/// Opens a rank's instance of a group. @throws Error kIo, kInvalidArgument (rank taken or out of range, not our layout).
+/// Opens a rank's instance of a group. @throws Error kIo, kInvalidArgument (rank taken or out of
+/// range, not our layout).
 std::unique_ptr<Transport> open_shm_transport(const std::string& name, int rank);
 
-/// Removes the groups "swiftbalancer.<pid>.*" of creators that no longer run. @returns the names removed.
+/// Removes the groups "swiftbalancer.<pid>.*" of creators that no longer run. @returns the names
+/// removed.
 std::vector<std::string> remove_stale_shm_groups();
 
 }  // namespace swiftbalancer

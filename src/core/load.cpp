@@ -23,11 +23,14 @@ OverLayers aggregate(std::span<const double> per_layer, bool larger_is_worse) {
 }  // namespace
 
 std::vector<double> rank_load(const ClusterShape& shape, std::span<const std::int32_t> slots,
-                              std::span<const std::uint32_t> shares, std::span<const std::int64_t> load) {
+                              std::span<const std::uint32_t> shares,
+                              std::span<const std::int64_t> load) {
   std::vector<double> result(static_cast<std::size_t>(shape.num_ranks()), 0.0);
-  const std::vector<std::uint32_t> even =
-      shares.empty() ? even_shares(slots, shape.num_logical_experts()) : std::vector<std::uint32_t>{};
-  const std::span<const std::uint32_t> used = shares.empty() ? std::span<const std::uint32_t>(even) : shares;
+  const std::vector<std::uint32_t> even = shares.empty()
+                                              ? even_shares(slots, shape.num_logical_experts())
+                                              : std::vector<std::uint32_t>{};
+  const std::span<const std::uint32_t> used =
+      shares.empty() ? std::span<const std::uint32_t>(even) : shares;
   for (std::size_t slot = 0; slot < slots.size(); ++slot) {
     const double share = static_cast<double>(used[slot]) / kShareUnit;
     result[static_cast<std::size_t>(shape.rank_of_slot(static_cast<int>(slot)))] +=
@@ -43,7 +46,9 @@ double imbalance(std::span<const double> rank_loads) {
 
 double balancedness(std::span<const double> rank_loads) { return 1.0 / imbalance(rank_loads); }
 
-OverLayers aggregate_imbalance(std::span<const double> imbalance_per_layer) { return aggregate(imbalance_per_layer, true); }
+OverLayers aggregate_imbalance(std::span<const double> imbalance_per_layer) {
+  return aggregate(imbalance_per_layer, true);
+}
 
 OverLayers aggregate_balancedness(std::span<const double> balancedness_per_layer) {
   return aggregate(balancedness_per_layer, false);

@@ -10,7 +10,8 @@ namespace {
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
-std::span<const std::int32_t> slots_of_rank(std::span<const std::int32_t> slots, const ClusterShape& shape, int rank) {
+std::span<const std::int32_t> slots_of_rank(std::span<const std::int32_t> slots,
+                                            const ClusterShape& shape, int rank) {
   return slots.subspan(index(shape.first_slot(rank)), index(shape.slots_per_rank(rank)));
 }
 
@@ -19,7 +20,8 @@ bool holds(std::span<const std::int32_t> slots, std::int32_t logical_id) {
 }
 
 // Gives each rank its contiguous share of the experts, at most as many as it has slots.
-void place_primaries(const ClusterShape& shape, std::span<std::int32_t> slots, std::vector<int>& used) {
+void place_primaries(const ClusterShape& shape, std::span<std::int32_t> slots,
+                     std::vector<int>& used) {
   const int experts = shape.num_logical_experts();
   int next = 0;
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
@@ -33,22 +35,27 @@ void place_primaries(const ClusterShape& shape, std::span<std::int32_t> slots, s
   }
 }
 
-// Spare slots take experts spread evenly over all: the fewest replicas first, from a start that advances with each slot.
-void fill_spare_slots(const ClusterShape& shape, std::span<std::int32_t> slots, const std::vector<int>& used) {
+// Spare slots take experts spread evenly over all: the fewest replicas first, from a start that
+// advances with each slot.
+void fill_spare_slots(const ClusterShape& shape, std::span<std::int32_t> slots,
+                      const std::vector<int>& used) {
   const int experts = shape.num_logical_experts();
   std::vector<int> replicas(index(experts), 1);
   int filled = 0;
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
     const auto own = slots_of_rank(slots, shape, rank);
     for (int local = used[index(rank)]; local < shape.slots_per_rank(rank); ++local, ++filled) {
-      const int start = static_cast<int>(static_cast<std::int64_t>(filled) * experts / shape.num_redundant_experts()) + experts / 2;
+      const int start = static_cast<int>(static_cast<std::int64_t>(filled) * experts /
+                                         shape.num_redundant_experts()) +
+                        experts / 2;
       int best = -1;
       for (int k = 0; k < experts; ++k) {
         const int expert = (start + k) % experts;
         if (holds(own, expert)) continue;
         if (best < 0 || replicas[index(expert)] < replicas[index(best)]) best = expert;
       }
-      if (best < 0) best = start % experts;  // More slots than experts: a duplicate cannot be avoided.
+      if (best < 0)
+        best = start % experts;  // More slots than experts: a duplicate cannot be avoided.
       ++replicas[index(best)];
       slots[index(shape.first_slot(rank) + local)] = best;
     }
@@ -83,50 +90,58 @@ bool is_valid_layer(std::span<const std::int32_t> slots, const ClusterShape& sha
 }
 
 void validate(const Placement& placement, const ClusterShape& shape) {
-  if (placement.num_moe_layers() != shape.num_moe_layers() || placement.num_slots() != shape.num_slots()) {
+  if (placement.num_moe_layers() != shape.num_moe_layers() ||
+      placement.num_slots() != shape.num_slots()) {
     throw Error(ErrorCode::kInvalidArgument,
                 "placement is [" + std::to_string(placement.num_moe_layers()) + ", " +
-                    std::to_string(placement.num_slots()) + "]; the shape needs [" + std::to_string(shape.num_moe_layers()) +
-                    ", " + std::to_string(shape.num_slots()) + "] (layers, slots)");
+                    std::to_string(placement.num_slots()) + "]; the shape needs [" +
+                    std::to_string(shape.num_moe_layers()) + ", " +
+                    std::to_string(shape.num_slots()) + "] (layers, slots)");
   }
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     const auto slots = placement.layer(layer);
     for (std::size_t slot = 0; slot < slots.size(); ++slot) {
       if (slots[slot] < 0 || slots[slot] >= shape.num_logical_experts()) {
-        throw Error(ErrorCode::kInvalidArgument, "placement layer " + std::to_string(layer) + " slot " +
-                                                     std::to_string(slot) + " holds expert " + std::to_string(slots[slot]) +
-                                                     "; allowed are 0 to " +
-                                                     std::to_string(shape.num_logical_experts() - 1));
+        throw Error(ErrorCode::kInvalidArgument,
+                    "placement layer " + std::to_string(layer) + " slot " + std::to_string(slot) +
+                        " holds expert " + std::to_string(slots[slot]) + "; allowed are 0 to " +
+                        std::to_string(shape.num_logical_experts() - 1));
       }
     }
     const auto counts = replica_count(slots, shape.num_logical_experts());
     const auto missing = std::find(counts.begin(), counts.end(), 0);
     if (missing != counts.end()) {
-      throw Error(ErrorCode::kInvalidArgument, "placement layer " + std::to_string(layer) + " has no slot for expert " +
-                                                   std::to_string(missing - counts.begin()) + "; every expert needs one");
+      throw Error(ErrorCode::kInvalidArgument,
+                  "placement layer " + std::to_string(layer) + " has no slot for expert " +
+                      std::to_string(missing - counts.begin()) + "; every expert needs one");
     }
   }
 }
 
-std::vector<std::int32_t> replica_count(std::span<const std::int32_t> slots, int num_logical_experts) {
+std::vector<std::int32_t> replica_count(std::span<const std::int32_t> slots,
+                                        int num_logical_experts) {
   std::vector<std::int32_t> counts(index(num_logical_experts), 0);
   for (std::int32_t expert : slots) ++counts[index(expert)];
   return counts;
 }
 
-std::vector<std::int32_t> expert_map(std::span<const std::int32_t> slots, const ClusterShape& shape, int rank) {
+std::vector<std::int32_t> expert_map(std::span<const std::int32_t> slots, const ClusterShape& shape,
+                                     int rank) {
   std::vector<std::int32_t> map(index(shape.num_logical_experts()), -1);
   const auto own = slots_of_rank(slots, shape, rank);
-  for (std::size_t local = own.size(); local-- > 0;) map[index(own[local])] = static_cast<std::int32_t>(local);
+  for (std::size_t local = own.size(); local-- > 0;)
+    map[index(own[local])] = static_cast<std::int32_t>(local);
   return map;
 }
 
-std::vector<std::int32_t> log2phy(std::span<const std::int32_t> slots, const ClusterShape& shape, int rank) {
+std::vector<std::int32_t> log2phy(std::span<const std::int32_t> slots, const ClusterShape& shape,
+                                  int rank) {
   std::vector<std::vector<std::int32_t>> candidates(index(shape.num_logical_experts()));
   std::vector<int> nearness(index(shape.num_logical_experts()), -1);
   for (int slot = 0; slot < shape.num_slots(); ++slot) {
     const int owner = shape.rank_of_slot(slot);
-    const int near = owner == rank ? 2 : (shape.node_of_rank(owner) == shape.node_of_rank(rank) ? 1 : 0);
+    const int near =
+        owner == rank ? 2 : (shape.node_of_rank(owner) == shape.node_of_rank(rank) ? 1 : 0);
     const auto expert = index(slots[index(slot)]);
     if (near > nearness[expert]) {
       nearness[expert] = near;
@@ -136,11 +151,13 @@ std::vector<std::int32_t> log2phy(std::span<const std::int32_t> slots, const Clu
   }
   std::vector<std::int32_t> map;
   map.reserve(candidates.size());
-  for (const auto& list : candidates) map.push_back(list.empty() ? -1 : list[index(rank) % list.size()]);
+  for (const auto& list : candidates)
+    map.push_back(list.empty() ? -1 : list[index(rank) % list.size()]);
   return map;
 }
 
-int count_moves(std::span<const std::int32_t> from, std::span<const std::int32_t> to, const ClusterShape& shape) {
+int count_moves(std::span<const std::int32_t> from, std::span<const std::int32_t> to,
+                const ClusterShape& shape) {
   int moves = 0;
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
     const auto before = slots_of_rank(from, shape, rank);

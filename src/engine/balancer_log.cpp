@@ -42,10 +42,12 @@ void BalancerLog::add_commit(std::uint64_t step, const BalancerEvent& event) {
   commit.generation = event.generation.step;
   commit.unit = event.unit;
   commit.moe_layer_id = unit.moe_layer_id;
-  // Sources are taken from the destination's own rank where it holds the expert: only the others are moves.
-  commit.moves = static_cast<std::int32_t>(std::count_if(unit.copies.begin(), unit.copies.end(), [&](const ExpertCopy& copy) {
-    return shape_.rank_of_slot(copy.source_slot) != shape_.rank_of_slot(copy.destination_slot);
-  }));
+  // Sources are taken from the destination's own rank where it holds the expert: only the others
+  // are moves.
+  commit.moves = static_cast<std::int32_t>(
+      std::count_if(unit.copies.begin(), unit.copies.end(), [&](const ExpertCopy& copy) {
+        return shape_.rank_of_slot(copy.source_slot) != shape_.rank_of_slot(copy.destination_slot);
+      }));
   commit.bytes = commit.moves * expert_bytes_;
   commit.placement = unit.placement;
   commits_.push_back(std::move(commit));
@@ -53,8 +55,9 @@ void BalancerLog::add_commit(std::uint64_t step, const BalancerEvent& event) {
 
 // The last two generations are the only ones that events still name.
 GenerationRecord& BalancerLog::generation(const GenerationId& id) {
-  const auto found = std::find_if(generations_.rbegin(), generations_.rend(),
-                                  [&](const GenerationRecord& record) { return record.opened_step == id.step; });
+  const auto found =
+      std::find_if(generations_.rbegin(), generations_.rend(),
+                   [&](const GenerationRecord& record) { return record.opened_step == id.step; });
   if (found != generations_.rend()) return *found;
   GenerationRecord& record = generations_.emplace_back();
   record.opened_step = id.step;

@@ -1,5 +1,6 @@
 #pragma once
-// Keeps the balancer's events of a run as records: commits and the life of each generation. Engine thread of one rank.
+// Keeps the balancer's events of a run as records: commits and the life of each generation. Engine
+// thread of one rank.
 
 #include <cstdint>
 #include <span>
@@ -14,7 +15,8 @@ namespace swiftbalancer::engine {
 
 class BalancerLog {
  public:
-  BalancerLog(const ClusterShape& shape, std::size_t expert_bytes) : shape_(shape), expert_bytes_(static_cast<std::int64_t>(expert_bytes)) {}
+  BalancerLog(const ClusterShape& shape, std::size_t expert_bytes)
+      : shape_(shape), expert_bytes_(static_cast<std::int64_t>(expert_bytes)) {}
   void add(std::uint64_t step, std::span<const BalancerEvent> events);
   const std::vector<CommitRecord>& commits() const noexcept { return commits_; }
   const std::vector<GenerationRecord>& generations() const noexcept { return generations_; }

@@ -10,7 +10,8 @@ Link link_between(const ClusterShape& shape, int rank, int peer) noexcept {
   return shape.node_of_rank(rank) == shape.node_of_rank(peer) ? Link::kLink : Link::kNodeLink;
 }
 
-CopyTimetable::CopyTimetable(const ClusterShape& shape, const std::array<std::int64_t, kNumLinks>& copy_ns,
+CopyTimetable::CopyTimetable(const ClusterShape& shape,
+                             const std::array<std::int64_t, kNumLinks>& copy_ns,
                              std::vector<int> buffers_per_rank)
     : shape_(shape), copy_ns_(copy_ns), buffers_per_rank_(std::move(buffers_per_rank)) {}
 
@@ -58,7 +59,9 @@ void CopyTimetable::update(std::int64_t now_ns) {
     egress = std::max(egress, copy.end_ns);
     ingress = std::max(ingress, copy.end_ns);
   };
-  const auto has_started = [now_ns](const Copy& copy) { return copy.start_ns != kNotScheduled && copy.start_ns <= now_ns; };
+  const auto has_started = [now_ns](const Copy& copy) {
+    return copy.start_ns != kNotScheduled && copy.start_ns <= now_ns;
+  };
 
   last_end_ns_ = now_ns;
   for (const Copy& copy : copies_) {
@@ -73,7 +76,8 @@ void CopyTimetable::update(std::int64_t now_ns) {
       if (!copy.granted && free_buffers == 0) continue;
       if (!copy.granted) --free_buffers;
       copy.granted = true;
-      copy.start_ns = std::max(egress_free[lane(copy.link, copy.source_rank)], ingress_free[lane(copy.link, copy.destination_rank)]);
+      copy.start_ns = std::max(egress_free[lane(copy.link, copy.source_rank)],
+                               ingress_free[lane(copy.link, copy.destination_rank)]);
       copy.end_ns = copy.start_ns + copy_ns_[static_cast<std::size_t>(copy.link)];
       occupy(copy);
     }
@@ -91,15 +95,21 @@ std::uint32_t CopyTimetable::staged_cursor(int rank, std::int64_t now_ns) const 
 }
 
 bool CopyTimetable::sending(int rank, Link link, std::int64_t now_ns) const noexcept {
-  return now_ns < last_end_ns_ && std::ranges::any_of(copies_, [&](const Copy& copy) {
-           return copy.source_rank == rank && copy.link == link && copy.start_ns <= now_ns && now_ns < copy.end_ns;
-         });
+  return now_ns < last_end_ns_ && std::ranges::any_of(
+                                      copies_,
+                                      [&](const Copy& copy) {
+                                        return copy.source_rank == rank && copy.link == link &&
+                                               copy.start_ns <= now_ns && now_ns < copy.end_ns;
+                                      });
 }
 
 bool CopyTimetable::receiving(int rank, Link link, std::int64_t now_ns) const noexcept {
-  return now_ns < last_end_ns_ && std::ranges::any_of(copies_, [&](const Copy& copy) {
-           return copy.destination_rank == rank && copy.link == link && copy.start_ns <= now_ns && now_ns < copy.end_ns;
-         });
+  return now_ns < last_end_ns_ && std::ranges::any_of(
+                                      copies_,
+                                      [&](const Copy& copy) {
+                                        return copy.destination_rank == rank && copy.link == link &&
+                                               copy.start_ns <= now_ns && now_ns < copy.end_ns;
+                                      });
 }
 
 }  // namespace swiftbalancer::engine

@@ -1,6 +1,7 @@
 #pragma once
-// When each copy of the active plan runs in virtual time. It follows from the agreement's events and the agreed clock at which
-// their step began, and from nothing else, so every rank keeps the same timetable. Pure; used by TimedDevice, engine thread.
+// When each copy of the active plan runs in virtual time. It follows from the agreement's events
+// and the agreed clock at which their step began, and from nothing else, so every rank keeps the
+// same timetable. Pure; used by TimedDevice, engine thread.
 
 #include <array>
 #include <cstddef>
@@ -36,20 +37,24 @@ class CopyTimetable {
     std::int64_t end_ns = kNotScheduled;
   };
 
-  /// @param copy_ns [Link] one expert's way, latency included. @param buffers_per_rank [num_ranks], each >= 1.
-  CopyTimetable(const ClusterShape& shape, const std::array<std::int64_t, kNumLinks>& copy_ns, std::vector<int> buffers_per_rank);
+  /// @param copy_ns [Link] one expert's way, latency included. @param buffers_per_rank [num_ranks],
+  /// each >= 1.
+  CopyTimetable(const ClusterShape& shape, const std::array<std::int64_t, kNumLinks>& copy_ns,
+                std::vector<int> buffers_per_rank);
 
   // Events of one step in their order, then update() once.
   void adopt(const MigrationPlan& plan);
   /// Committed or dropped: its buffers are free, what was under way stops.
   void finish_unit(std::uint32_t unit);
   void retire();
-  /// Grants buffers in plan order and lays out what has not started: per link and direction of a rank one copy at a time, in
-  /// plan order, each from the first moment at which buffer, egress and ingress are free.
+  /// Grants buffers in plan order and lays out what has not started: per link and direction of a
+  /// rank one copy at a time, in plan order, each from the first moment at which buffer, egress and
+  /// ingress are free.
   /// @param now_ns agreed clock at which the step of the events began; never falls.
   void update(std::int64_t now_ns);
 
-  /// Units, in plan order from the first, that are finished or whose copies to `rank` have ended. 0 without a plan.
+  /// Units, in plan order from the first, that are finished or whose copies to `rank` have ended. 0
+  /// without a plan.
   std::uint32_t staged_cursor(int rank, std::int64_t now_ns) const noexcept;
   bool sending(int rank, Link link, std::int64_t now_ns) const noexcept;
   bool receiving(int rank, Link link, std::int64_t now_ns) const noexcept;

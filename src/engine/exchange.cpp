@@ -21,17 +21,22 @@ std::span<std::byte> writable_bytes_of(T& value) {
 
 }  // namespace
 
-ExpertExchange::ExpertExchange(const ClusterShape& shape, const ModelInfo& model, Transport& transport,
-                               std::chrono::milliseconds deadline)
-    : shape_(shape), transport_(transport), deadline_(deadline), width_(static_cast<std::size_t>(model.hidden_size)),
-      top_k_(static_cast<std::size_t>(model.top_k)), rank_(transport.rank()) {
+ExpertExchange::ExpertExchange(const ClusterShape& shape, const ModelInfo& model,
+                               Transport& transport, std::chrono::milliseconds deadline)
+    : shape_(shape),
+      transport_(transport),
+      deadline_(deadline),
+      width_(static_cast<std::size_t>(model.hidden_size)),
+      top_k_(static_cast<std::size_t>(model.top_k)),
+      rank_(transport.rank()) {
   const auto num_ranks = static_cast<std::size_t>(shape.num_ranks());
   headers_.resize(num_ranks);
   peers_.resize(num_ranks);
   rows_to_.resize(num_ranks);
   rows_from_.resize(num_ranks);
   clocks_.resize(num_ranks);
-  tickets_.resize(static_cast<std::size_t>(shape.num_moe_layers()) * static_cast<std::size_t>(shape.num_logical_experts()));
+  tickets_.resize(static_cast<std::size_t>(shape.num_moe_layers()) *
+                  static_cast<std::size_t>(shape.num_logical_experts()));
   tokens_per_slot_.resize(static_cast<std::size_t>(shape.slots_per_rank(rank_)));
   slot_begin_.resize(tokens_per_slot_.size() + 1);
   pending_.reserve(2 * num_ranks);
@@ -39,7 +44,8 @@ ExpertExchange::ExpertExchange(const ClusterShape& shape, const ModelInfo& model
 
 Status ExpertExchange::gather(std::uint64_t tag, std::int64_t mine, std::span<std::int64_t> out) {
   pending_.clear();
-  pending_.push_back({transport_.post_all_gather(tag, bytes_of(mine), std::as_writable_bytes(out)), -1, true});
+  pending_.push_back(
+      {transport_.post_all_gather(tag, bytes_of(mine), std::as_writable_bytes(out)), -1, true});
   return wait_all("the start values");
 }
 
@@ -52,7 +58,8 @@ Status ExpertExchange::open_step(std::uint64_t step, const StepHeader& mine) {
   return wait_all("the step header");
 }
 
-Status ExpertExchange::dispatch(int moe_layer_id, const Routing& routing, DispatchView table, std::int64_t clock_ns) {
+Status ExpertExchange::dispatch(int moe_layer_id, const Routing& routing, DispatchView table,
+                                std::int64_t clock_ns) {
   layer_ = moe_layer_id;
   choose(moe_layer_id, routing, table);
   const Status status = receive_rows(clock_ns);
@@ -87,17 +94,22 @@ Status ExpertExchange::receive_rows(std::int64_t clock_ns) {
     if (from == rank_) continue;
     Peer& p = peer(from);
     const std::size_t most_rows = headers_[static_cast<std::size_t>(from)].num_tokens * top_k_;
-    p.received.resize(std::max(p.received.size(), sizeof(MessageHeader) + most_rows * (sizeof(std::int32_t) + width_ * sizeof(float))));
+    p.received.resize(std::max(
+        p.received.size(),
+        sizeof(MessageHeader) + most_rows * (sizeof(std::int32_t) + width_ * sizeof(float))));
     const std::array<std::span<std::byte>, 1> parts{p.received};
-    pending_.push_back({transport_.post_recv(from, tag(kDispatch), parts, Delivery::kEager), from, true});
+    pending_.push_back(
+        {transport_.post_recv(from, tag(kDispatch), parts, Delivery::kEager), from, true});
   }
   for (int step = 1; step < shape_.num_ranks(); ++step) {
     const int to = (rank_ + step) % shape_.num_ranks();
     Peer& p = peer(to);
     p.out_header = {clock_ns, static_cast<std::uint32_t>(p.slots.size())};
-    const std::array<std::span<const std::byte>, 3> parts{bytes_of(p.out_header), std::as_bytes(std::span(p.slots)),
+    const std::array<std::span<const std::byte>, 3> parts{bytes_of(p.out_header),
+                                                          std::as_bytes(std::span(p.slots)),
                                                           std::as_bytes(std::span(p.rows))};
-    pending_.push_back({transport_.post_send(to, tag(kDispatch), parts, Delivery::kEager), to, false});
+    pending_.push_back(
+        {transport_.post_send(to, tag(kDispatch), parts, Delivery::kEager), to, false});
   }
   if (Status status = wait_all("dispatched rows"); !status.ok()) return status;
   for (const Pending& done : pending_) {
@@ -118,16 +130,19 @@ Status ExpertExchange::check_message(int from, std::size_t bytes) const {
   MessageHeader header;
   const auto& received = peer(from).received;
   if (bytes >= sizeof header) std::memcpy(&header, received.data(), sizeof header);
-  const std::size_t expected = sizeof header + header.num_rows * (sizeof(std::int32_t) + width_ * sizeof(float));
+  const std::size_t expected =
+      sizeof header + header.num_rows * (sizeof(std::int32_t) + width_ * sizeof(float));
   if (bytes == expected) return {};
-  return {ErrorCode::kInternal, "step " + std::to_string(step_) + ": rows from rank " + std::to_string(from) + " have " + std::to_string(bytes) + " bytes, expected " +
-                                    std::to_string(expected)};
+  return {ErrorCode::kInternal, "step " + std::to_string(step_) + ": rows from rank " +
+                                    std::to_string(from) + " have " + std::to_string(bytes) +
+                                    " bytes, expected " + std::to_string(expected)};
 }
 
 std::span<const std::int32_t> ExpertExchange::received_slots(int from) const noexcept {
   const Peer& p = peer(from);
   if (from == rank_) return p.slots;
-  return {reinterpret_cast<const std::int32_t*>(p.received.data() + sizeof(MessageHeader)), p.in_header.num_rows};
+  return {reinterpret_cast<const std::int32_t*>(p.received.data() + sizeof(MessageHeader)),
+          p.in_header.num_rows};
 }
 
 const float* ExpertExchange::received_row(const RowRef& ref) const noexcept {
@@ -142,19 +157,23 @@ void ExpertExchange::group_by_slot() {
   std::fill(tokens_per_slot_.begin(), tokens_per_slot_.end(), 0U);
   std::size_t total = 0;
   for (int from = 0; from < shape_.num_ranks(); ++from) {
-    for (const std::int32_t slot : received_slots(from)) ++tokens_per_slot_[static_cast<std::size_t>(slot)];
+    for (const std::int32_t slot : received_slots(from))
+      ++tokens_per_slot_[static_cast<std::size_t>(slot)];
     const std::size_t rows = peer(from).in_header.num_rows;
     peer(from).results_out.resize(rows * width_);
     total += rows;
   }
   order_.resize(total);
   slot_begin_[0] = 0;
-  for (std::size_t s = 0; s < tokens_per_slot_.size(); ++s) slot_begin_[s + 1] = slot_begin_[s] + tokens_per_slot_[s];
-  // Filled from the back, so that slot_begin_[s + 1] comes down to the beginning of slot s; then moved over by one.
+  for (std::size_t s = 0; s < tokens_per_slot_.size(); ++s)
+    slot_begin_[s + 1] = slot_begin_[s] + tokens_per_slot_[s];
+  // Filled from the back, so that slot_begin_[s + 1] comes down to the beginning of slot s; then
+  // moved over by one.
   for (int from = shape_.num_ranks() - 1; from >= 0; --from) {
     const auto slots = received_slots(from);
     for (std::size_t row = slots.size(); row-- > 0;) {
-      order_[--slot_begin_[static_cast<std::size_t>(slots[row]) + 1]] = {from, static_cast<int>(row)};
+      order_[--slot_begin_[static_cast<std::size_t>(slots[row]) + 1]] = {from,
+                                                                         static_cast<int>(row)};
     }
   }
   std::copy(slot_begin_.begin() + 1, slot_begin_.end(), slot_begin_.begin());
@@ -167,16 +186,19 @@ Status ExpertExchange::combine(std::int64_t clock_ns) {
     Peer& p = peer(from);
     if (from == rank_) continue;
     p.results_in.resize(p.slots.size() * width_);
-    const std::array<std::span<std::byte>, 2> parts{writable_bytes_of(p.in_header),
-                                                    std::as_writable_bytes(std::span(p.results_in))};
-    pending_.push_back({transport_.post_recv(from, tag(kCombine), parts, Delivery::kEager), from, true});
+    const std::array<std::span<std::byte>, 2> parts{
+        writable_bytes_of(p.in_header), std::as_writable_bytes(std::span(p.results_in))};
+    pending_.push_back(
+        {transport_.post_recv(from, tag(kCombine), parts, Delivery::kEager), from, true});
   }
   for (int step = 1; step < shape_.num_ranks(); ++step) {
     const int to = (rank_ + step) % shape_.num_ranks();
     Peer& p = peer(to);
     p.out_header = {clock_ns, 0};
-    const std::array<std::span<const std::byte>, 2> parts{bytes_of(p.out_header), std::as_bytes(std::span(p.results_out))};
-    pending_.push_back({transport_.post_send(to, tag(kCombine), parts, Delivery::kEager), to, false});
+    const std::array<std::span<const std::byte>, 2> parts{bytes_of(p.out_header),
+                                                          std::as_bytes(std::span(p.results_out))};
+    pending_.push_back(
+        {transport_.post_send(to, tag(kCombine), parts, Delivery::kEager), to, false});
   }
   if (Status status = wait_all("results"); !status.ok()) return status;
   peer(rank_).results_in.swap(peer(rank_).results_out);
@@ -184,7 +206,8 @@ Status ExpertExchange::combine(std::int64_t clock_ns) {
   for (std::size_t r = 0; r < peers_.size(); ++r) clocks_[r] = peers_[r].in_header.clock_ns;
   expert_output_.clear();
   for (const RowRef& choice : choices_) {
-    expert_output_.push_back(peer(choice.peer).results_in.data() + static_cast<std::size_t>(choice.row) * width_);
+    expert_output_.push_back(peer(choice.peer).results_in.data() +
+                             static_cast<std::size_t>(choice.row) * width_);
   }
   return {};
 }
@@ -205,7 +228,8 @@ Status ExpertExchange::wait_all(const char* what) {
       if (status.state == TransferState::kFailed) {
         op.done = true;
         cancel_all();
-        return {ErrorCode::kTransport, where() + ": a message with rank " + std::to_string(op.peer) + " failed"};
+        return {ErrorCode::kTransport,
+                where() + ": a message with rank " + std::to_string(op.peer) + " failed"};
       }
       op.done = status.state == TransferState::kDone;
       op.bytes = status.bytes;
@@ -217,7 +241,8 @@ Status ExpertExchange::wait_all(const char* what) {
   }
   std::string missing;
   for (const Pending& op : pending_) {
-    if (!op.done && op.receive && op.peer >= 0) missing += (missing.empty() ? "; missing: rank " : ", ") + std::to_string(op.peer);
+    if (!op.done && op.receive && op.peer >= 0)
+      missing += (missing.empty() ? "; missing: rank " : ", ") + std::to_string(op.peer);
   }
   cancel_all();
   return {waited.code(), where() + ": " + waited.message() + missing};

@@ -30,9 +30,10 @@ std::vector<Window> make_windows(const RunRecord& run, std::int64_t assignments)
 void mark_settled(std::vector<Window>& windows, const std::vector<Segment>& segments) {
   int number = 0;
   for (Window& window : windows) {
-    const bool has_switch = std::any_of(segments.begin(), segments.end(), [&](const Segment& segment) {
-      return window.first_step <= segment.first_step && segment.first_step <= window.last_step;
-    });
+    const bool has_switch =
+        std::any_of(segments.begin(), segments.end(), [&](const Segment& segment) {
+          return window.first_step <= segment.first_step && segment.first_step <= window.last_step;
+        });
     number = has_switch ? 0 : number + 1;
     window.settled = number >= kSettledFrom;
   }
@@ -48,7 +49,8 @@ class RunView {
     for (std::uint64_t step = first_step; step <= std::min(last_step, run_.steps); ++step) {
       const std::uint32_t* slot = run_.slot_tokens.data() + (step - 1) * layers() * num_slots;
       for (std::vector<double>& layer : loads) {
-        for (int p = 0; p < shape_.num_slots(); ++p) layer[static_cast<std::size_t>(shape_.rank_of_slot(p))] += *slot++;
+        for (int p = 0; p < shape_.num_slots(); ++p)
+          layer[static_cast<std::size_t>(shape_.rank_of_slot(p))] += *slot++;
       }
     }
     return loads;
@@ -77,8 +79,10 @@ class RunView {
   const ClusterShape& shape_;
 };
 
-// The better of both planners with all moves allowed, layer by layer, from the placement served at the start.
-std::vector<OverLayers> make_hindsight(const RunView& view, const ClusterShape& shape, const std::vector<Window>& windows) {
+// The better of both planners with all moves allowed, layer by layer, from the placement served at
+// the start.
+std::vector<OverLayers> make_hindsight(const RunView& view, const ClusterShape& shape,
+                                       const std::vector<Window>& windows) {
   const Placement start = Placement::initial(shape);
   const auto eplb = make_policy("eplb"), swift = make_policy("swift");
   std::vector<OverLayers> hindsight;
@@ -90,7 +94,8 @@ std::vector<OverLayers> make_hindsight(const RunView& view, const ClusterShape& 
       problem.shape = &shape;
       problem.load = load;
       problem.placement = start.layer(layer);
-      per_layer.push_back(std::min(eplb->plan_layer(problem).imbalance_after, swift->plan_layer(problem).imbalance_after));
+      per_layer.push_back(std::min(eplb->plan_layer(problem).imbalance_after,
+                                   swift->plan_layer(problem).imbalance_after));
     }
     hindsight.push_back(aggregate_imbalance(per_layer));
   }
@@ -102,7 +107,8 @@ double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
-double mean_over(const std::vector<OverLayers>& imbalance, const std::vector<Window>& windows, bool settled_only) {
+double mean_over(const std::vector<OverLayers>& imbalance, const std::vector<Window>& windows,
+                 bool settled_only) {
   std::vector<double> values;
   for (std::size_t w = 0; w < windows.size(); ++w) {
     if (!settled_only || windows[w].settled) values.push_back(imbalance[w].mean_over_layers);
@@ -110,46 +116,56 @@ double mean_over(const std::vector<OverLayers>& imbalance, const std::vector<Win
   return mean(values);
 }
 
-void add_virtual_times(const RunRecord& run, const std::vector<Window>& windows, RunFigures& figures) {
+void add_virtual_times(const RunRecord& run, const std::vector<Window>& windows,
+                       RunFigures& figures) {
   if (!run.timed) return;
-  const auto total = std::accumulate(run.step_time_ns.begin(), run.step_time_ns.end(), std::int64_t{0});
+  const auto total =
+      std::accumulate(run.step_time_ns.begin(), run.step_time_ns.end(), std::int64_t{0});
   figures.virtual_seconds = static_cast<double>(total) * 1e-9;
   const double tokens = static_cast<double>(run.tokens) * run.token_scale;
   figures.tokens_per_virtual_second = total > 0 ? tokens / figures.virtual_seconds : 0.0;
   std::vector<double> settled;
   for (const Window& window : windows) {
-    for (std::uint64_t step = window.first_step; window.settled && step <= std::min(window.last_step, run.steps); ++step) {
+    for (std::uint64_t step = window.first_step;
+         window.settled && step <= std::min(window.last_step, run.steps); ++step) {
       settled.push_back(static_cast<double>(run.step_time_ns[step - 1]) * 1e-3);
     }
   }
   figures.virtual_mean_step_us_after_switch = mean(settled);
 }
 
-// A run that never answers is shown at the windows where the others do about the same: from the switch on.
-void add_rank_loads(const RunRecord& run, const RunView& view, const std::vector<Window>& windows, RunFigures& figures) {
+// A run that never answers is shown at the windows where the others do about the same: from the
+// switch on.
+void add_rank_loads(const RunRecord& run, const RunView& view, const std::vector<Window>& windows,
+                    RunFigures& figures) {
   if (windows.empty()) return;
   figures.first_window = view.loads(windows.front());
   figures.last_window = view.loads(windows.back());
   if (run.traffic.segments.size() < 2) return;
   const std::uint64_t switched = run.traffic.segments[1].first_step;
-  const auto answer = std::find_if(run.commits.begin(), run.commits.end(), [&](const CommitRecord& c) { return c.step >= switched; });
+  const auto answer = std::find_if(run.commits.begin(), run.commits.end(),
+                                   [&](const CommitRecord& c) { return c.step >= switched; });
   const auto window_of = [&](std::uint64_t step) {
-    const auto found = std::find_if(windows.begin(), windows.end(), [&](const Window& w) { return step <= w.last_step; });
+    const auto found = std::find_if(windows.begin(), windows.end(),
+                                    [&](const Window& w) { return step <= w.last_step; });
     return std::min(static_cast<std::size_t>(found - windows.begin()), windows.size() - 1);
   };
   const std::size_t at_switch = window_of(switched);
   const std::size_t at_answer = answer == run.commits.end() ? at_switch : window_of(answer->step);
-  figures.before = view.loads(windows[std::max(at_switch, at_answer - std::min<std::size_t>(1, at_answer))]);
+  figures.before =
+      view.loads(windows[std::max(at_switch, at_answer - std::min<std::size_t>(1, at_answer))]);
   figures.after = view.loads(windows[std::min(at_answer + kSettledFrom, windows.size() - 1)]);
 }
 
-RunFigures make_figures(const RunRecord& run, const ClusterShape& shape, const std::vector<Window>& windows) {
+RunFigures make_figures(const RunRecord& run, const ClusterShape& shape,
+                        const std::vector<Window>& windows) {
   const RunView view(run, shape);
   RunFigures figures;
   for (std::uint64_t step = 1; step <= run.steps; ++step) {
     figures.imbalance_per_step.push_back(view.imbalance(view.loads(step, step)).mean_over_layers);
   }
-  for (const Window& window : windows) figures.imbalance_per_window.push_back(view.imbalance(view.loads(window)));
+  for (const Window& window : windows)
+    figures.imbalance_per_window.push_back(view.imbalance(view.loads(window)));
   figures.mean_over_windows = mean_over(figures.imbalance_per_window, windows, false);
   figures.mean_after_switch = mean_over(figures.imbalance_per_window, windows, true);
   for (const CommitRecord& commit : run.commits) {
@@ -162,19 +178,23 @@ RunFigures make_figures(const RunRecord& run, const ClusterShape& shape, const s
 }
 
 void check_comparable(const RunRecord& a, const RunRecord& b) {
-  const bool same_requests = a.traffic.requests.size() == b.traffic.requests.size() &&
-                             std::equal(a.traffic.requests.begin(), a.traffic.requests.end(), b.traffic.requests.begin(),
-                                        [](const Request& x, const Request& y) { return x.prompt == y.prompt; });
-  if (!same_requests || a.shape.num_ranks != b.shape.num_ranks || a.shape.num_slots != b.shape.num_slots) {
-    throw Error(ErrorCode::kInvalidArgument, "runs of \"" + a.policy + "\" and \"" + b.policy +
-                                                 "\" cannot be compared: they served different requests or shapes");
+  const bool same_requests =
+      a.traffic.requests.size() == b.traffic.requests.size() &&
+      std::equal(a.traffic.requests.begin(), a.traffic.requests.end(), b.traffic.requests.begin(),
+                 [](const Request& x, const Request& y) { return x.prompt == y.prompt; });
+  if (!same_requests || a.shape.num_ranks != b.shape.num_ranks ||
+      a.shape.num_slots != b.shape.num_slots) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "runs of \"" + a.policy + "\" and \"" + b.policy +
+                    "\" cannot be compared: they served different requests or shapes");
   }
 }
 
 }  // namespace
 
 Comparison compare(std::span<const RunRecord> runs, std::int64_t window_assignments) {
-  if (runs.empty()) throw Error(ErrorCode::kInvalidArgument, "no run to compare: make at least one");
+  if (runs.empty())
+    throw Error(ErrorCode::kInvalidArgument, "no run to compare: make at least one");
   const ClusterShape shape(runs.front().shape);
   Comparison result;
   result.window_assignments = window_assignments;

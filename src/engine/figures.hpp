@@ -1,6 +1,7 @@
 #pragma once
-// Figures of one or more runs of the same requests, side by side: imbalance over steps and over windows, the plan that
-// hindsight would have made for each window, virtual times. Pure; called by run.json, the tool and tests.
+// Figures of one or more runs of the same requests, side by side: imbalance over steps and over
+// windows, the plan that hindsight would have made for each window, virtual times. Pure; called by
+// run.json, the tool and tests.
 
 #include <cstdint>
 #include <span>
@@ -18,31 +19,34 @@ namespace swiftbalancer::engine {
 struct Window {
   std::uint64_t first_step = 0;
   std::uint64_t last_step = 0;
-  bool settled = false;  ///< From the second window after a switch of domain (or the start) until the next switch.
+  bool settled = false;  ///< From the second window after a switch of domain (or the start) until
+                         ///< the next switch.
 };
 
 /// Rank loads, tokens: [num_moe_layers][num_ranks].
 using RankLoads = std::vector<std::vector<double>>;
 
 struct RunFigures {
-  std::vector<double> imbalance_per_step;       ///< Mean over layers, of the tokens that the ranks received.
+  std::vector<double>
+      imbalance_per_step;  ///< Mean over layers, of the tokens that the ranks received.
   std::vector<OverLayers> imbalance_per_window;
-  double mean_over_windows = 0.0;               ///< Of the mean over layers. NaN without a window.
-  double mean_after_switch = 0.0;               ///< Over settled windows. NaN without one.
-  double virtual_seconds = 0.0;                 ///< This and the next two: with a timed device only.
+  double mean_over_windows = 0.0;  ///< Of the mean over layers. NaN without a window.
+  double mean_after_switch = 0.0;  ///< Over settled windows. NaN without one.
+  double virtual_seconds = 0.0;    ///< This and the next two: with a timed device only.
   double virtual_mean_step_us_after_switch = 0.0;
-  double tokens_per_virtual_second = 0.0;       ///< Of the named model: tokens times token_scale.
+  double tokens_per_virtual_second = 0.0;  ///< Of the named model: tokens times token_scale.
   std::int64_t moves = 0;
   std::int64_t migrated_bytes = 0;
   RankLoads first_window, last_window;
-  RankLoads before, after;                      ///< Around the first answer to a switch of domain.
+  RankLoads before, after;  ///< Around the first answer to a switch of domain.
 };
 
 struct Comparison {
   std::int64_t window_assignments = 0;
-  std::vector<Window> windows;                  ///< The same for all runs.
-  std::vector<OverLayers> hindsight;            ///< [windows] a plan made for that very window, any number of moves.
-  double hindsight_mean_over_windows = 0.0;     ///< Of the mean over layers.
+  std::vector<Window> windows;  ///< The same for all runs.
+  std::vector<OverLayers>
+      hindsight;  ///< [windows] a plan made for that very window, any number of moves.
+  double hindsight_mean_over_windows = 0.0;  ///< Of the mean over layers.
   double hindsight_mean_after_switch = 0.0;
   std::vector<RunFigures> runs;
   bool outputs_identical = true;

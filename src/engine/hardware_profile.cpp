@@ -78,14 +78,16 @@ class Reader {
     for (const auto& entry : constants) {
       const std::string name = key_of(entry.first);
       const KnownConstant* known = find_constant(name);
-      if (known == nullptr) fail(entry.first, "unknown constant '" + name + "'; known are: " + known_names());
+      if (known == nullptr)
+        fail(entry.first, "unknown constant '" + name + "'; known are: " + known_names());
       if (!profile.constants.emplace(name, constant(entry.second, *known)).second) {
         fail(entry.first, "constant '" + name + "' is given twice; keep one");
       }
     }
     for (const KnownConstant& known : kConstants) {
       if (profile.constants.contains(std::string(known.name))) continue;
-      fail(constants, "constant '" + std::string(known.name) + "' (unit " + std::string(known.unit) + ") is missing; add it");
+      fail(constants, "constant '" + std::string(known.name) + "' (unit " +
+                          std::string(known.unit) + ") is missing; add it");
     }
     return profile;
   }
@@ -95,13 +97,17 @@ class Reader {
     const std::string line = mark.is_null() ? "" : ":" + std::to_string(mark.line + 1);
     throw Error(ErrorCode::kInvalidArgument, path_ + line + ": " + message);
   }
-  [[noreturn]] void fail(const YAML::Node& node, const std::string& message) const { fail(node.Mark(), message); }
+  [[noreturn]] void fail(const YAML::Node& node, const std::string& message) const {
+    fail(node.Mark(), message);
+  }
 
   YAML::Node parse() const {
     try {
       return YAML::LoadFile(path_);
     } catch (const YAML::BadFile&) {
-      throw Error(ErrorCode::kIo, path_ + ": hardware profile cannot be read; give the path of a file like those in data/hardware");
+      throw Error(ErrorCode::kIo, path_ +
+                                      ": hardware profile cannot be read; give the path of a file "
+                                      "like those in data/hardware");
     } catch (const YAML::Exception& error) {
       fail(error.mark, "not valid YAML: " + error.msg);
     }
@@ -117,22 +123,27 @@ class Reader {
   }
 
   // Exactly these keys, each once.
-  void require_keys(const YAML::Node& map, const std::set<std::string>& keys, const std::string& what) const {
+  void require_keys(const YAML::Node& map, const std::set<std::string>& keys,
+                    const std::string& what) const {
     std::string allowed;
     for (const std::string& key : keys) allowed += (allowed.empty() ? "" : ", ") + key;
     std::set<std::string> seen;
     for (const auto& entry : map) {
       const std::string key = key_of(entry.first);
-      if (!keys.contains(key)) fail(entry.first, "unknown key '" + key + "' in " + what + "; allowed are: " + allowed);
-      if (!seen.insert(key).second) fail(entry.first, "key '" + key + "' is given twice in " + what + "; keep one");
+      if (!keys.contains(key))
+        fail(entry.first, "unknown key '" + key + "' in " + what + "; allowed are: " + allowed);
+      if (!seen.insert(key).second)
+        fail(entry.first, "key '" + key + "' is given twice in " + what + "; keep one");
     }
     for (const std::string& key : keys) {
-      if (!seen.contains(key)) fail(map, "key '" + key + "' is missing in " + what + "; needed are: " + allowed);
+      if (!seen.contains(key))
+        fail(map, "key '" + key + "' is missing in " + what + "; needed are: " + allowed);
     }
   }
 
   std::string text(const YAML::Node& node, const std::string& what) const {
-    if (!node.IsScalar() || node.Scalar().empty()) fail(node, "'" + what + "' must be a text that is not empty");
+    if (!node.IsScalar() || node.Scalar().empty())
+      fail(node, "'" + what + "' must be a text that is not empty");
     return node.Scalar();
   }
 
@@ -140,12 +151,15 @@ class Reader {
     const std::string what = "constant '" + std::string(known.name) + "'";
     require_map(node, what);
     require_keys(node, {"value", "unit", "source"}, what);
-    HardwareConstant result{number(node["value"], what), text(node["unit"], "unit"), text(node["source"], "source")};
+    HardwareConstant result{number(node["value"], what), text(node["unit"], "unit"),
+                            text(node["source"], "source")};
     if (result.unit != known.unit) {
-      fail(node["unit"], what + " has unit '" + result.unit + "'; it must be given in '" + std::string(known.unit) + "'");
+      fail(node["unit"], what + " has unit '" + result.unit + "'; it must be given in '" +
+                             std::string(known.unit) + "'");
     }
     if (known.unit == "1" && result.value >= 1.0) {
-      fail(node["value"], what + " is " + node["value"].Scalar() + "; a share lies between 0 and 1, both excluded");
+      fail(node["value"], what + " is " + node["value"].Scalar() +
+                              "; a share lies between 0 and 1, both excluded");
     }
     return result;
   }
@@ -154,7 +168,8 @@ class Reader {
     const std::string value = text(node, "value");
     double result = 0.0;
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), result);
-    if (error != std::errc{} || end != value.data() + value.size() || !std::isfinite(result) || result <= 0.0) {
+    if (error != std::errc{} || end != value.data() + value.size() || !std::isfinite(result) ||
+        result <= 0.0) {
       fail(node, what + " has value '" + value + "'; it must be a finite number above 0");
     }
     return result;
@@ -162,7 +177,8 @@ class Reader {
 
   static std::string known_names() {
     std::string names;
-    for (const KnownConstant& known : kConstants) names += (names.empty() ? "" : ", ") + std::string(known.name);
+    for (const KnownConstant& known : kConstants)
+      names += (names.empty() ? "" : ", ") + std::string(known.name);
     return names;
   }
 
@@ -174,7 +190,8 @@ class Reader {
 double HardwareProfile::value(const std::string& constant) const {
   const auto found = constants.find(constant);
   if (found == constants.end()) {
-    throw Error(ErrorCode::kInvalidArgument, "hardware profile '" + name + "' has no constant '" + constant + "'");
+    throw Error(ErrorCode::kInvalidArgument,
+                "hardware profile '" + name + "' has no constant '" + constant + "'");
   }
   return found->second.value;
 }

@@ -1,6 +1,6 @@
 #pragma once
-// Catches SIGINT and SIGTERM while a run has child processes and shared-memory names, so that it can clean up. One at a
-// time, on the thread that waits; the earlier handlers come back at the end.
+// Catches SIGINT and SIGTERM while a run has child processes and shared-memory names, so that it
+// can clean up. One at a time, on the thread that waits; the earlier handlers come back at the end.
 
 #include <csignal>
 

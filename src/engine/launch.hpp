@@ -1,7 +1,8 @@
 #pragma once
-// Starting the ranks of a run and collecting their records: as forked processes over shared memory, or as threads of this
-// process. Both return the records by rank, or throw one Error for the whole run: the first cause, naming the rank.
-// Called by serve(), on the caller's thread, which is also where progress is reported with processes.
+// Starting the ranks of a run and collecting their records: as forked processes over shared memory,
+// or as threads of this process. Both return the records by rank, or throw one Error for the whole
+// run: the first cause, naming the rank. Called by serve(), on the caller's thread, which is also
+// where progress is reported with processes.
 
 #include <functional>
 #include <string>
@@ -15,8 +16,8 @@ namespace swiftbalancer::engine {
 using ProgressLine = std::function<void(std::uint64_t step, const std::string& line)>;
 
 std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& progress);
-/// Forks before any thread exists. Leaves no process and no shared-memory name behind, whatever happens (also on SIGINT and
-/// SIGTERM, which end the run with an Error).
+/// Forks before any thread exists. Leaves no process and no shared-memory name behind, whatever
+/// happens (also on SIGINT and SIGTERM, which end the run with an Error).
 std::vector<RankRecord> run_processes(const RunPlan& plan, const ProgressLine& progress);
 
 /// What ended a rank.
@@ -26,7 +27,8 @@ struct RankFailure {
   std::string message;
   bool died = false;  ///< The process is gone without a word.
 };
-/// @throws Error for the cause among failures, in the order in which they came: a rank that died, else one that failed by
+/// @throws Error for the cause among failures, in the order in which they came: a rank that died,
+/// else one that failed by
 ///         itself, else the first that noticed.
 [[noreturn]] void throw_cause(const std::vector<RankFailure>& failures);
 

@@ -25,16 +25,19 @@ constexpr std::chrono::seconds kGrace{3};
 
 std::string group_name(const char* purpose) {
   static std::atomic<int> count{0};
-  return "swiftbalancer." + std::to_string(getpid()) + "." + std::to_string(count++) + "." + purpose;
+  return "swiftbalancer." + std::to_string(getpid()) + "." + std::to_string(count++) + "." +
+         purpose;
 }
 
 struct Groups {
-  explicit Groups(int num_ranks) : exchange(group_name("exchange"), num_ranks), balancer(group_name("balancer"), num_ranks) {}
+  explicit Groups(int num_ranks)
+      : exchange(group_name("exchange"), num_ranks), balancer(group_name("balancer"), num_ranks) {}
   ShmGroup exchange, balancer;
 };
 
 // The life of a rank's process. `released` reads as ended when the parent lets it go, or is gone.
-[[noreturn]] void child_main(const RunPlan& plan, int rank, const Groups& groups, FrameWriter& frames, int released) {
+[[noreturn]] void child_main(const RunPlan& plan, int rank, const Groups& groups,
+                             FrameWriter& frames, int released) {
   int exit_code = 0;
   try {
     RankContext context;
@@ -59,7 +62,8 @@ struct Groups {
     frames.write({.kind = FrameKind::kError, .code = error.code()}, std::string(error.what()));
     exit_code = 1;
   } catch (const std::exception& error) {
-    frames.write({.kind = FrameKind::kError, .code = ErrorCode::kInternal}, std::string(error.what()));
+    frames.write({.kind = FrameKind::kError, .code = ErrorCode::kInternal},
+                 std::string(error.what()));
     exit_code = 1;
   }
   _exit(exit_code);
@@ -114,7 +118,9 @@ void Supervisor::start(int rank) {
   Pipe pipe = make_pipe();
   const pid_t parent = getpid();
   const pid_t pid = fork();
-  if (pid < 0) throw Error(ErrorCode::kIo, std::string("cannot start rank ") + std::to_string(rank) + ": " + std::strerror(errno));
+  if (pid < 0)
+    throw Error(ErrorCode::kIo, std::string("cannot start rank ") + std::to_string(rank) + ": " +
+                                    std::strerror(errno));
   if (pid == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(1);
@@ -129,7 +135,8 @@ void Supervisor::start(int rank) {
 
 int Supervisor::timeout_ms() const {
   if (failures_.empty()) return -1;
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(kill_at_ - Clock::now()).count();
+  const auto left =
+      std::chrono::duration_cast<std::chrono::milliseconds>(kill_at_ - Clock::now()).count();
   return static_cast<int>(std::max<std::int64_t>(0, left));
 }
 
@@ -143,21 +150,25 @@ void Supervisor::watch() {
   }
   const int ready = poll(fds.data(), fds.size(), timeout_ms());
   if (const int signal = interrupt_.received(); signal != 0) {
-    throw Error(ErrorCode::kUnavailable, std::string("interrupted (") + strsignal(signal) + "): all ranks have been ended");
+    throw Error(ErrorCode::kUnavailable,
+                std::string("interrupted (") + strsignal(signal) + "): all ranks have been ended");
   }
   if (ready == 0) return kill_all();
   if (ready < 0) return;  // interrupted by a signal that is not ours
   for (std::size_t i = 1; i < fds.size(); ++i) {
     if (fds[i].revents == 0) continue;
     const int rank = ranks[i];
-    const auto on_frame = [&](const FrameHeader& header, std::span<const std::byte> content) { handle(rank, header, content); };
+    const auto on_frame = [&](const FrameHeader& header, std::span<const std::byte> content) {
+      handle(rank, header, content);
+    };
     if (!children_[static_cast<std::size_t>(rank)].frames.read(on_frame)) ended(rank);
   }
 }
 
 void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std::byte> content) {
   Child& child = children_[static_cast<std::size_t>(rank)];
-  const std::string text(reinterpret_cast<const char*>(content.data()), header.kind == FrameKind::kRecord ? 0 : content.size());
+  const std::string text(reinterpret_cast<const char*>(content.data()),
+                         header.kind == FrameKind::kRecord ? 0 : content.size());
   switch (header.kind) {
     case FrameKind::kOpened:
       // Nobody needs the names any more: what dies from here on cannot leave them behind.
@@ -194,7 +205,9 @@ void Supervisor::ended(int rank) {
   if (WIFSIGNALED(status)) {
     const int signal = WTERMSIG(status);
     return fail({rank, ErrorCode::kPeerLost,
-                 "was killed by signal " + std::to_string(signal) + " (" + strsignal(signal) + "): the run has been ended", true});
+                 "was killed by signal " + std::to_string(signal) + " (" + strsignal(signal) +
+                     "): the run has been ended",
+                 true});
   }
   if (!child.record) fail({rank, ErrorCode::kInternal, "ended without a result", true});
 }

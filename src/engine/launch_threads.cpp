@@ -39,7 +39,7 @@ class Collector {
   }
   std::mutex mutex_;
   std::condition_variable all_done_;
-  std::size_t done_ = 0;                // guarded by mutex_, as all below
+  std::size_t done_ = 0;  // guarded by mutex_, as all below
   std::vector<RankRecord> records_;
   std::vector<RankFailure> failures_;
 };
@@ -59,16 +59,20 @@ void run_thread(const RunPlan& plan, RankContext context, Collector& collector) 
 
 void throw_cause(const std::vector<RankFailure>& failures) {
   const auto noticed_only = [](const RankFailure& f) {
-    return f.code == ErrorCode::kPeerLost || f.code == ErrorCode::kTimeout || f.code == ErrorCode::kTransport;
+    return f.code == ErrorCode::kPeerLost || f.code == ErrorCode::kTimeout ||
+           f.code == ErrorCode::kTransport;
   };
-  auto cause = std::find_if(failures.begin(), failures.end(), [](const RankFailure& f) { return f.died; });
+  auto cause =
+      std::find_if(failures.begin(), failures.end(), [](const RankFailure& f) { return f.died; });
   if (cause == failures.end()) {
-    cause = std::find_if(failures.begin(), failures.end(), [&](const RankFailure& f) { return !noticed_only(f); });
+    cause = std::find_if(failures.begin(), failures.end(),
+                         [&](const RankFailure& f) { return !noticed_only(f); });
   }
   if (cause == failures.end()) cause = failures.begin();
   // A bad value is the caller's on every rank alike.
   if (cause->code == ErrorCode::kInvalidArgument) throw Error(cause->code, cause->message);
-  throw Error(cause->code, "rank " + std::to_string(cause->rank) + (cause->died ? " " : ": ") + cause->message);
+  throw Error(cause->code,
+              "rank " + std::to_string(cause->rank) + (cause->died ? " " : ": ") + cause->message);
 }
 
 std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& progress) {
@@ -94,9 +98,10 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
       context.progress = report;
       context.log = [report](const std::string& line) { report(0, line); };
     }
-    threads.emplace_back([&plan, &collector, moved = std::make_shared<RankContext>(std::move(context))] {
-      run_thread(plan, std::move(*moved), collector);
-    });
+    threads.emplace_back(
+        [&plan, &collector, moved = std::make_shared<RankContext>(std::move(context))] {
+          run_thread(plan, std::move(*moved), collector);
+        });
   }
   threads.clear();  // joins
   return collector.take();

@@ -39,12 +39,14 @@ std::string digest(const std::vector<std::vector<std::int32_t>>& outputs) {
     for (const std::int32_t token : tokens) add(static_cast<std::uint32_t>(token));
   }
   char hex[33];
-  std::snprintf(hex, sizeof hex, "%016llx%016llx", static_cast<unsigned long long>(high), static_cast<unsigned long long>(low));
+  std::snprintf(hex, sizeof hex, "%016llx%016llx", static_cast<unsigned long long>(high),
+                static_cast<unsigned long long>(low));
   return hex;
 }
 
 void merge_counts(std::span<const RankRecord> ranks, const ClusterShape& shape, RunRecord& run) {
-  const auto rows = static_cast<std::size_t>(run.steps) * static_cast<std::size_t>(shape.num_moe_layers());
+  const auto rows =
+      static_cast<std::size_t>(run.steps) * static_cast<std::size_t>(shape.num_moe_layers());
   const auto slots = static_cast<std::size_t>(shape.num_slots());
   const auto experts = static_cast<std::size_t>(shape.num_logical_experts());
   run.step_tokens.assign(run.steps, 0);
@@ -52,17 +54,20 @@ void merge_counts(std::span<const RankRecord> ranks, const ClusterShape& shape, 
   run.expert_tokens.assign(rows * experts, 0);
   for (const RankRecord& rank : ranks) {
     for (std::size_t s = 0; s < run.steps; ++s) run.step_tokens[s] += rank.tokens[s];
-    for (std::size_t i = 0; i < run.expert_tokens.size(); ++i) run.expert_tokens[i] += rank.routed_tokens[i];
+    for (std::size_t i = 0; i < run.expert_tokens.size(); ++i)
+      run.expert_tokens[i] += rank.routed_tokens[i];
     const auto first = static_cast<std::size_t>(shape.first_slot(rank.rank));
     const auto count = static_cast<std::size_t>(shape.slots_per_rank(rank.rank));
     for (std::size_t row = 0; row < rows; ++row) {
-      std::copy_n(rank.slot_tokens.data() + row * count, count, run.slot_tokens.data() + row * slots + first);
+      std::copy_n(rank.slot_tokens.data() + row * count, count,
+                  run.slot_tokens.data() + row * slots + first);
     }
   }
   for (const std::uint32_t tokens : run.step_tokens) run.tokens += tokens;
 }
 
-// Recorded = routed: under the placement of each step, the slots of every expert received what was routed to it.
+// Recorded = routed: under the placement of each step, the slots of every expert received what was
+// routed to it.
 void check_conservation(const ClusterShape& shape, const RunRecord& run) {
   Placement placement = Placement::initial(shape);
   const auto layers = static_cast<std::size_t>(shape.num_moe_layers());
@@ -72,21 +77,27 @@ void check_conservation(const ClusterShape& shape, const RunRecord& run) {
   auto commit = run.commits.begin();
   for (std::uint64_t step = 1; step <= run.steps; ++step) {
     for (; commit != run.commits.end() && commit->step == step; ++commit) {
-      std::copy(commit->placement.begin(), commit->placement.end(), placement.layer(commit->moe_layer_id).begin());
+      std::copy(commit->placement.begin(), commit->placement.end(),
+                placement.layer(commit->moe_layer_id).begin());
     }
     for (std::size_t layer = 0; layer < layers; ++layer) {
       const std::size_t row = (step - 1) * layers + layer;
       const auto held = placement.layer(static_cast<int>(layer));
       std::fill(received.begin(), received.end(), 0U);
-      for (std::size_t p = 0; p < slots; ++p) received[static_cast<std::size_t>(held[p])] += run.slot_tokens[row * slots + p];
-      if (!std::equal(received.begin(), received.end(), run.expert_tokens.begin() + static_cast<std::ptrdiff_t>(row * experts))) {
-        broken("step " + std::to_string(step) + ", layer " + std::to_string(layer) + ": tokens recorded are not those routed");
+      for (std::size_t p = 0; p < slots; ++p)
+        received[static_cast<std::size_t>(held[p])] += run.slot_tokens[row * slots + p];
+      if (!std::equal(received.begin(), received.end(),
+                      run.expert_tokens.begin() + static_cast<std::ptrdiff_t>(row * experts))) {
+        broken("step " + std::to_string(step) + ", layer " + std::to_string(layer) +
+               ": tokens recorded are not those routed");
       }
       std::uint64_t total = 0;
       for (const std::uint32_t tokens : received) total += tokens;
-      if (total != std::uint64_t{run.step_tokens[step - 1]} * static_cast<std::uint64_t>(run.model.top_k)) {
-        broken("step " + std::to_string(step) + ", layer " + std::to_string(layer) + ": " + std::to_string(total) +
-               " rows for " + std::to_string(run.step_tokens[step - 1]) + " tokens");
+      if (total !=
+          std::uint64_t{run.step_tokens[step - 1]} * static_cast<std::uint64_t>(run.model.top_k)) {
+        broken("step " + std::to_string(step) + ", layer " + std::to_string(layer) + ": " +
+               std::to_string(total) + " rows for " + std::to_string(run.step_tokens[step - 1]) +
+               " tokens");
       }
     }
   }
@@ -94,15 +105,16 @@ void check_conservation(const ClusterShape& shape, const RunRecord& run) {
 
 void check_agreement(std::span<const RankRecord> ranks) {
   const auto same = [](const CommitRecord& a, const CommitRecord& b) {
-    return a.step == b.step && a.generation == b.generation && a.unit == b.unit && a.moe_layer_id == b.moe_layer_id &&
-           a.placement == b.placement;
+    return a.step == b.step && a.generation == b.generation && a.unit == b.unit &&
+           a.moe_layer_id == b.moe_layer_id && a.placement == b.placement;
   };
   const RankRecord& first = ranks.front();
   for (const RankRecord& rank : ranks) {
     if (rank.steps != first.steps || rank.step_start_ns != first.step_start_ns) {
       broken("rank " + std::to_string(rank.rank) + " and rank 0 made different steps");
     }
-    if (!std::equal(rank.commits.begin(), rank.commits.end(), first.commits.begin(), first.commits.end(), same)) {
+    if (!std::equal(rank.commits.begin(), rank.commits.end(), first.commits.begin(),
+                    first.commits.end(), same)) {
       broken("rank " + std::to_string(rank.rank) + " and rank 0 committed differently");
     }
   }
@@ -130,7 +142,8 @@ void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunReco
   run.commits = ranks.front().commits;
   run.generations = ranks.front().generations;
   const auto& starts = ranks.front().step_start_ns;
-  for (std::size_t s = 0; s + 1 < starts.size(); ++s) run.step_time_ns.push_back(starts[s + 1] - starts[s]);
+  for (std::size_t s = 0; s + 1 < starts.size(); ++s)
+    run.step_time_ns.push_back(starts[s + 1] - starts[s]);
   for (const RankRecord& rank : ranks) merge_health_and_waits(rank, run);
   merge_outputs(ranks, run);
   run.output_digest = digest(run.outputs);

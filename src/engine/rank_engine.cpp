@@ -36,12 +36,18 @@ BalancerConfig balancer_config(const RunPlan& plan, const RankContext& context) 
 class RankEngine {
  public:
   RankEngine(const RunPlan& plan, RankContext context)
-      : plan_(plan), model_(*plan.model), shape_(*plan.shape), context_(std::move(context)),
-        placement_(Placement::initial(shape_)), memory_(model_, shape_, placement_, context_.rank),
+      : plan_(plan),
+        model_(*plan.model),
+        shape_(*plan.shape),
+        context_(std::move(context)),
+        placement_(Placement::initial(shape_)),
+        memory_(model_, shape_, placement_, context_.rank),
         balancer_(shape_, balancer_config(plan, context_), std::move(context_.balancer)),
-        scheduler_(model_, plan.traffic, context_.rank, shape_.num_ranks(), plan.options.max_batch_tokens),
+        scheduler_(model_, plan.traffic, context_.rank, shape_.num_ranks(),
+                   plan.options.max_batch_tokens),
         exchange_(shape_, model_.info(), *context_.exchange, plan.options.balancer.deadline),
-        log_(shape_, start_balancer()), clock_(make_device(), context_.rank) {}
+        log_(shape_, start_balancer()),
+        clock_(make_device(), context_.rank) {}
 
   void run() {
     std::uint64_t step = 1;
@@ -103,7 +109,8 @@ std::unique_ptr<TimedDevice> RankEngine::make_device() {
   options.policy = plan_.options.balancer.policy;
   options.packet_interval = plan_.options.balancer.packet_interval;
   options.packet_lag = plan_.options.balancer.packet_lag;
-  for (const std::int64_t buffers : capacity) options.staging_capacity_per_rank.push_back(static_cast<int>(buffers));
+  for (const std::int64_t buffers : capacity)
+    options.staging_capacity_per_rank.push_back(static_cast<int>(buffers));
   options.packet_bytes = balancer_.packet_bytes();
   return std::make_unique<TimedDevice>(plan_.hardware, shape_, context_.rank, options);
 }
@@ -112,7 +119,9 @@ std::unique_ptr<TimedDevice> RankEngine::make_device() {
 bool RankEngine::begin_step(std::uint64_t step) {
   batch_ = &scheduler_.plan(step);
   const int num_tokens = batch_->num_tokens();
-  exchange_.open_step(step, {clock_.now_ns(), static_cast<std::uint32_t>(num_tokens), scheduler_.has_work() ? 1U : 0U})
+  exchange_
+      .open_step(step, {clock_.now_ns(), static_cast<std::uint32_t>(num_tokens),
+                        scheduler_.has_work() ? 1U : 0U})
       .throw_if_failed();
   const auto headers = exchange_.headers();
   clocks_.clear();
@@ -120,13 +129,17 @@ bool RankEngine::begin_step(std::uint64_t step) {
     clocks_.push_back(header.clock_ns);
     tokens_so_far_ += header.num_tokens;
   }
-  if (clock_.timed()) record_.step_start_ns.push_back(*std::max_element(clocks_.begin(), clocks_.end()));
-  if (std::none_of(headers.begin(), headers.end(), [](const StepHeader& header) { return header.has_work != 0; })) {
+  if (clock_.timed())
+    record_.step_start_ns.push_back(*std::max_element(clocks_.begin(), clocks_.end()));
+  if (std::none_of(headers.begin(), headers.end(),
+                   [](const StepHeader& header) { return header.has_work != 0; })) {
     clock_.finish(clocks_);
     return false;
   }
   clock_.begin_step(step, clocks_);
-  const Phase phase = batch_->decode_tokens == 0 ? Phase::kPrefill : batch_->prefill_tokens == 0 ? Phase::kDecode : Phase::kMixed;
+  const Phase phase = batch_->decode_tokens == 0    ? Phase::kPrefill
+                      : batch_->prefill_tokens == 0 ? Phase::kDecode
+                                                    : Phase::kMixed;
   balancer_.begin_step({step, phase, num_tokens == 0}).throw_if_failed();
   after_commits(step);
   record_.tokens.push_back(static_cast<std::uint32_t>(num_tokens));
@@ -147,7 +160,8 @@ void RankEngine::after_commits(std::uint64_t step) {
 }
 
 void RankEngine::forward() {
-  hidden_.resize(static_cast<std::size_t>(batch_->num_tokens()) * static_cast<std::size_t>(model_.info().hidden_size));
+  hidden_.resize(static_cast<std::size_t>(batch_->num_tokens()) *
+                 static_cast<std::size_t>(model_.info().hidden_size));
   model_.embed(batch_->tokens, hidden_);
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) run_layer(layer);
   scheduler_.finish(hidden_);
@@ -156,12 +170,14 @@ void RankEngine::forward() {
 void RankEngine::run_layer(int layer) {
   model_.attend_and_route(layer, batch_->sequences, hidden_, routing_);
   clock_.attention(batch_->num_tokens(), batch_->context);
-  exchange_.dispatch(layer, routing_, balancer_.dispatch_table(layer), clock_.now_ns()).throw_if_failed();
+  exchange_.dispatch(layer, routing_, balancer_.dispatch_table(layer), clock_.now_ns())
+      .throw_if_failed();
   clock_.dispatch(exchange_.clocks(), exchange_.rows_to(), exchange_.rows_from());
-  exchange_.run_slots([&](int slot, std::span<const float> input, int num_rows, std::span<float> output) {
-    const auto parts = balancer_.slot_parts(layer, slot);
-    model_.run_expert({parts.data(), parts.size()}, input, num_rows, output);
-  });
+  exchange_.run_slots(
+      [&](int slot, std::span<const float> input, int num_rows, std::span<float> output) {
+        const auto parts = balancer_.slot_parts(layer, slot);
+        model_.run_expert({parts.data(), parts.size()}, input, num_rows, output);
+      });
   const auto tokens_per_slot = exchange_.tokens_per_slot();
   balancer_.record(layer, tokens_per_slot);
   keep_counts(tokens_per_slot);
@@ -173,10 +189,12 @@ void RankEngine::run_layer(int layer) {
 }
 
 void RankEngine::keep_counts(std::span<const std::uint32_t> tokens_per_slot) {
-  record_.slot_tokens.insert(record_.slot_tokens.end(), tokens_per_slot.begin(), tokens_per_slot.end());
+  record_.slot_tokens.insert(record_.slot_tokens.end(), tokens_per_slot.begin(),
+                             tokens_per_slot.end());
   const std::size_t first = record_.routed_tokens.size();
   record_.routed_tokens.resize(first + static_cast<std::size_t>(shape_.num_logical_experts()));
-  for (const std::int32_t expert : routing_.topk_ids) ++record_.routed_tokens[first + static_cast<std::size_t>(expert)];
+  for (const std::int32_t expert : routing_.topk_ids)
+    ++record_.routed_tokens[first + static_cast<std::size_t>(expert)];
 }
 
 void RankEngine::report(std::uint64_t step) {
@@ -184,11 +202,13 @@ void RankEngine::report(std::uint64_t step) {
   const auto& segments = plan_.traffic.segments;
   const std::uint64_t every = std::max<std::uint64_t>(1, plan_.traffic.last_arrival_step / 20);
   const bool switched = segment_ < segments.size() && segments[segment_].first_step <= step;
-  if (switched) context_.progress(step, "requests are " + segments[segment_++].domain + " from here on");
+  if (switched)
+    context_.progress(step, "requests are " + segments[segment_++].domain + " from here on");
   if (step % every != 0) return;
   std::int64_t moves = 0;
   for (const CommitRecord& commit : log_.commits()) moves += commit.moves;
-  context_.progress(step, std::to_string(tokens_so_far_) + " tokens, " + std::to_string(log_.commits().size()) + " commits, " +
+  context_.progress(step, std::to_string(tokens_so_far_) + " tokens, " +
+                              std::to_string(log_.commits().size()) + " commits, " +
                               std::to_string(moves) + " moves");
 }
 
@@ -203,8 +223,8 @@ void RankEngine::finish(std::uint64_t steps) {
   record_.commits = log_.commits();
   record_.generations = log_.generations();
   const BalancerStats& stats = balancer_.stats();
-  record_.waits = {stats.waits_for_packets, stats.waits_for_plans, stats.waits_for_copies, stats.wait_time.count(),
-                   balancer_.held_time().count()};
+  record_.waits = {stats.waits_for_packets, stats.waits_for_plans, stats.waits_for_copies,
+                   stats.wait_time.count(), balancer_.held_time().count()};
   const Health health = balancer_.health();
   record_.healthy = health.ok;
   record_.health_reason = health.reason;

@@ -1,6 +1,6 @@
 #pragma once
-// One rank of a run: serves its own requests, runs the experts of its slots for everybody, and keeps the balancer going.
-// The whole loop is on one thread, the rank's engine thread.
+// One rank of a run: serves its own requests, runs the experts of its slots for everybody, and
+// keeps the balancer going. The whole loop is on one thread, the rank's engine thread.
 
 #include <cstdint>
 #include <functional>
@@ -33,9 +33,9 @@ struct RankContext {
   std::unique_ptr<Transport> exchange;  ///< For dispatch and combine, this thread.
   std::unique_ptr<Transport> balancer;  ///< For the balancer's worker.
   std::function<void(std::uint64_t step, const std::string& line)> progress;  ///< Rank 0 only.
-  std::function<void(const std::string& line)> log;                           ///< Of the balancer; rank 0 only.
-  /// Takes the rank's record; returns when all ranks are done. Until then this rank's transports stay open, since a closed
-  /// one looks like a lost rank to those that still wait.
+  std::function<void(const std::string& line)> log;  ///< Of the balancer; rank 0 only.
+  /// Takes the rank's record; returns when all ranks are done. Until then this rank's transports
+  /// stay open, since a closed one looks like a lost rank to those that still wait.
   std::function<void(const RankRecord& record)> deliver;
 };
 

@@ -24,7 +24,8 @@ void FileDescriptor::close() noexcept {
 
 Pipe make_pipe() {
   int fds[2];
-  if (pipe2(fds, O_CLOEXEC) != 0) throw Error(ErrorCode::kIo, std::string("cannot make a pipe: ") + std::strerror(errno));
+  if (pipe2(fds, O_CLOEXEC) != 0)
+    throw Error(ErrorCode::kIo, std::string("cannot make a pipe: ") + std::strerror(errno));
   return {FileDescriptor(fds[0]), FileDescriptor(fds[1])};
 }
 
@@ -41,7 +42,8 @@ void FrameWriter::write(FrameHeader header, std::span<const std::byte> content) 
   }
 }
 
-bool FrameReader::read(const std::function<void(const FrameHeader&, std::span<const std::byte>)>& handle) {
+bool FrameReader::read(
+    const std::function<void(const FrameHeader&, std::span<const std::byte>)>& handle) {
   constexpr std::size_t kChunk = std::size_t{1} << 16;
   const std::size_t held = buffer_.size();
   buffer_.resize(held + kChunk);

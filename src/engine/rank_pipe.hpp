@@ -1,6 +1,7 @@
 #pragma once
-// The pipe from a rank's process to its parent: frames of a kind, a step and text or bytes. The writing end is used by the
-// engine thread and the worker of the rank, the reading end by the parent's thread.
+// The pipe from a rank's process to its parent: frames of a kind, a step and text or bytes. The
+// writing end is used by the engine thread and the worker of the rank, the reading end by the
+// parent's thread.
 
 #include <cstddef>
 #include <cstdint>
@@ -56,7 +57,9 @@ class FrameWriter {
   explicit FrameWriter(FileDescriptor fd) : fd_(std::move(fd)) {}
   /// A parent that is gone is no error here: the rank ends by the signal that this sends it.
   void write(FrameHeader header, std::span<const std::byte> content);
-  void write(FrameHeader header, const std::string& content) { write(header, std::as_bytes(std::span(content))); }
+  void write(FrameHeader header, const std::string& content) {
+    write(header, std::as_bytes(std::span(content)));
+  }
 
  private:
   std::mutex mutex_;

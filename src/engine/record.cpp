@@ -9,8 +9,9 @@ namespace {
 // The same visit writes and reads, so the two cannot differ.
 template <typename Archive, typename Record>
 void visit(Archive& archive, Record& r) {
-  archive(r.rank, r.code, r.error, r.steps, r.tokens, r.slot_tokens, r.routed_tokens, r.step_start_ns, r.critical_ns,
-          r.output_requests, r.outputs, r.commits, r.generations, r.waits, r.verified_commits, r.healthy, r.health_reason);
+  archive(r.rank, r.code, r.error, r.steps, r.tokens, r.slot_tokens, r.routed_tokens,
+          r.step_start_ns, r.critical_ns, r.output_requests, r.outputs, r.commits, r.generations,
+          r.waits, r.verified_commits, r.healthy, r.health_reason);
 }
 template <typename Archive>
 void visit(Archive& archive, CommitRecord& c) {
@@ -18,7 +19,8 @@ void visit(Archive& archive, CommitRecord& c) {
 }
 template <typename Archive>
 void visit(Archive& archive, GenerationRecord& g) {
-  archive(g.opened_step, g.adopted_step, g.finished_step, g.result, g.moves, g.bytes, g.imbalance_before, g.imbalance_after);
+  archive(g.opened_step, g.adopted_step, g.finished_step, g.result, g.moves, g.bytes,
+          g.imbalance_before, g.imbalance_after);
 }
 
 // Both archives agree on: plain values as they lie in memory, containers with their size first.
@@ -121,7 +123,8 @@ RankRecord decode_rank_record(std::span<const std::byte> bytes) {
   Reader reader(bytes);
   RankRecord record;
   visit(reader, record);
-  if (!reader.at_end()) throw Error(ErrorCode::kInternal, "the record of a rank is longer than it says");
+  if (!reader.at_end())
+    throw Error(ErrorCode::kInternal, "the record of a rank is longer than it says");
   return record;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// What happened in a run. A RankRecord is one rank's part, sent to the parent as bytes; a RunRecord is the whole, checked:
-// every rank counted every token, and all ranks committed alike. Plain data; used by serve(), figures, run.json and tests.
+// What happened in a run. A RankRecord is one rank's part, sent to the parent as bytes; a RunRecord
+// is the whole, checked: every rank counted every token, and all ranks committed alike. Plain data;
+// used by serve(), figures, run.json and tests.
 
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +24,7 @@ struct CommitRecord {
   std::uint64_t generation = 0;  ///< Step of the packet set that opened it.
   std::uint32_t unit = 0;
   std::int32_t moe_layer_id = 0;
-  std::int32_t moves = 0;        ///< Experts received by a rank that did not hold them.
+  std::int32_t moves = 0;  ///< Experts received by a rank that did not hold them.
   std::int64_t bytes = 0;
   std::vector<std::int32_t> placement;  ///< [num_slots] of the layer from this step on.
 };
@@ -35,7 +36,7 @@ struct GenerationRecord {
   std::string result;               ///< "committed", or why not; "" while under way.
   std::int32_t moves = 0;
   std::int64_t bytes = 0;
-  double imbalance_before = 1.0;    ///< Predicted, mean over layers.
+  double imbalance_before = 1.0;  ///< Predicted, mean over layers.
   double imbalance_after = 1.0;
 };
 
@@ -44,20 +45,23 @@ struct WaitRecord {
   std::uint64_t for_packets = 0;
   std::uint64_t for_plans = 0;
   std::uint64_t for_copies = 0;
-  std::int64_t wait_ns = 0;           ///< Of all these.
-  std::int64_t held_ns = 0;         ///< By the timed device's harness, outside the four calls.
+  std::int64_t wait_ns = 0;  ///< Of all these.
+  std::int64_t held_ns = 0;  ///< By the timed device's harness, outside the four calls.
 };
 
 struct RankRecord {
   std::int32_t rank = 0;
   ErrorCode code = ErrorCode::kOk;
-  std::string error;                            ///< One line, empty when the rank went to the end.
+  std::string error;  ///< One line, empty when the rank went to the end.
   std::uint64_t steps = 0;
-  std::vector<std::uint32_t> tokens;            ///< [steps] own tokens
-  std::vector<std::uint32_t> slot_tokens;       ///< [steps, num_moe_layers, slots of this rank] received
-  std::vector<std::uint32_t> routed_tokens;     ///< [steps, num_moe_layers, num_logical_experts] of own tokens
-  std::vector<std::int64_t> step_start_ns;      ///< [steps + 1] agreed virtual clock; empty without a timed device
-  std::map<std::string, std::int64_t> critical_ns;  ///< Virtual time by term while this rank was the slowest.
+  std::vector<std::uint32_t> tokens;       ///< [steps] own tokens
+  std::vector<std::uint32_t> slot_tokens;  ///< [steps, num_moe_layers, slots of this rank] received
+  std::vector<std::uint32_t>
+      routed_tokens;  ///< [steps, num_moe_layers, num_logical_experts] of own tokens
+  std::vector<std::int64_t>
+      step_start_ns;  ///< [steps + 1] agreed virtual clock; empty without a timed device
+  std::map<std::string, std::int64_t>
+      critical_ns;  ///< Virtual time by term while this rank was the slowest.
   std::vector<std::int32_t> output_requests;
   std::vector<std::vector<std::int32_t>> outputs;
   std::vector<CommitRecord> commits;
@@ -77,35 +81,37 @@ struct RunRecord {
   std::string model_folder;
   ModelInfo model;
   std::size_t expert_bytes = 0;
-  ShapeOptions shape;                           ///< Enough to build the ClusterShape again.
+  ShapeOptions shape;  ///< Enough to build the ClusterShape again.
   Traffic traffic;
   std::string policy;
   bool gated = false;
   bool timed = false;
-  HardwareProfile hardware;                     ///< With a timed device.
+  HardwareProfile hardware;  ///< With a timed device.
   int token_scale = 1;
   // What came out.
   double wall_seconds = 0.0;
   std::uint64_t steps = 0;
-  std::int64_t tokens = 0;                      ///< Run through the model, prompts and outputs.
+  std::int64_t tokens = 0;  ///< Run through the model, prompts and outputs.
   std::int64_t output_tokens = 0;
   std::vector<std::vector<std::int32_t>> outputs;  ///< By request.
-  std::string output_digest;                    ///< 128 bits, hex, over all outputs in request order.
-  std::vector<std::uint32_t> step_tokens;       ///< [steps] over all ranks
-  std::vector<std::uint32_t> slot_tokens;       ///< [steps, num_moe_layers, num_slots]
-  std::vector<std::uint32_t> expert_tokens;     ///< [steps, num_moe_layers, num_logical_experts]
-  std::vector<std::int64_t> step_time_ns;       ///< [steps] virtual; empty without a timed device
-  std::map<std::string, std::int64_t> critical_ns;  ///< Virtual time of the critical path by term; sums to the run's time.
+  std::string output_digest;                 ///< 128 bits, hex, over all outputs in request order.
+  std::vector<std::uint32_t> step_tokens;    ///< [steps] over all ranks
+  std::vector<std::uint32_t> slot_tokens;    ///< [steps, num_moe_layers, num_slots]
+  std::vector<std::uint32_t> expert_tokens;  ///< [steps, num_moe_layers, num_logical_experts]
+  std::vector<std::int64_t> step_time_ns;    ///< [steps] virtual; empty without a timed device
+  std::map<std::string, std::int64_t>
+      critical_ns;  ///< Virtual time of the critical path by term; sums to the run's time.
   std::vector<CommitRecord> commits;
   std::vector<GenerationRecord> generations;
-  WaitRecord waits;                             ///< Counts summed over ranks, times of the rank that waited most.
-  std::uint64_t verified_commits = 0;           ///< Layers compared after commits, on all ranks.
+  WaitRecord waits;  ///< Counts summed over ranks, times of the rank that waited most.
+  std::uint64_t verified_commits = 0;  ///< Layers compared after commits, on all ranks.
   bool healthy = true;
   std::string health_reason;
 };
 
 /// Puts the ranks' parts into `run`, whose "what ran" is filled in already.
-/// @throws Error kInternal: tokens recorded are not those routed (names step and layer), a request without output, ranks
+/// @throws Error kInternal: tokens recorded are not those routed (names step and layer), a request
+/// without output, ranks
 ///         that committed differently.
 void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunRecord& run);
 

@@ -17,7 +17,8 @@ std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
     const auto colon = line.find(": ");
-    if (line.rfind("model name", 0) == 0 && colon != std::string::npos) return line.substr(colon + 2);
+    if (line.rfind("model name", 0) == 0 && colon != std::string::npos)
+      return line.substr(colon + 2);
   }
   return "unknown";
 }
@@ -59,9 +60,13 @@ Json hardware_json(const RunRecord& run) {
   if (!run.timed) return nullptr;
   Json constants = Json::object();
   for (const auto& [name, constant] : run.hardware.constants) {
-    constants[name] = {{"value", constant.value}, {"unit", constant.unit}, {"source", constant.source}};
+    constants[name] = {
+        {"value", constant.value}, {"unit", constant.unit}, {"source", constant.source}};
   }
-  return {{"name", run.hardware.name}, {"model", run.hardware.model}, {"token_scale", run.token_scale}, {"constants", constants}};
+  return {{"name", run.hardware.name},
+          {"model", run.hardware.model},
+          {"token_scale", run.token_scale},
+          {"constants", constants}};
 }
 
 Json means_json(const std::vector<OverLayers>& values) {
@@ -79,8 +84,12 @@ Json worst_json(const std::vector<OverLayers>& values) {
 Json commits_json(const RunRecord& run) {
   Json json = Json::array();
   for (const CommitRecord& c : run.commits) {
-    json.push_back({{"step", c.step}, {"generation", c.generation}, {"unit", c.unit}, {"moe_layer_id", c.moe_layer_id},
-                    {"moves", c.moves}, {"bytes", c.bytes}});
+    json.push_back({{"step", c.step},
+                    {"generation", c.generation},
+                    {"unit", c.unit},
+                    {"moe_layer_id", c.moe_layer_id},
+                    {"moves", c.moves},
+                    {"bytes", c.bytes}});
   }
   return json;
 }
@@ -101,24 +110,31 @@ Json generations_json(const RunRecord& run) {
 }
 
 void add_virtual(const RunRecord& run, const RunFigures& figures, Json& json) {
-  for (const char* key : {"step_time_us", "virtual_seconds", "virtual_mean_step_us_after_switch", "tokens_per_virtual_second",
-                          "virtual_terms_us", "migrated_bytes_at_scale"}) {
+  for (const char* key :
+       {"step_time_us", "virtual_seconds", "virtual_mean_step_us_after_switch",
+        "tokens_per_virtual_second", "virtual_terms_us", "migrated_bytes_at_scale"}) {
     json[key] = nullptr;
   }
   if (!run.timed) return;
   json["step_time_us"] = Json::array();
-  for (const std::int64_t ns : run.step_time_ns) json["step_time_us"].push_back(static_cast<double>(ns) * 1e-3);
+  for (const std::int64_t ns : run.step_time_ns)
+    json["step_time_us"].push_back(static_cast<double>(ns) * 1e-3);
   json["virtual_seconds"] = figures.virtual_seconds;
   json["virtual_mean_step_us_after_switch"] = figures.virtual_mean_step_us_after_switch;
   json["tokens_per_virtual_second"] = figures.tokens_per_virtual_second;
   json["virtual_terms_us"] = Json::object();
-  for (const auto& [term, ns] : run.critical_ns) json["virtual_terms_us"][term] = static_cast<double>(ns) * 1e-3;
-  json["migrated_bytes_at_scale"] = figures.moves * static_cast<std::int64_t>(run.hardware.value("expert_bytes"));
+  for (const auto& [term, ns] : run.critical_ns)
+    json["virtual_terms_us"][term] = static_cast<double>(ns) * 1e-3;
+  json["migrated_bytes_at_scale"] =
+      figures.moves * static_cast<std::int64_t>(run.hardware.value("expert_bytes"));
 }
 
 Json stall_json(const RunRecord& run) {
   const auto stall = run.critical_ns.find("packet_stall");
-  const Json virtual_stall = run.timed ? Json(stall == run.critical_ns.end() ? 0.0 : static_cast<double>(stall->second) * 1e-3) : Json(nullptr);
+  const Json virtual_stall =
+      run.timed
+          ? Json(stall == run.critical_ns.end() ? 0.0 : static_cast<double>(stall->second) * 1e-3)
+          : Json(nullptr);
   return {{"waits_for_packets", run.waits.for_packets},
           {"waits_for_plans", run.waits.for_plans},
           {"waits_for_copies", run.waits.for_copies},
@@ -155,11 +171,16 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
 
 }  // namespace
 
-std::string run_json(std::span<const RunRecord> runs, const Comparison& comparison, const RunJsonInfo& info) {
+std::string run_json(std::span<const RunRecord> runs, const Comparison& comparison,
+                     const RunJsonInfo& info) {
   const RunRecord& first = runs.front();
   const Json config = Json::parse(info.config_json, nullptr, false);
-  if (!config.is_object()) throw Error(ErrorCode::kInvalidArgument, "run.json: the configuration is not a JSON object");
-  Json json = {{"format", "swiftbalancer.run"}, {"format_version", 1}, {"version", info.version}, {"created", info.created},
+  if (!config.is_object())
+    throw Error(ErrorCode::kInvalidArgument, "run.json: the configuration is not a JSON object");
+  Json json = {{"format", "swiftbalancer.run"},
+               {"format_version", 1},
+               {"version", info.version},
+               {"created", info.created},
                {"command", info.command}};
   json["machine"] = {{"cpu", cpu_name()}, {"cores", std::thread::hardware_concurrency()}};
   json["model"] = model_json(first);
@@ -168,7 +189,8 @@ std::string run_json(std::span<const RunRecord> runs, const Comparison& comparis
   json["traffic"] = traffic_json(first);
   json["hardware"] = hardware_json(first);
   Json steps = Json::array();
-  for (const Window& window : comparison.windows) steps.push_back({window.first_step, window.last_step});
+  for (const Window& window : comparison.windows)
+    steps.push_back({window.first_step, window.last_step});
   json["windows"] = {{"assignments", comparison.window_assignments}, {"steps", steps}};
   json["hindsight"] = {{"imbalance", means_json(comparison.hindsight)},
                        {"imbalance_worst_layer", worst_json(comparison.hindsight)},
@@ -180,7 +202,8 @@ std::string run_json(std::span<const RunRecord> runs, const Comparison& comparis
     json["runs"].push_back(run_entry(runs[i], comparison.runs[i]));
     verified += runs[i].verified_commits;
   }
-  json["checks"] = {{"outputs_identical", comparison.outputs_identical}, {"slot_bytes_verified", verified}};
+  json["checks"] = {{"outputs_identical", comparison.outputs_identical},
+                    {"slot_bytes_verified", verified}};
   return json.dump(1) + "\n";
 }
 

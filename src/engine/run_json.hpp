@@ -1,6 +1,7 @@
 #pragma once
-// run.json: everything that one `serve` command measured, for the report, for `inspect` and for other programs. The format
-// is described in docs/run_json.md. Pure but for the description of this machine; called by the tool.
+// run.json: everything that one `serve` command measured, for the report, for `inspect` and for
+// other programs. The format is described in docs/run_json.md. Pure but for the description of this
+// machine; called by the tool.
 
 #include <cstdint>
 #include <span>
@@ -20,6 +21,7 @@ struct RunJsonInfo {
 
 /// @returns the document, UTF-8. @param comparison of the same runs.
 /// @throws Error kInvalidArgument: config_json is not a JSON object.
-std::string run_json(std::span<const RunRecord> runs, const Comparison& comparison, const RunJsonInfo& info);
+std::string run_json(std::span<const RunRecord> runs, const Comparison& comparison,
+                     const RunJsonInfo& info);
 
 }  // namespace swiftbalancer::engine

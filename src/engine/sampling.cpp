@@ -7,9 +7,11 @@
 
 namespace swiftbalancer::engine {
 
-std::int32_t choose_token(std::span<float> logits, const TrafficOptions& options, int request, int position) {
+std::int32_t choose_token(std::span<float> logits, const TrafficOptions& options, int request,
+                          int position) {
   const auto best = std::max_element(logits.begin(), logits.end());
-  if (options.sampling == Sampling::kGreedy) return static_cast<std::int32_t>(best - logits.begin());
+  if (options.sampling == Sampling::kGreedy)
+    return static_cast<std::int32_t>(best - logits.begin());
   const float top = *best;
   double total = 0.0;
   for (float& logit : logits) {

@@ -1,5 +1,6 @@
 #pragma once
-// Choice of the next token. Pure, thread-safe; the draw is keyed by request and position, so it is the same on any rank.
+// Choice of the next token. Pure, thread-safe; the draw is keyed by request and position, so it is
+// the same on any rank.
 
 #include <cstdint>
 #include <span>
@@ -8,7 +9,9 @@
 
 namespace swiftbalancer::engine {
 
-/// @param logits [vocab_size], scratched. @param position of the token that is chosen. Greedy: the best, ties by id.
-std::int32_t choose_token(std::span<float> logits, const TrafficOptions& options, int request, int position);
+/// @param logits [vocab_size], scratched. @param position of the token that is chosen. Greedy: the
+/// best, ties by id.
+std::int32_t choose_token(std::span<float> logits, const TrafficOptions& options, int request,
+                          int position);
 
 }  // namespace swiftbalancer::engine

@@ -1,6 +1,7 @@
 #pragma once
-// Continuous batching of one rank: every step runs one token of each decoding request and, in the room that is left,
-// chunks of the prompts that wait, in order of arrival. Engine thread of one rank.
+// Continuous batching of one rank: every step runs one token of each decoding request and, in the
+// room that is left, chunks of the prompts that wait, in order of arrival. Engine thread of one
+// rank.
 
 #include <cstdint>
 #include <span>
@@ -15,12 +16,13 @@ namespace swiftbalancer::engine {
 struct Batch {
   std::vector<std::int32_t> tokens;
   std::vector<Sequence> sequences;
-  std::vector<std::size_t> active;      ///< [sequences] which active request each is.
-  std::vector<std::uint8_t> yields;     ///< [sequences] 1 when its last token decides the request's next one.
+  std::vector<std::size_t> active;  ///< [sequences] which active request each is.
+  std::vector<std::uint8_t>
+      yields;  ///< [sequences] 1 when its last token decides the request's next one.
   int prefill_tokens = 0;
   int decode_tokens = 0;
   int num_yields = 0;
-  std::int64_t context = 0;             ///< Sum over tokens of the positions they attend to.
+  std::int64_t context = 0;  ///< Sum over tokens of the positions they attend to.
   int num_tokens() const noexcept { return prefill_tokens + decode_tokens; }
 };
 
@@ -32,7 +34,8 @@ struct Output {
 class Scheduler {
  public:
   /// Serves the requests with id % num_ranks == rank.
-  Scheduler(const Model& model, const Traffic& traffic, int rank, int num_ranks, int max_batch_tokens);
+  Scheduler(const Model& model, const Traffic& traffic, int rank, int num_ranks,
+            int max_batch_tokens);
 
   /// The batch of a step; valid until the next call.
   const Batch& plan(std::uint64_t step);
@@ -53,7 +56,9 @@ class Scheduler {
   };
   void admit(std::uint64_t step);
   void add(std::size_t active, int num_tokens);
-  bool decoding(const Active& active) const noexcept { return active.computed >= static_cast<int>(active.request->prompt.size()); }
+  bool decoding(const Active& active) const noexcept {
+    return active.computed >= static_cast<int>(active.request->prompt.size());
+  }
   bool complete(const Active& active) const noexcept;
 
   const Model& model_;

@@ -13,8 +13,8 @@ namespace {
 
 void check_at_least(const char* name, int value, int least) {
   if (value >= least) return;
-  throw Error(ErrorCode::kInvalidArgument,
-              std::string(name) + " is " + std::to_string(value) + ": must be at least " + std::to_string(least));
+  throw Error(ErrorCode::kInvalidArgument, std::string(name) + " is " + std::to_string(value) +
+                                               ": must be at least " + std::to_string(least));
 }
 
 void check_options(const ServeOptions& options) {
@@ -24,7 +24,8 @@ void check_options(const ServeOptions& options) {
   check_at_least("token_scale", options.token_scale, 1);
   check_at_least("max_batch_tokens", options.max_batch_tokens, 1);
   if (options.device == DeviceKind::kTimed && options.hardware.empty()) {
-    throw Error(ErrorCode::kInvalidArgument, "device timed needs a hardware profile: name one, e.g. of data/hardware");
+    throw Error(ErrorCode::kInvalidArgument,
+                "device timed needs a hardware profile: name one, e.g. of data/hardware");
   }
 }
 
@@ -61,9 +62,11 @@ RunPlan make_plan(const ServeOptions& options) {
 std::string start_line(const RunPlan& plan) {
   const ServeOptions& options = plan.options;
   return "policy " + options.balancer.policy + ": " + std::to_string(options.num_ranks) +
-         (options.transport == TransportKind::kShm ? " processes over shared memory" : " threads") + ", " +
-         std::to_string(plan.shape->num_slots()) + " slots, " + std::to_string(plan.traffic.requests.size()) + " requests, " +
-         (plan.cores.empty() ? "not pinned: fewer than two cores a rank" : "engines and workers pinned to cores of their own");
+         (options.transport == TransportKind::kShm ? " processes over shared memory" : " threads") +
+         ", " + std::to_string(plan.shape->num_slots()) + " slots, " +
+         std::to_string(plan.traffic.requests.size()) + " requests, " +
+         (plan.cores.empty() ? "not pinned: fewer than two cores a rank"
+                             : "engines and workers pinned to cores of their own");
 }
 
 RunRecord describe(const RunPlan& plan, bool gated) {
@@ -89,19 +92,24 @@ RunRecord serve(const ServeOptions& options) {
   ProgressLine progress;
   if (options.progress) {
     const std::uint64_t total = plan.traffic.last_arrival_step;
-    progress = [&options, total](std::uint64_t step, const std::string& line) { options.progress(step, total, line); };
+    progress = [&options, total](std::uint64_t step, const std::string& line) {
+      options.progress(step, total, line);
+    };
   }
   const auto say = [&](const std::string& line) {
     if (progress) progress(0, line);
   };
   if (options.transport == TransportKind::kShm) {
-    for (const std::string& name : remove_stale_shm_groups()) say("removed shared memory \"" + name + "\" of a run that was killed");
+    for (const std::string& name : remove_stale_shm_groups())
+      say("removed shared memory \"" + name + "\" of a run that was killed");
   }
   say(start_line(plan));
   RunRecord run = describe(plan, gated);
   const auto start = std::chrono::steady_clock::now();
-  const auto ranks = options.transport == TransportKind::kShm ? run_processes(plan, progress) : run_threads(plan, progress);
-  run.wall_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const auto ranks = options.transport == TransportKind::kShm ? run_processes(plan, progress)
+                                                              : run_threads(plan, progress);
+  run.wall_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   merge(ranks, *plan.shape, run);
   return run;
 }

@@ -1,6 +1,6 @@
 #pragma once
-// Serving: forks (or starts as threads) the ranks, lets them serve the same requests under one policy, and collects what
-// happened. Called by the tool and by tests, on the main thread.
+// Serving: forks (or starts as threads) the ranks, lets them serve the same requests under one
+// policy, and collects what happened. Called by the tool and by tests, on the main thread.
 
 #include <cstdint>
 #include <functional>
@@ -18,22 +18,25 @@ enum class TransportKind { kThread, kShm };
 enum class DeviceKind { kNone, kTimed };
 
 struct ServeOptions {
-  std::string model;                 ///< Checkpoint folder.
+  std::string model;  ///< Checkpoint folder.
   int num_ranks = 8;
   int num_redundant_experts = 16;
   int num_nodes = 1;
   TransportKind transport = TransportKind::kShm;
   DeviceKind device = DeviceKind::kNone;
-  std::string hardware;              ///< Profile file, for kTimed.
+  std::string hardware;  ///< Profile file, for kTimed.
   int token_scale = 1;
-  int max_batch_tokens = 64;         ///< Tokens a rank runs per step, prefill chunks and decodes together.
+  int max_batch_tokens = 64;  ///< Tokens a rank runs per step, prefill chunks and decodes together.
   TrafficOptions traffic;
-  BalancerConfig balancer;           ///< policy, packets, staging, install mode, deadline.
-  bool verify_slots = false;         ///< After every commit, compare the bytes of all changed slots with the checkpoint.
-  std::function<void(std::uint64_t step, std::uint64_t total_steps, const std::string& line)> progress;  ///< Called now and then.
+  BalancerConfig balancer;  ///< policy, packets, staging, install mode, deadline.
+  bool verify_slots =
+      false;  ///< After every commit, compare the bytes of all changed slots with the checkpoint.
+  std::function<void(std::uint64_t step, std::uint64_t total_steps, const std::string& line)>
+      progress;  ///< Called now and then.
 };
 
-/// Serves all requests once. @throws Error: bad options; a lost rank ends the run within the deadline (kPeerLost, one line).
+/// Serves all requests once. @throws Error: bad options; a lost rank ends the run within the
+/// deadline (kPeerLost, one line).
 RunRecord serve(const ServeOptions& options);
 
 }  // namespace swiftbalancer::engine

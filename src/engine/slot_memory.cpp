@@ -8,15 +8,19 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+std::size_t aligned(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 }  // namespace
 
-SlotMemory::SlotMemory(const Model& model, const ClusterShape& shape, const Placement& placement, int rank)
+SlotMemory::SlotMemory(const Model& model, const ClusterShape& shape, const Placement& placement,
+                       int rank)
     : slots_per_layer_(shape.slots_per_rank(rank)) {
   std::size_t total = kAlignment;
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    for (const auto& part : model.expert_parts(layer, 0)) total += aligned(part.size()) * static_cast<std::size_t>(slots_per_layer_);
+    for (const auto& part : model.expert_parts(layer, 0))
+      total += aligned(part.size()) * static_cast<std::size_t>(slots_per_layer_);
   }
   memory_.resize(total);
   const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
@@ -24,7 +28,8 @@ SlotMemory::SlotMemory(const Model& model, const ClusterShape& shape, const Plac
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     for (int s = 0; s < slots_per_layer_; ++s) {
       Slot slot;
-      const int logical_id = placement.layer(layer)[static_cast<std::size_t>(shape.first_slot(rank) + s)];
+      const int logical_id =
+          placement.layer(layer)[static_cast<std::size_t>(shape.first_slot(rank) + s)];
       for (const auto& part : model.expert_parts(layer, logical_id)) {
         std::memcpy(next, part.data(), part.size());
         slot.parts.push_back({next, part.size()});
@@ -42,7 +47,8 @@ void SlotMemory::register_with(Balancer& balancer) {
   }
 }
 
-Status verify_slots(const Model& model, const ClusterShape& shape, const Balancer& balancer, int rank, int moe_layer_id) {
+Status verify_slots(const Model& model, const ClusterShape& shape, const Balancer& balancer,
+                    int rank, int moe_layer_id) {
   const auto placement = balancer.placement().layer(moe_layer_id);
   for (int s = 0; s < shape.slots_per_rank(rank); ++s) {
     const int slot = shape.first_slot(rank) + s;
@@ -51,9 +57,10 @@ Status verify_slots(const Model& model, const ClusterShape& shape, const Balance
     const auto held = balancer.slot_parts(moe_layer_id, s);
     for (std::size_t part = 0; part < expected.size(); ++part) {
       if (std::memcmp(held[part], expected[part].data(), expected[part].size()) == 0) continue;
-      return {ErrorCode::kInternal, "layer " + std::to_string(moe_layer_id) + ", slot " +
-                                        std::to_string(slot) + " does not hold the checkpoint's bytes of expert " +
-                                        std::to_string(logical_id) + " (part " + std::to_string(part) + ")"};
+      return {ErrorCode::kInternal,
+              "layer " + std::to_string(moe_layer_id) + ", slot " + std::to_string(slot) +
+                  " does not hold the checkpoint's bytes of expert " + std::to_string(logical_id) +
+                  " (part " + std::to_string(part) + ")"};
     }
   }
   return {};

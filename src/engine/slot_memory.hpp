@@ -1,7 +1,8 @@
 #pragma once
-// The expert weights of one rank: memory for each of its slots in every layer, filled from the checkpoint, registered with
-// the Balancer, and compared with the checkpoint on request. After registration only Balancer::slot_parts() tells where an
-// expert lies. Engine thread of one rank; the memory outlives the Balancer.
+// The expert weights of one rank: memory for each of its slots in every layer, filled from the
+// checkpoint, registered with the Balancer, and compared with the checkpoint on request. After
+// registration only Balancer::slot_parts() tells where an expert lies. Engine thread of one rank;
+// the memory outlives the Balancer.
 
 #include <cstddef>
 #include <cstdint>
@@ -33,6 +34,7 @@ class SlotMemory {
 
 /// Compares what the balancer serves from this rank's slots of a layer with the checkpoint.
 /// @returns kInternal naming layer, slot and expert of the first difference.
-Status verify_slots(const Model& model, const ClusterShape& shape, const Balancer& balancer, int rank, int moe_layer_id);
+Status verify_slots(const Model& model, const ClusterShape& shape, const Balancer& balancer,
+                    int rank, int moe_layer_id);
 
 }  // namespace swiftbalancer::engine

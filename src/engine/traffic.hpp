@@ -1,7 +1,8 @@
 #pragma once
-// The requests of a run: seeded excerpts and concatenations of a domain's prompts, the domain changing from segment to
-// segment, so that the load on the experts drifts. A request's content depends on seed, request id and domain only, never
-// on the number of ranks. Built once before the ranks start; immutable, thread-safe.
+// The requests of a run: seeded excerpts and concatenations of a domain's prompts, the domain
+// changing from segment to segment, so that the load on the experts drifts. A request's content
+// depends on seed, request id and domain only, never on the number of ranks. Built once before the
+// ranks start; immutable, thread-safe.
 
 #include <cstdint>
 #include <string>
@@ -14,18 +15,20 @@ namespace swiftbalancer::engine {
 enum class Sampling { kGreedy, kTemperature };
 
 struct TrafficOptions {
-  std::string prompts_file;         ///< JSON: {"domain": ["prompt", ...], ...}
-  std::vector<std::string> domains = {"python", "man_zh", "metamath", "english"};  ///< One segment each, in order.
+  std::string prompts_file;  ///< JSON: {"domain": ["prompt", ...], ...}
+  std::vector<std::string> domains = {"python", "man_zh", "metamath",
+                                      "english"};  ///< One segment each, in order.
   int steps_per_segment = 100;
   double arrivals_per_step = 2.0;
-  int num_requests = 0;             ///< 0: as many as arrive in the segments. More than that prolong the last segment.
+  int num_requests =
+      0;  ///< 0: as many as arrive in the segments. More than that prolong the last segment.
   int min_prompt_tokens = 48;
   int max_prompt_tokens = 144;
   int min_output_tokens = 8;
   int max_output_tokens = 24;
   std::uint64_t seed = 1;
   Sampling sampling = Sampling::kGreedy;
-  double temperature = 1.0;         ///< For kTemperature.
+  double temperature = 1.0;  ///< For kTemperature.
 };
 
 struct Request {
@@ -49,8 +52,10 @@ struct Traffic {
   std::uint64_t last_arrival_step = 0;
 };
 
-/// @throws Error kIo: prompts file missing or not as described; kInvalidArgument: a value out of range (says the allowed
-///         one), a domain the file does not have (lists those it has), requests longer than the model's positions.
+/// @throws Error kIo: prompts file missing or not as described; kInvalidArgument: a value out of
+/// range (says the allowed
+///         one), a domain the file does not have (lists those it has), requests longer than the
+///         model's positions.
 Traffic make_traffic(const TrafficOptions& options, const ModelInfo& model);
 
 }  // namespace swiftbalancer::engine

@@ -18,7 +18,8 @@ void VirtualClock::attention(int num_tokens, std::int64_t context) {
   if (device_) device_->attention(num_tokens, context);
 }
 
-void VirtualClock::dispatch(std::span<const std::int64_t> clocks, std::span<const int> rows_to, std::span<const int> rows_from) {
+void VirtualClock::dispatch(std::span<const std::int64_t> clocks, std::span<const int> rows_to,
+                            std::span<const int> rows_from) {
   arrive(clocks);
   if (device_) device_->dispatch(rows_to, rows_from);
 }

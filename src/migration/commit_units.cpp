@@ -14,7 +14,8 @@ namespace {
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
-std::vector<int> changed_slots(std::span<const std::int32_t> before, std::span<const std::int32_t> after) {
+std::vector<int> changed_slots(std::span<const std::int32_t> before,
+                               std::span<const std::int32_t> after) {
   std::vector<int> slots;
   for (std::size_t slot = 0; slot < after.size(); ++slot) {
     if (before[slot] != after[slot]) slots.push_back(static_cast<int>(slot));
@@ -29,16 +30,20 @@ bool exceeds_pool(const std::vector<int>& changed, const ClusterShape& shape, in
   });
 }
 
-// Sources for one layer's changed slots: near ones first, the ranks' sends kept even, slots that stay as they are before
-// slots that this layer overwrites. The last matters only to a split layer, and little: split_into_units() orders reads
-// before writes and breaks cycles that are too large.
+// Sources for one layer's changed slots: near ones first, the ranks' sends kept even, slots that
+// stay as they are before slots that this layer overwrites. The last matters only to a split layer,
+// and little: split_into_units() orders reads before writes and breaks cycles that are too large.
 class SourceChoice {
  public:
-  SourceChoice(const ClusterShape& shape, std::span<const std::int32_t> before, std::span<const std::int32_t> after,
-               std::span<const int> sends)
-      : shape_(shape), before_(before), after_(after), sends_(sends.begin(), sends.end()),
+  SourceChoice(const ClusterShape& shape, std::span<const std::int32_t> before,
+               std::span<const std::int32_t> after, std::span<const int> sends)
+      : shape_(shape),
+        before_(before),
+        after_(after),
+        sends_(sends.begin(), sends.end()),
         holders_(index(shape.num_logical_experts())) {
-    for (int slot = 0; slot < shape.num_slots(); ++slot) holders_[index(before[index(slot)])].push_back(slot);
+    for (int slot = 0; slot < shape.num_slots(); ++slot)
+      holders_[index(before[index(slot)])].push_back(slot);
   }
 
   std::vector<ExpertCopy> choose(const std::vector<int>& changed) {
@@ -48,7 +53,8 @@ class SourceChoice {
       copies.push_back({after_[index(destination)], kNone, destination});
       choose_again(copies.back());
     }
-    // Early choices did not know the later ones. Each pass evens the sends out further; the bound limits the time.
+    // Early choices did not know the later ones. Each pass evens the sends out further; the bound
+    // limits the time.
     for (int pass = 0; pass < kPasses; ++pass) {
       bool any = false;
       for (ExpertCopy& copy : copies) any |= choose_again(copy);
@@ -77,7 +83,8 @@ class SourceChoice {
       return std::tuple{owner != rank, other_node, sends_[index(owner)], overwritten, slot};
     };
     const std::vector<int>& from = holders_[index(copy.logical_id)];
-    copy.source_slot = *std::min_element(from.begin(), from.end(), [&](int a, int b) { return cost(a) < cost(b); });
+    copy.source_slot = *std::min_element(from.begin(), from.end(),
+                                         [&](int a, int b) { return cost(a) < cost(b); });
     count_send(copy, 1);
     return copy.source_slot != old;
   }
@@ -92,14 +99,18 @@ class SourceChoice {
 }  // namespace
 
 CommitUnitBuilder::CommitUnitBuilder(const ClusterShape& shape, int staging_capacity)
-    : shape_(shape), staging_capacity_(staging_capacity), sends_per_rank_(index(shape.num_ranks()), 0) {
+    : shape_(shape),
+      staging_capacity_(staging_capacity),
+      sends_per_rank_(index(shape.num_ranks()), 0) {
   if (staging_capacity < 1) {
-    throw Error(ErrorCode::kInvalidArgument, "staging_capacity is " + std::to_string(staging_capacity) +
+    throw Error(ErrorCode::kInvalidArgument, "staging_capacity is " +
+                                                 std::to_string(staging_capacity) +
                                                  " buffers; every rank needs at least 1");
   }
 }
 
-std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id, std::span<const std::int32_t> before,
+std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id,
+                                                     std::span<const std::int32_t> before,
                                                      std::span<const std::uint32_t> shares_before,
                                                      std::span<const std::int32_t> after,
                                                      std::span<const std::uint32_t> shares_after) {
@@ -107,7 +118,8 @@ std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id, std::span
   if (changed.empty() && std::ranges::equal(shares_before, shares_after)) return {};
 
   const bool split = exceeds_pool(changed, shape_, staging_capacity_);
-  std::vector<ExpertCopy> copies = SourceChoice(shape_, before, after, sends_per_rank_).choose(changed);
+  std::vector<ExpertCopy> copies =
+      SourceChoice(shape_, before, after, sends_per_rank_).choose(changed);
   std::vector<std::vector<ExpertCopy>> parts;
   if (split) {
     auto units = split_into_units(std::move(copies), before, shape_, staging_capacity_);
@@ -129,7 +141,8 @@ std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id, std::span
       const int sender = shape_.rank_of_slot(copy.source_slot);
       if (sender != shape_.rank_of_slot(copy.destination_slot)) ++sends_per_rank_[index(sender)];
     }
-    units.push_back({moe_layer_id, std::move(part), row, even_shares(row, shape_.num_logical_experts())});
+    units.push_back(
+        {moe_layer_id, std::move(part), row, even_shares(row, shape_.num_logical_experts())});
   }
   units.back().shares.assign(shares_after.begin(), shares_after.end());
   return units;

@@ -12,8 +12,9 @@
 namespace swiftbalancer {
 namespace {
 
-// Sends posted and not yet done, per peer. They wait at no cost for the peer's buffers, but each is polled. The receiver
-// grants in plan order too, so the oldest of them is always one that it will post next.
+// Sends posted and not yet done, per peer. They wait at no cost for the peer's buffers, but each is
+// polled. The receiver grants in plan order too, so the oldest of them is always one that it will
+// post next.
 constexpr int kSendsInFlightPerPeer = 4;
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
@@ -31,25 +32,33 @@ struct CopyExecutor::Impl {
   LocalSlots& slots;
   const int rank;
 
-  Impl(const ClusterShape& cluster, Transport& channel, StagingPool& buffers, LocalSlots& local_slots)
-      : shape(cluster), transport(channel), pool(buffers), slots(local_slots), rank(channel.rank()) {}
+  Impl(const ClusterShape& cluster, Transport& channel, StagingPool& buffers,
+       LocalSlots& local_slots)
+      : shape(cluster),
+        transport(channel),
+        pool(buffers),
+        slots(local_slots),
+        rank(channel.rank()) {}
 
   const MigrationPlan* plan = nullptr;
   PlanTransfers transfers;
-  std::size_t next_arrival = 0;         // the first that has no buffer yet
-  std::size_t departures_left = 0;      // not posted yet
-  std::vector<std::size_t> receiving;   // arrivals with a transfer under way
-  std::vector<std::size_t> sending;     // departures likewise
-  std::vector<std::size_t> local;       // arrivals from this rank with a buffer, to be copied
+  std::size_t next_arrival = 0;        // the first that has no buffer yet
+  std::size_t departures_left = 0;     // not posted yet
+  std::vector<std::size_t> receiving;  // arrivals with a transfer under way
+  std::vector<std::size_t> sending;    // departures likewise
+  std::vector<std::size_t> local;      // arrivals from this rank with a buffer, to be copied
   std::uint32_t cursor = 0;
 
   void check_parts() const;
   void start(const MigrationPlan& adopted);
   void clear();
 
-  const ExpertCopy& copy_of(std::uint32_t unit, std::uint32_t copy) const { return plan->units[unit].copies[copy]; }
+  const ExpertCopy& copy_of(std::uint32_t unit, std::uint32_t copy) const {
+    return plan->units[unit].copies[copy];
+  }
   bool is_wanted(std::uint32_t unit) const {
-    return transfers.units[unit].state == UnitTransfers::State::kPending && !transfers.units[unit].failed;
+    return transfers.units[unit].state == UnitTransfers::State::kPending &&
+           !transfers.units[unit].failed;
   }
   int local_slot(int slot) const { return slot - shape.first_slot(rank); }
   UnitTransfers& pending_unit(std::uint32_t unit, const char* call);
@@ -65,7 +74,8 @@ struct CopyExecutor::Impl {
   void advance_cursor();
   void stop_transfers(std::uint32_t unit);
   void release_buffers(std::uint32_t unit);
-  std::vector<std::span<const std::byte>> source_parts(std::uint32_t unit, std::uint32_t copy) const;
+  std::vector<std::span<const std::byte>> source_parts(std::uint32_t unit,
+                                                       std::uint32_t copy) const;
   std::size_t expert_bytes(std::uint32_t unit) const;
 };
 
@@ -77,8 +87,9 @@ void CopyExecutor::Impl::check_parts() const {
       const std::size_t bytes = part < room.size() ? room[part] : 0;
       if (parts[part] > bytes) {
         throw Error(ErrorCode::kInvalidArgument,
-                    "part " + std::to_string(part) + " of MoE layer " + std::to_string(layer) + " has " +
-                        std::to_string(parts[part]) + " bytes; a staging buffer has " + std::to_string(bytes) +
+                    "part " + std::to_string(part) + " of MoE layer " + std::to_string(layer) +
+                        " has " + std::to_string(parts[part]) + " bytes; a staging buffer has " +
+                        std::to_string(bytes) +
                         " there: size the pool by the largest of each part");
       }
     }
@@ -102,9 +113,11 @@ void CopyExecutor::Impl::clear() {
 }
 
 UnitTransfers& CopyExecutor::Impl::pending_unit(std::uint32_t unit, const char* call) {
-  if (unit >= transfers.num_units() || transfers.units[unit].state != UnitTransfers::State::kPending) {
-    out_of_order(std::string(call) + " of unit " + std::to_string(unit) + ", which is not pending (the plan has " +
-                 std::to_string(transfers.num_units()) + ")");
+  if (unit >= transfers.num_units() ||
+      transfers.units[unit].state != UnitTransfers::State::kPending) {
+    out_of_order(std::string(call) + " of unit " + std::to_string(unit) +
+                 ", which is not pending (the plan has " + std::to_string(transfers.num_units()) +
+                 ")");
   }
   return transfers.units[unit];
 }
@@ -115,11 +128,13 @@ std::size_t CopyExecutor::Impl::expert_bytes(std::uint32_t unit) const {
   return sum;
 }
 
-std::vector<std::span<const std::byte>> CopyExecutor::Impl::source_parts(std::uint32_t unit, std::uint32_t copy) const {
+std::vector<std::span<const std::byte>> CopyExecutor::Impl::source_parts(std::uint32_t unit,
+                                                                         std::uint32_t copy) const {
   const std::size_t layer = index(plan->units[unit].moe_layer_id);
   const PartPointers& from = slots.parts[layer][index(local_slot(copy_of(unit, copy).source_slot))];
   std::vector<std::span<const std::byte>> parts;
-  for (std::size_t part = 0; part < from.size(); ++part) parts.emplace_back(from[part], slots.part_bytes[layer][part]);
+  for (std::size_t part = 0; part < from.size(); ++part)
+    parts.emplace_back(from[part], slots.part_bytes[layer][part]);
   return parts;
 }
 
@@ -156,14 +171,16 @@ void CopyExecutor::Impl::poll_sends() {
     if (status.state == TransferState::kPending) return false;
     departure.handle = {};
     --transfers.peers[index(departure.peer)].in_flight;
-    // Not after the unit counted as staged: that is a promise, and the receiver tells of the failure.
-    if (status.state == TransferState::kFailed && departure.unit >= cursor) transfers.units[departure.unit].failed = true;
+    // Not after the unit counted as staged: that is a promise, and the receiver tells of the
+    // failure.
+    if (status.state == TransferState::kFailed && departure.unit >= cursor)
+      transfers.units[departure.unit].failed = true;
     return true;
   });
 }
 
-// Rule 10: buffers in plan order. A buffer is never given to a later unit while an earlier one lacks it: the units that
-// must be committed first could otherwise wait for ever.
+// Rule 10: buffers in plan order. A buffer is never given to a later unit while an earlier one
+// lacks it: the units that must be committed first could otherwise wait for ever.
 void CopyExecutor::Impl::grant_buffers() {
   for (; next_arrival < transfers.arrivals.size(); ++next_arrival) {
     Arrival& arrival = transfers.arrivals[next_arrival];
@@ -183,19 +200,23 @@ void CopyExecutor::Impl::post_receive(std::size_t position) {
   Arrival& arrival = transfers.arrivals[position];
   const auto& sizes = slots.part_bytes[index(plan->units[arrival.unit].moe_layer_id)];
   const PartPointers& memory = pool.parts(arrival.buffer);
-  for (std::size_t part = 0; part < sizes.size(); ++part) arrival.parts.emplace_back(memory[part], sizes[part]);
-  arrival.handle = transport.post_recv(arrival.source_rank, copy_tag(plan->generation, arrival.unit, arrival.copy),
+  for (std::size_t part = 0; part < sizes.size(); ++part)
+    arrival.parts.emplace_back(memory[part], sizes[part]);
+  arrival.handle = transport.post_recv(arrival.source_rank,
+                                       copy_tag(plan->generation, arrival.unit, arrival.copy),
                                        arrival.parts, Delivery::kRendezvous);
   receiving.push_back(position);
 }
 
 void CopyExecutor::Impl::copy_one_local() {
-  std::erase_if(local, [&](std::size_t position) { return !is_wanted(transfers.arrivals[position].unit); });
+  std::erase_if(
+      local, [&](std::size_t position) { return !is_wanted(transfers.arrivals[position].unit); });
   if (local.empty()) return;
   const Arrival& arrival = transfers.arrivals[local.front()];
   const PartPointers& to = pool.parts(arrival.buffer);
   const auto from = source_parts(arrival.unit, arrival.copy);
-  for (std::size_t part = 0; part < from.size(); ++part) std::memcpy(to[part], from[part].data(), from[part].size());
+  for (std::size_t part = 0; part < from.size(); ++part)
+    std::memcpy(to[part], from[part].data(), from[part].size());
   arrived(arrival.unit);
   local.erase(local.begin());
 }
@@ -216,7 +237,8 @@ void CopyExecutor::Impl::post_sends() {
 void CopyExecutor::Impl::post_send(std::size_t position) {
   Departure& departure = transfers.departures[position];
   departure.parts = source_parts(departure.unit, departure.copy);
-  departure.handle = transport.post_send(departure.peer, copy_tag(plan->generation, departure.unit, departure.copy),
+  departure.handle = transport.post_send(departure.peer,
+                                         copy_tag(plan->generation, departure.unit, departure.copy),
                                          departure.parts, Delivery::kRendezvous);
   sending.push_back(position);
 }
@@ -250,11 +272,13 @@ void CopyExecutor::Impl::release_buffers(std::uint32_t unit) {
   transfers.units[unit].staged.clear();
 }
 
-CopyExecutor::CopyExecutor(const ClusterShape& shape, Transport& transport, StagingPool& pool, LocalSlots& slots)
+CopyExecutor::CopyExecutor(const ClusterShape& shape, Transport& transport, StagingPool& pool,
+                           LocalSlots& slots)
     : impl_(std::make_unique<Impl>(shape, transport, pool, slots)) {
   impl_->check_parts();
   if (!transport.capabilities().cancel) {
-    throw Error(ErrorCode::kUnsupported, "the transport cannot cancel; expert copies need one that can (thread, shm)");
+    throw Error(ErrorCode::kUnsupported,
+                "the transport cannot cancel; expert copies need one that can (thread, shm)");
   }
 }
 
@@ -281,14 +305,16 @@ void CopyExecutor::drop(std::uint32_t unit) {
 
 void CopyExecutor::committed(std::uint32_t unit, bool swap) {
   UnitTransfers& installed = impl_->pending_unit(unit, "commit");
-  if (installed.missing > 0) out_of_order("commit of unit " + std::to_string(unit) + ", which is not staged here");
+  if (installed.missing > 0)
+    out_of_order("commit of unit " + std::to_string(unit) + ", which is not staged here");
   installed.state = UnitTransfers::State::kCommitted;
   // Every rank has its bytes, so a send that still looks pending has only not been polled.
   impl_->stop_transfers(unit);
   if (swap) {
     const std::size_t layer = index(impl_->plan->units[unit].moe_layer_id);
     if (!std::ranges::equal(impl_->slots.part_bytes[layer], impl_->pool.part_bytes())) {
-      out_of_order("swap of MoE layer " + std::to_string(layer) + ", whose experts differ from the pool's buffers");
+      out_of_order("swap of MoE layer " + std::to_string(layer) +
+                   ", whose experts differ from the pool's buffers");
     }
     for (const StagedExpert& expert : installed.staged) {
       PartPointers& slot = impl_->slots.parts[layer][index(expert.local_slot)];
@@ -324,14 +350,17 @@ std::uint32_t CopyExecutor::staged_cursor() const noexcept { return impl_->curso
 
 std::optional<std::uint32_t> CopyExecutor::failed_unit() const noexcept {
   for (std::uint32_t unit = impl_->cursor; unit < impl_->transfers.num_units(); ++unit) {
-    if (impl_->transfers.units[unit].failed && impl_->transfers.units[unit].state == UnitTransfers::State::kPending) return unit;
+    if (impl_->transfers.units[unit].failed &&
+        impl_->transfers.units[unit].state == UnitTransfers::State::kPending)
+      return unit;
   }
   return std::nullopt;
 }
 
 std::span<const StagedExpert> CopyExecutor::staged(std::uint32_t unit) const noexcept {
-  return unit < impl_->transfers.num_units() ? std::span<const StagedExpert>(impl_->transfers.units[unit].staged)
-                                    : std::span<const StagedExpert>{};
+  return unit < impl_->transfers.num_units()
+             ? std::span<const StagedExpert>(impl_->transfers.units[unit].staged)
+             : std::span<const StagedExpert>{};
 }
 
 bool CopyExecutor::active() const noexcept { return impl_->plan != nullptr; }

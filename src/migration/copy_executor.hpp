@@ -1,6 +1,7 @@
 #pragma once
-// Moves the bytes of the active plan: posts sends and receives in plan order as staging buffers are granted, several layers
-// in flight, and says how far staging is. Balancer worker thread only; the engine thread never touches it.
+// Moves the bytes of the active plan: posts sends and receives in plan order as staging buffers are
+// granted, several layers in flight, and says how far staging is. Balancer worker thread only; the
+// engine thread never touches it.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,13 +19,14 @@ namespace swiftbalancer {
 /// Pointers of one expert's parts, in registration order.
 using PartPointers = std::vector<std::byte*>;
 
-/// Fixed pool of buffers, each for one expert. Buffers are granted in plan order; with swap installs a buffer's memory
-/// changes when its role is exchanged with a slot's.
+/// Fixed pool of buffers, each for one expert. Buffers are granted in plan order; with swap
+/// installs a buffer's memory changes when its role is exchanged with a slot's.
 class StagingPool {
  public:
-  /// @param part_bytes sizes of the parts of the largest expert. @param staging_bytes budget: floor(budget / expert bytes)
-  ///        buffers. @throws Error kInvalidArgument when the budget is below one expert (says how many bytes that is) or
-  ///        cannot be allocated.
+  /// @param part_bytes sizes of the parts of the largest expert. @param staging_bytes budget:
+  /// floor(budget / expert bytes)
+  ///        buffers. @throws Error kInvalidArgument when the budget is below one expert (says how
+  ///        many bytes that is) or cannot be allocated.
   StagingPool(std::span<const std::size_t> part_bytes, std::size_t staging_bytes);
   ~StagingPool();
   int capacity() const noexcept;
@@ -40,7 +42,8 @@ class StagingPool {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Where this rank's experts lie, as the worker knows it: updated by the commits it is told of, in order.
+/// Where this rank's experts lie, as the worker knows it: updated by the commits it is told of, in
+/// order.
 struct LocalSlots {
   std::vector<std::vector<PartPointers>> parts;      ///< [moe_layer_id][local_slot]
   std::vector<std::vector<std::size_t>> part_bytes;  ///< [moe_layer_id][part]
@@ -54,19 +57,22 @@ struct StagedExpert {
 
 class CopyExecutor {
  public:
-  /// @throws Error kInvalidArgument when a layer's expert does not fit a buffer of the pool, part by part; kUnsupported
+  /// @throws Error kInvalidArgument when a layer's expert does not fit a buffer of the pool, part
+  /// by part; kUnsupported
   ///         when the transport cannot cancel.
-  CopyExecutor(const ClusterShape& shape, Transport& transport, StagingPool& pool, LocalSlots& slots);
+  CopyExecutor(const ClusterShape& shape, Transport& transport, StagingPool& pool,
+               LocalSlots& slots);
   ~CopyExecutor();  ///< Cancels what is under way and returns all buffers.
 
   // Calls out of order (a unit that is not pending, adopt while active, ...) throw Error kInternal.
 
   /// Starts a plan. No other may be active. @param plan outlives retire().
   void adopt(const MigrationPlan& plan);
-  /// The agreement dropped a unit: its transfers are cancelled and its buffers returned (also bytes already staged).
+  /// The agreement dropped a unit: its transfers are cancelled and its buffers returned (also bytes
+  /// already staged).
   void drop(std::uint32_t unit);
-  /// The engine installed a unit. swap: slot and buffer exchange their memory in LocalSlots and pool; then the buffers are
-  /// free again.
+  /// The engine installed a unit. swap: slot and buffer exchange their memory in LocalSlots and
+  /// pool; then the buffers are free again.
   void committed(std::uint32_t unit, bool swap);
   /// The plan has neither pending units nor transfers any more.
   void retire();
@@ -74,13 +80,14 @@ class CopyExecutor {
   /// @returns whether more can be done right now without waiting for anybody.
   bool progress();
 
-  /// Number of units, in plan order from the first, that are dropped, committed or completely received here. Never falls
-  /// for one plan; stops at a failed unit until that is dropped.
+  /// Number of units, in plan order from the first, that are dropped, committed or completely
+  /// received here. Never falls for one plan; stops at a failed unit until that is dropped.
   std::uint32_t staged_cursor() const noexcept;
-  /// The lowest pending unit one of whose transfers failed here before the cursor passed it. Later, only a send can fail,
-  /// and its receiver tells.
+  /// The lowest pending unit one of whose transfers failed here before the cursor passed it. Later,
+  /// only a send can fail, and its receiver tells.
   std::optional<std::uint32_t> failed_unit() const noexcept;
-  /// What unit `unit` brought to this rank, in plan order; empty until it is staged, and once committed or dropped.
+  /// What unit `unit` brought to this rank, in plan order; empty until it is staged, and once
+  /// committed or dropped.
   std::span<const StagedExpert> staged(std::uint32_t unit) const noexcept;
   bool active() const noexcept;
 

@@ -11,13 +11,14 @@ namespace {
 
 void check_nameable(const MigrationPlan& plan) {
   if (plan.units.size() > kMaxUnits) {
-    throw Error(ErrorCode::kInternal, "plan has " + std::to_string(plan.units.size()) + " units; tags can name " +
-                                          std::to_string(kMaxUnits));
+    throw Error(ErrorCode::kInternal, "plan has " + std::to_string(plan.units.size()) +
+                                          " units; tags can name " + std::to_string(kMaxUnits));
   }
   for (const CommitUnit& unit : plan.units) {
     if (unit.copies.size() > kMaxCopiesPerUnit) {
       throw Error(ErrorCode::kInternal, "commit unit has " + std::to_string(unit.copies.size()) +
-                                            " copies; tags can name " + std::to_string(kMaxCopiesPerUnit));
+                                            " copies; tags can name " +
+                                            std::to_string(kMaxCopiesPerUnit));
     }
   }
 }
@@ -38,7 +39,8 @@ PlanTransfers transfers_of(const MigrationPlan& plan, const ClusterShape& shape,
         transfers.arrivals.push_back({u, k, source});
         ++transfers.units[u].missing;
       } else if (source == rank) {
-        transfers.peers[static_cast<std::size_t>(destination)].departures.push_back(transfers.departures.size());
+        transfers.peers[static_cast<std::size_t>(destination)].departures.push_back(
+            transfers.departures.size());
         transfers.departures.push_back({u, k, destination});
       }
     }

@@ -13,17 +13,23 @@ namespace {
 constexpr std::size_t kPartAlignment = 64;
 constexpr int kMaxBuffers = 1 << 20;
 
-std::size_t padded(std::size_t bytes) { return (bytes + kPartAlignment - 1) / kPartAlignment * kPartAlignment; }
+std::size_t padded(std::size_t bytes) {
+  return (bytes + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
+}
 
 struct AlignedDelete {
-  void operator()(std::byte* memory) const noexcept { ::operator delete(memory, std::align_val_t{kPartAlignment}); }
+  void operator()(std::byte* memory) const noexcept {
+    ::operator delete(memory, std::align_val_t{kPartAlignment});
+  }
 };
 
 int buffers_within(std::span<const std::size_t> part_bytes, std::size_t staging_bytes) {
-  const std::size_t expert_bytes = std::accumulate(part_bytes.begin(), part_bytes.end(), std::size_t{0});
+  const std::size_t expert_bytes =
+      std::accumulate(part_bytes.begin(), part_bytes.end(), std::size_t{0});
   if (expert_bytes == 0) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "expert weights have no bytes; register at least one part with bytes for every slot");
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        "expert weights have no bytes; register at least one part with bytes for every slot");
   }
   if (staging_bytes < expert_bytes) {
     throw Error(ErrorCode::kInvalidArgument, "staging_bytes is " + std::to_string(staging_bytes) +
@@ -37,8 +43,9 @@ std::byte* allocate(std::size_t bytes) {
   try {
     return static_cast<std::byte*>(::operator new(bytes, std::align_val_t{kPartAlignment}));
   } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kInvalidArgument, "staging_bytes needs " + std::to_string(bytes) +
-                                                 " bytes of memory, more than can be allocated; give less");
+    throw Error(ErrorCode::kInvalidArgument,
+                "staging_bytes needs " + std::to_string(bytes) +
+                    " bytes of memory, more than can be allocated; give less");
   }
 }
 
@@ -78,7 +85,9 @@ StagingPool::~StagingPool() = default;
 int StagingPool::capacity() const noexcept { return static_cast<int>(impl_->parts.size()); }
 int StagingPool::num_free() const noexcept { return static_cast<int>(impl_->free.size()); }
 std::span<const std::size_t> StagingPool::part_bytes() const noexcept { return impl_->part_bytes; }
-PartPointers& StagingPool::parts(int buffer) { return impl_->parts.at(static_cast<std::size_t>(buffer)); }
+PartPointers& StagingPool::parts(int buffer) {
+  return impl_->parts.at(static_cast<std::size_t>(buffer));
+}
 
 std::optional<int> StagingPool::grant() {
   if (impl_->free.empty()) return std::nullopt;
@@ -91,7 +100,8 @@ std::optional<int> StagingPool::grant() {
 void StagingPool::release(int buffer) {
   if (buffer < 0 || buffer >= capacity() || impl_->is_free[static_cast<std::size_t>(buffer)]) {
     throw Error(ErrorCode::kInternal, "staging buffer " + std::to_string(buffer) + " of " +
-                                          std::to_string(capacity()) + " is released but was not granted");
+                                          std::to_string(capacity()) +
+                                          " is released but was not granted");
   }
   impl_->is_free[static_cast<std::size_t>(buffer)] = true;
   impl_->free.push_back(buffer);

@@ -11,13 +11,17 @@ constexpr int kNone = -1;
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
-// A copy reads one slot, and one copy at most overwrites that slot. So each copy must come no later than at most one
-// other, its successor, and the copies form chains that join and end, or end in a cycle.
+// A copy reads one slot, and one copy at most overwrites that slot. So each copy must come no later
+// than at most one other, its successor, and the copies form chains that join and end, or end in a
+// cycle.
 class LayerSplit {
  public:
   LayerSplit(std::vector<ExpertCopy> copies, std::span<const std::int32_t> before,
              const ClusterShape& shape, int capacity)
-      : copies_(std::move(copies)), before_(before), shape_(shape), capacity_(capacity),
+      : copies_(std::move(copies)),
+        before_(before),
+        shape_(shape),
+        capacity_(capacity),
         overwriter_(index(shape.num_slots()), kNone) {
     for (int k = 0; k < num_copies(); ++k) overwriter_[index(copy(k).destination_slot)] = k;
   }
@@ -45,7 +49,8 @@ class LayerSplit {
     for (int k = 0; k < num_copies(); ++k) {
       if (const int next = successor_group(k); next != kNone) ++readers_left[index(next)];
     }
-    // One pass in this order finds everything that fits, because readers stand before what they hold back.
+    // One pass in this order finds everything that fits, because readers stand before what they
+    // hold back.
     std::vector<int> todo = longest_chain_first();
     std::vector<std::vector<ExpertCopy>> units;
     while (!todo.empty()) {
@@ -97,9 +102,8 @@ class LayerSplit {
 
   bool fits_one_unit(const std::vector<int>& cycle) const {
     std::vector<int> arrivals(index(shape_.num_ranks()), 0);
-    return std::all_of(cycle.begin(), cycle.end(), [&](int k) {
-      return ++arrivals[index(destination_rank(k))] <= capacity_;
-    });
+    return std::all_of(cycle.begin(), cycle.end(),
+                       [&](int k) { return ++arrivals[index(destination_rank(k))] <= capacity_; });
   }
 
   bool break_cycle(const std::vector<int>& cycle) {
@@ -112,13 +116,15 @@ class LayerSplit {
     return false;
   }
 
-  // A holder that copy k may read without ending in a cycle; one that stays as it is before one that is overwritten.
+  // A holder that copy k may read without ending in a cycle; one that stays as it is before one
+  // that is overwritten.
   int nearest_source_outside(int k) const {
     const int rank = destination_rank(k);
     int best = kNone;
     std::tuple<bool, bool, bool> best_cost;
     for (int slot = 0; slot < shape_.num_slots(); ++slot) {
-      if (before_[index(slot)] != copy(k).logical_id || leads_to(overwriter_[index(slot)], k)) continue;
+      if (before_[index(slot)] != copy(k).logical_id || leads_to(overwriter_[index(slot)], k))
+        continue;
       const int owner = shape_.rank_of_slot(slot);
       const std::tuple cost{overwriter_[index(slot)] != kNone, owner != rank,
                             shape_.node_of_rank(owner) != shape_.node_of_rank(rank)};
@@ -150,7 +156,8 @@ class LayerSplit {
   }
 
   std::vector<int> longest_chain_first() const {
-    std::vector<int> chain(groups_.size(), kNone);  // groups that wait, one behind the other, for this one
+    std::vector<int> chain(groups_.size(),
+                           kNone);  // groups that wait, one behind the other, for this one
     for (int group = 0; group < static_cast<int>(groups_.size()); ++group) {
       std::vector<int> path;
       for (int g = group; g != kNone && chain[index(g)] == kNone;
@@ -166,7 +173,8 @@ class LayerSplit {
     std::iota(order.begin(), order.end(), 0);
     const auto first_slot = [&](int g) { return copy(groups_[index(g)].front()).destination_slot; };
     std::sort(order.begin(), order.end(), [&](int a, int b) {
-      return std::tuple{-chain[index(a)], first_slot(a)} < std::tuple{-chain[index(b)], first_slot(b)};
+      return std::tuple{-chain[index(a)], first_slot(a)} <
+             std::tuple{-chain[index(b)], first_slot(b)};
     });
     return order;
   }
@@ -182,9 +190,9 @@ class LayerSplit {
 
 }  // namespace
 
-std::optional<std::vector<std::vector<ExpertCopy>>> split_into_units(std::vector<ExpertCopy> copies,
-                                                                     std::span<const std::int32_t> before,
-                                                                     const ClusterShape& shape, int capacity) {
+std::optional<std::vector<std::vector<ExpertCopy>>> split_into_units(
+    std::vector<ExpertCopy> copies, std::span<const std::int32_t> before, const ClusterShape& shape,
+    int capacity) {
   LayerSplit split(std::move(copies), before, shape, capacity);
   if (!split.settle_cycles()) return std::nullopt;
   return split.fill_units();

@@ -20,9 +20,14 @@ bool same_domain(const ClusterShape& shape, bool keep_nodes, int a, int b) {
 
 class Repair {
  public:
-  Repair(const ClusterShape& shape, std::span<const std::int64_t> load, bool keep_nodes, std::span<std::int32_t> slots)
-      : shape_(shape), load_(load), keep_nodes_(keep_nodes), slots_(slots),
-        count_(replica_count(slots, shape.num_logical_experts())), held_(load.size() * index(shape.num_ranks()), 0),
+  Repair(const ClusterShape& shape, std::span<const std::int64_t> load, bool keep_nodes,
+         std::span<std::int32_t> slots)
+      : shape_(shape),
+        load_(load),
+        keep_nodes_(keep_nodes),
+        slots_(slots),
+        count_(replica_count(slots, shape.num_logical_experts())),
+        held_(load.size() * index(shape.num_ranks()), 0),
         rank_load_(index(shape.num_ranks()), 0.0) {
     for (int slot = 0; slot < shape.num_slots(); ++slot) {
       ++held(shape.rank_of_slot(slot), slots[index(slot)]);
@@ -39,7 +44,9 @@ class Repair {
 
  private:
   int& held(int rank, int expert) { return held_[index(rank) * load_.size() + index(expert)]; }
-  double piece(int expert) const { return static_cast<double>(load_[index(expert)]) / count_[index(expert)]; }
+  double piece(int expert) const {
+    return static_cast<double>(load_[index(expert)]) / count_[index(expert)];
+  }
 
   bool swap_away(int slot) {
     const int rank = shape_.rank_of_slot(slot);
@@ -52,7 +59,8 @@ class Repair {
       if (other_rank == rank || !same_domain(shape_, keep_nodes_, rank, other_rank)) continue;
       if (held(other_rank, expert) > 0 || held(rank, other_expert) > 0) continue;
       const double change = piece(other_expert) - piece(expert);
-      const double heavier = std::max(rank_load_[index(rank)] + change, rank_load_[index(other_rank)] - change);
+      const double heavier =
+          std::max(rank_load_[index(rank)] + change, rank_load_[index(other_rank)] - change);
       if (best < 0 || heavier < best_load) {
         best = other;
         best_load = heavier;
@@ -76,8 +84,11 @@ class Repair {
     int best = -1;
     for (int candidate = 0; candidate < shape_.num_slots(); ++candidate) {
       const int other = slots_[index(candidate)];
-      if (!same_domain(shape_, keep_nodes_, rank, shape_.rank_of_slot(candidate)) || held(rank, other) > 0) continue;
-      if (best < 0 || piece(other) > piece(best) || (piece(other) == piece(best) && other < best)) best = other;
+      if (!same_domain(shape_, keep_nodes_, rank, shape_.rank_of_slot(candidate)) ||
+          held(rank, other) > 0)
+        continue;
+      if (best < 0 || piece(other) > piece(best) || (piece(other) == piece(best) && other < best))
+        best = other;
     }
     if (best < 0) return;
     const std::int32_t expert = slots_[index(slot)];
@@ -86,7 +97,8 @@ class Repair {
     slots_[index(slot)] = best;
     // Pieces of both experts changed everywhere.
     std::fill(rank_load_.begin(), rank_load_.end(), 0.0);
-    for (int s = 0; s < shape_.num_slots(); ++s) rank_load_[index(shape_.rank_of_slot(s))] += piece(slots_[index(s)]);
+    for (int s = 0; s < shape_.num_slots(); ++s)
+      rank_load_[index(shape_.rank_of_slot(s))] += piece(slots_[index(s)]);
   }
 
   const ClusterShape& shape_;
@@ -98,7 +110,8 @@ class Repair {
   std::vector<double> rank_load_;
 };
 
-// Kuhn-Munkres with potentials. @param gain [n][n]. @returns for each column the row that takes it, total gain maximal.
+// Kuhn-Munkres with potentials. @param gain [n][n]. @returns for each column the row that takes it,
+// total gain maximal.
 std::vector<int> best_assignment(const std::vector<std::vector<std::int64_t>>& gain) {
   const std::size_t n = gain.size();
   constexpr std::int64_t kInfinite = std::numeric_limits<std::int64_t>::max() / 4;
@@ -115,7 +128,8 @@ std::vector<int> best_assignment(const std::vector<std::vector<std::int64_t>>& g
       std::size_t next = 0;
       for (std::size_t j = 1; j <= n; ++j) {
         if (done[j]) continue;
-        const std::int64_t cost = -gain[row_of[column] - 1][j - 1] - row_price[row_of[column]] - column_price[j];
+        const std::int64_t cost =
+            -gain[row_of[column] - 1][j - 1] - row_price[row_of[column]] - column_price[j];
         if (cost < slack[j]) slack[j] = cost, previous[j] = column;
         if (slack[j] < step) step = slack[j], next = j;
       }
@@ -153,10 +167,13 @@ struct Renaming {
   std::int64_t kept = 0;
 };
 
-// How to rename ranks `from` to ranks `to` (equally many). kept < 0: their slot counts do not match.
+// How to rename ranks `from` to ranks `to` (equally many). kept < 0: their slot counts do not
+// match.
 Renaming rename_ranks(const ClusterShape& shape, std::span<const std::int32_t> current,
-                      std::span<const std::int32_t> slots, const std::vector<int>& from, const std::vector<int>& to) {
-  std::vector<std::vector<std::int64_t>> gain(from.size(), std::vector<std::int64_t>(to.size(), kForbidden));
+                      std::span<const std::int32_t> slots, const std::vector<int>& from,
+                      const std::vector<int>& to) {
+  std::vector<std::vector<std::int64_t>> gain(from.size(),
+                                              std::vector<std::int64_t>(to.size(), kForbidden));
   for (std::size_t i = 0; i < from.size(); ++i) {
     for (std::size_t j = 0; j < to.size(); ++j) {
       if (shape.slots_per_rank(from[i]) != shape.slots_per_rank(to[j])) continue;
@@ -183,8 +200,8 @@ std::vector<std::vector<int>> rename_domains(const ClusterShape& shape, bool kee
 
 }  // namespace
 
-void repair_same_rank_duplicates(const ClusterShape& shape, std::span<const std::int64_t> load, bool keep_nodes,
-                                 std::span<std::int32_t> slots) {
+void repair_same_rank_duplicates(const ClusterShape& shape, std::span<const std::int64_t> load,
+                                 bool keep_nodes, std::span<std::int32_t> slots) {
   if (count_same_rank_duplicates(slots, shape) == 0) return;
   Repair(shape, load, keep_nodes, slots).run();
 }
@@ -193,7 +210,8 @@ void align_ranks(const ClusterShape& shape, std::span<const std::int32_t> curren
                  std::span<std::int32_t> slots) {
   const auto domains = rename_domains(shape, keep_nodes);
   std::vector<std::vector<Renaming>> options(domains.size(), std::vector<Renaming>(domains.size()));
-  std::vector<std::vector<std::int64_t>> gain(domains.size(), std::vector<std::int64_t>(domains.size(), kForbidden));
+  std::vector<std::vector<std::int64_t>> gain(
+      domains.size(), std::vector<std::int64_t>(domains.size(), kForbidden));
   for (std::size_t i = 0; i < domains.size(); ++i) {
     for (std::size_t j = 0; j < domains.size(); ++j) {
       if (domains[i].size() != domains[j].size()) continue;
@@ -207,15 +225,19 @@ void align_ranks(const ClusterShape& shape, std::span<const std::int32_t> curren
     const auto i = index(source[j]);
     for (std::size_t k = 0; k < domains[i].size(); ++k) {
       const int from = domains[i][k], to = options[i][j].target[k];
-      std::copy_n(before.begin() + shape.first_slot(from), shape.slots_per_rank(from), slots.begin() + shape.first_slot(to));
+      std::copy_n(before.begin() + shape.first_slot(from), shape.slots_per_rank(from),
+                  slots.begin() + shape.first_slot(to));
     }
   }
 }
 
-void align_slots(const ClusterShape& shape, std::span<const std::int32_t> current, std::span<std::int32_t> slots) {
+void align_slots(const ClusterShape& shape, std::span<const std::int32_t> current,
+                 std::span<std::int32_t> slots) {
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
-    const auto held = current.subspan(index(shape.first_slot(rank)), index(shape.slots_per_rank(rank)));
-    const auto own = slots.subspan(index(shape.first_slot(rank)), index(shape.slots_per_rank(rank)));
+    const auto held =
+        current.subspan(index(shape.first_slot(rank)), index(shape.slots_per_rank(rank)));
+    const auto own =
+        slots.subspan(index(shape.first_slot(rank)), index(shape.slots_per_rank(rank)));
     std::vector<std::int32_t> incoming(own.begin(), own.end());
     std::vector<bool> filled(own.size(), false);
     for (std::size_t i = 0; i < own.size(); ++i) {

@@ -23,15 +23,19 @@ std::vector<Node> nodes_of(const ClusterShape& shape, bool hierarchical) {
   return nodes;
 }
 
-// Heaviest first, each to the lightest pack with room. @returns the items of each pack, in the order they came.
-std::vector<std::vector<int>> balanced_packing(std::span<const double> weight, std::span<const int> capacity) {
+// Heaviest first, each to the lightest pack with room. @returns the items of each pack, in the
+// order they came.
+std::vector<std::vector<int>> balanced_packing(std::span<const double> weight,
+                                               std::span<const int> capacity) {
   std::vector<std::vector<int>> packs(capacity.size());
   std::vector<int> order(weight.size());
   std::iota(order.begin(), order.end(), 0);
   // As in the source, packs of one item take the items as they come.
-  const bool singles = std::all_of(capacity.begin(), capacity.end(), [](int items) { return items == 1; });
+  const bool singles =
+      std::all_of(capacity.begin(), capacity.end(), [](int items) { return items == 1; });
   if (!singles) {
-    std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return weight[index(a)] > weight[index(b)]; });
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int a, int b) { return weight[index(a)] > weight[index(b)]; });
   }
   std::vector<double> pack_weight(capacity.size(), 0.0);
   for (std::size_t i = 0; i < order.size(); ++i) {
@@ -46,14 +50,17 @@ std::vector<std::vector<int>> balanced_packing(std::span<const double> weight, s
   return packs;
 }
 
-// Each further replica goes to the expert with most load per replica. @returns the expert of each replica.
-std::vector<int> replicate(std::span<const double> weight, int num_replicas, std::vector<int>& count) {
+// Each further replica goes to the expert with most load per replica. @returns the expert of each
+// replica.
+std::vector<int> replicate(std::span<const double> weight, int num_replicas,
+                           std::vector<int>& count) {
   std::vector<int> expert_of(weight.size());
   std::iota(expert_of.begin(), expert_of.end(), 0);
   count.assign(weight.size(), 1);
   std::vector<double> piece(weight.begin(), weight.end());
   while (expert_of.size() < index(num_replicas)) {
-    const auto heaviest = static_cast<std::size_t>(std::max_element(piece.begin(), piece.end()) - piece.begin());
+    const auto heaviest =
+        static_cast<std::size_t>(std::max_element(piece.begin(), piece.end()) - piece.begin());
     expert_of.push_back(static_cast<int>(heaviest));
     piece[heaviest] = weight[heaviest] / ++count[heaviest];
   }
@@ -61,7 +68,8 @@ std::vector<int> replicate(std::span<const double> weight, int num_replicas, std
 }
 
 // Experts of each node, in the order in which its groups were packed.
-std::vector<std::vector<int>> experts_of_nodes(const ClusterShape& shape, std::span<const std::int64_t> load,
+std::vector<std::vector<int>> experts_of_nodes(const ClusterShape& shape,
+                                               std::span<const std::int64_t> load,
                                                std::size_t num_nodes) {
   const int groups = num_nodes > 1 ? shape.num_expert_groups() : 1;
   const int group_size = shape.num_logical_experts() / groups;
@@ -108,11 +116,13 @@ bool eplb_is_hierarchical(const ClusterShape& shape) {
   });
 }
 
-std::vector<std::int32_t> eplb_rebalance(const ClusterShape& shape, std::span<const std::int64_t> load) {
+std::vector<std::int32_t> eplb_rebalance(const ClusterShape& shape,
+                                         std::span<const std::int64_t> load) {
   const std::vector<Node> nodes = nodes_of(shape, eplb_is_hierarchical(shape));
   const auto experts = experts_of_nodes(shape, load, nodes.size());
   std::vector<std::int32_t> slots(index(shape.num_slots()));
-  for (std::size_t node = 0; node < nodes.size(); ++node) place_node(shape, nodes[node], experts[node], load, slots);
+  for (std::size_t node = 0; node < nodes.size(); ++node)
+    place_node(shape, nodes[node], experts[node], load, slots);
   return slots;
 }
 

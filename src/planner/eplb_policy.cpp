@@ -9,12 +9,17 @@
 namespace swiftbalancer {
 namespace {
 
-// The published placement made fit to serve: no wasted slot, and as close to what is served as renaming allows.
+// The published placement made fit to serve: no wasted slot, and as close to what is served as
+// renaming allows.
 class EplbPolicy final : public Policy {
  public:
   std::string_view name() const noexcept override { return "eplb"; }
   PolicyCapabilities capabilities() const noexcept override {
-    return {.moves = true, .incremental = false, .gated = false, .planned_shares = false, .hierarchical = true};
+    return {.moves = true,
+            .incremental = false,
+            .gated = false,
+            .planned_shares = false,
+            .hierarchical = true};
   }
   LayerPlan plan_layer(const LayerProblem& problem) const override {
     check_problem(problem);

@@ -10,12 +10,14 @@
 namespace swiftbalancer {
 namespace {
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(ErrorCode::kInvalidArgument, message); }
+[[noreturn]] void refuse(const std::string& message) {
+  throw Error(ErrorCode::kInvalidArgument, message);
+}
 
 void check_size(const char* name, std::size_t given, int needed, const char* unit) {
   if (given == static_cast<std::size_t>(needed)) return;
-  refuse(std::string("LayerProblem::") + name + " has " + std::to_string(given) + " entries; the shape has " +
-         std::to_string(needed) + " " + unit);
+  refuse(std::string("LayerProblem::") + name + " has " + std::to_string(given) +
+         " entries; the shape has " + std::to_string(needed) + " " + unit);
 }
 
 void check_shares(const LayerProblem& problem) {
@@ -25,27 +27,30 @@ void check_shares(const LayerProblem& problem) {
   }
   for (std::size_t expert = 0; expert < sums.size(); ++expert) {
     if (sums[expert] == kShareUnit) continue;
-    refuse("LayerProblem::shares of expert " + std::to_string(expert) + " sum to " + std::to_string(sums[expert]) +
-           "; they must sum to " + std::to_string(kShareUnit));
+    refuse("LayerProblem::shares of expert " + std::to_string(expert) + " sum to " +
+           std::to_string(sums[expert]) + "; they must sum to " + std::to_string(kShareUnit));
   }
 }
 
 }  // namespace
 
 void check_problem(const LayerProblem& problem) {
-  if (problem.shape == nullptr) refuse("LayerProblem::shape is not set; give the ClusterShape of the model");
+  if (problem.shape == nullptr)
+    refuse("LayerProblem::shape is not set; give the ClusterShape of the model");
   const ClusterShape& shape = *problem.shape;
   check_size("load", problem.load.size(), shape.num_logical_experts(), "logical experts");
   check_size("placement", problem.placement.size(), shape.num_slots(), "slots");
-  if (!problem.shares.empty()) check_size("shares", problem.shares.size(), shape.num_slots(), "slots");
+  if (!problem.shares.empty())
+    check_size("shares", problem.shares.size(), shape.num_slots(), "slots");
   for (std::size_t expert = 0; expert < problem.load.size(); ++expert) {
     if (problem.load[expert] < 0) {
-      refuse("LayerProblem::load of expert " + std::to_string(expert) + " is " + std::to_string(problem.load[expert]) +
-             "; loads count tokens, at least 0");
+      refuse("LayerProblem::load of expert " + std::to_string(expert) + " is " +
+             std::to_string(problem.load[expert]) + "; loads count tokens, at least 0");
     }
   }
   if (!is_valid_layer(problem.placement, shape)) {
-    refuse("LayerProblem::placement names an expert outside 0 to " + std::to_string(shape.num_logical_experts() - 1) +
+    refuse("LayerProblem::placement names an expert outside 0 to " +
+           std::to_string(shape.num_logical_experts() - 1) +
            " or has no slot for one; every expert needs a slot");
   }
   if (!problem.shares.empty()) check_shares(problem);
@@ -54,7 +59,8 @@ void check_problem(const LayerProblem& problem) {
 LayerPlan make_plan(const LayerProblem& problem, std::vector<std::int32_t> placement,
                     std::vector<std::uint32_t> shares, std::int64_t work) {
   LayerPlan plan;
-  plan.imbalance_before = imbalance(rank_load(*problem.shape, problem.placement, problem.shares, problem.load));
+  plan.imbalance_before =
+      imbalance(rank_load(*problem.shape, problem.placement, problem.shares, problem.load));
   plan.imbalance_after = imbalance(rank_load(*problem.shape, placement, shares, problem.load));
   plan.moves = count_moves(problem.placement, placement, *problem.shape);
   plan.work = work;

@@ -1,6 +1,6 @@
 #pragma once
-// What every policy does around its own idea: check the problem, and fill in the figures that a plan reports. Used by the
-// policies; pure functions.
+// What every policy does around its own idea: check the problem, and fill in the figures that a
+// plan reports. Used by the policies; pure functions.
 
 #include <cstdint>
 #include <vector>
@@ -9,7 +9,8 @@
 
 namespace swiftbalancer {
 
-/// @throws Error kInvalidArgument when a span does not fit the shape, a load is negative, or the placement loses an expert.
+/// @throws Error kInvalidArgument when a span does not fit the shape, a load is negative, or the
+/// placement loses an expert.
 void check_problem(const LayerProblem& problem);
 
 /// Completes a plan from its placement and shares: imbalance before and after, moves, work.

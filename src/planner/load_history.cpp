@@ -8,15 +8,17 @@ namespace {
 
 constexpr std::int64_t kBlocksPerWindow = 4;
 constexpr std::size_t kKeptBlocks = 16;
-constexpr std::size_t kRecentBlocks = 2;      // Half a window tells a change.
-constexpr std::size_t kMinBlocksBefore = 2;   // Less history says nothing about what was usual.
-// A change is a chi-square distance beyond noise of at least this: a total variation of about 0.19. Text
-// domains differ by 0.15 to 0.6 in total variation (distances 0.17 to 2, data in tests/planner); halves of a window of 256
-// requests of one domain by 0.02, of 32 requests by up to 0.1.
+constexpr std::size_t kRecentBlocks = 2;     // Half a window tells a change.
+constexpr std::size_t kMinBlocksBefore = 2;  // Less history says nothing about what was usual.
+// A change is a chi-square distance beyond noise of at least this: a total variation of about 0.19.
+// Text domains differ by 0.15 to 0.6 in total variation (distances 0.17 to 2, data in
+// tests/planner); halves of a window of 256 requests of one domain by 0.02, of 32 requests by up to
+// 0.1.
 constexpr double kMinDifference = 0.14;
-constexpr double kTimesNoise = 2.0;           // ... and so many times the noise, which itself is only estimated,
-constexpr double kTimesUsual = 3.0;           // ... and so many times what was usual in the
-constexpr int kUsualDifferences = 32;         // first blocks after a change; later ones may be slow drift.
+constexpr double kTimesNoise =
+    2.0;  // ... and so many times the noise, which itself is only estimated,
+constexpr double kTimesUsual = 3.0;    // ... and so many times what was usual in the
+constexpr int kUsualDifferences = 32;  // first blocks after a change; later ones may be slow drift.
 
 void accumulate(ExpertLoad& sum, const ExpertLoad& load, std::int64_t sign) {
   for (int layer = 0; layer < sum.num_moe_layers(); ++layer) {
@@ -46,7 +48,8 @@ Distance layer_distance(std::span<const std::int64_t> now, std::span<const std::
   for (std::size_t expert = 0; expert < now.size(); ++expert) {
     if (both[expert] == 0) continue;
     ++live;
-    const double shift = static_cast<double>(now[expert]) / n - static_cast<double>(both[expert] - now[expert]) / before;
+    const double shift = static_cast<double>(now[expert]) / n -
+                         static_cast<double>(both[expert] - now[expert]) / before;
     distance.measured += shift * shift * all / static_cast<double>(both[expert]);
   }
   distance.expected = (live - 1) * (1.0 / n + 1.0 / before);
@@ -90,19 +93,23 @@ void LoadHistory::close_block() {
 ExpertLoad LoadHistory::last_window() const {
   ExpertLoad window = open_.load;
   std::int64_t assignments = open_.assignments;
-  for (auto block = blocks_.rbegin(); block != blocks_.rend() && assignments < kBlocksPerWindow * block_assignments_; ++block) {
+  for (auto block = blocks_.rbegin();
+       block != blocks_.rend() && assignments < kBlocksPerWindow * block_assignments_; ++block) {
     accumulate(window, block->load, 1);
     assignments += block->assignments;
   }
   return window;
 }
 
-// Sum over layers and batches of (count - expected)^2 / expected, per degree of freedom: 1 for independent tokens.
-double LoadHistory::dispersion_of(std::size_t first, std::size_t num_batches, std::size_t batch) const {
+// Sum over layers and batches of (count - expected)^2 / expected, per degree of freedom: 1 for
+// independent tokens.
+double LoadHistory::dispersion_of(std::size_t first, std::size_t num_batches,
+                                  std::size_t batch) const {
   double statistic = 0.0, freedom = 0.0;
   const auto experts = static_cast<std::size_t>(empty_.num_logical_experts());
   std::vector<std::int64_t> sum(experts), row(experts);
-  const auto gather = [&](std::vector<std::int64_t>& into, int layer, std::size_t from, std::size_t count) {
+  const auto gather = [&](std::vector<std::int64_t>& into, int layer, std::size_t from,
+                          std::size_t count) {
     std::fill(into.begin(), into.end(), 0);
     for (std::size_t b = from; b < from + count; ++b) {
       const auto block = blocks_[b].load.layer(layer);
@@ -128,15 +135,18 @@ double LoadHistory::dispersion_of(std::size_t first, std::size_t num_batches, st
   return freedom > 0.0 ? statistic / freedom : 1.0;
 }
 
-// Requests live longer than a block, so longer batches may vary more: the largest of three lengths counts.
+// Requests live longer than a block, so longer batches may vary more: the largest of three lengths
+// counts.
 double LoadHistory::dispersion_before(std::size_t num_recent) const {
   const std::size_t available = std::min(blocks_.size(), blocks_since_change_) - num_recent;
-  // Few blocks after a change do not tell; how alike the tokens of a request are hardly depends on the domain.
+  // Few blocks after a change do not tell; how alike the tokens of a request are hardly depends on
+  // the domain.
   double dispersion = available < kKeptBlocks / 2 ? carried_dispersion_ : 1.0;
   for (std::size_t batch : {1, 2, 4}) {
     const std::size_t batches = available / batch;
     if (batches < 2) break;
-    dispersion = std::max(dispersion, dispersion_of(blocks_.size() - num_recent - batches * batch, batches, batch));
+    dispersion = std::max(
+        dispersion, dispersion_of(blocks_.size() - num_recent - batches * batch, batches, batch));
   }
   return dispersion;
 }
@@ -144,12 +154,14 @@ double LoadHistory::dispersion_before(std::size_t num_recent) const {
 // Mean over layers of the distance between the last blocks and all since the change before them.
 LoadHistory::Difference LoadHistory::difference(std::size_t num_recent, double dispersion) const {
   ExpertLoad recent = empty_;
-  for (std::size_t i = 0; i < num_recent; ++i) accumulate(recent, blocks_[blocks_.size() - 1 - i].load, 1);
+  for (std::size_t i = 0; i < num_recent; ++i)
+    accumulate(recent, blocks_[blocks_.size() - 1 - i].load, 1);
   Difference sum;
   for (int layer = 0; layer < empty_.num_moe_layers(); ++layer) {
     const Distance distance = layer_distance(recent.layer(layer), segment_.layer(layer));
     sum.noise += dispersion * distance.expected / empty_.num_moe_layers();
-    sum.beyond_noise += (distance.measured - dispersion * distance.expected) / empty_.num_moe_layers();
+    sum.beyond_noise +=
+        (distance.measured - dispersion * distance.expected) / empty_.num_moe_layers();
   }
   return sum;
 }
@@ -169,12 +181,14 @@ void LoadHistory::detect_change() {
   // Where it began: the cut that explains most, weighing how much lies on either side.
   std::size_t best = kRecentBlocks;
   double best_evidence = 0.0;
-  const std::size_t last = std::min({blocks_.size(), blocks_since_change_ - 1, std::size_t{2 * kBlocksPerWindow}});
+  const std::size_t last =
+      std::min({blocks_.size(), blocks_since_change_ - 1, std::size_t{2 * kBlocksPerWindow}});
   double after = 0.0;
   for (std::size_t num_recent = 1; num_recent <= last; ++num_recent) {
     after += static_cast<double>(blocks_[blocks_.size() - num_recent].assignments);
     const double before = static_cast<double>(segment_assignments_) - after;
-    const double evidence = difference(num_recent, dispersion).beyond_noise * after * before / (after + before);
+    const double evidence =
+        difference(num_recent, dispersion).beyond_noise * after * before / (after + before);
     if (evidence > best_evidence) {
       best_evidence = evidence;
       best = num_recent;

@@ -12,8 +12,8 @@
 namespace swiftbalancer {
 namespace {
 
-// The price of a move, as a part of the gain that a whole plan must bring: the last percent of balance takes most moves
-// and is gone with the next drift.
+// The price of a move, as a part of the gain that a whole plan must bring: the last percent of
+// balance takes most moves and is gone with the next drift.
 constexpr double kMovePrice = 0.2;
 
 double total(std::span<const std::int64_t> counts) {
@@ -38,7 +38,8 @@ double gain_per_move(const LayerPlan& plan) {
 
 class Job final : public PlanJob {
  public:
-  explicit Job(PlanInput input) : input_(std::move(input)), policy_(make_policy(input_.config.policy)) {}
+  explicit Job(PlanInput input)
+      : input_(std::move(input)), policy_(make_policy(input_.config.policy)) {}
 
   bool advance() override {
     if (layer_ == input_.shape.num_moe_layers()) return true;
@@ -61,9 +62,10 @@ class Job final : public PlanJob {
     }
     plan_.imbalance_after = aggregate_imbalance(after_);
     for (const LayerChange& change : plan_.changes) plan_.moves += change.plan.moves;
-    std::stable_sort(plan_.changes.begin(), plan_.changes.end(), [](const LayerChange& a, const LayerChange& b) {
-      return gain_per_move(a.plan) > gain_per_move(b.plan);
-    });
+    std::stable_sort(plan_.changes.begin(), plan_.changes.end(),
+                     [](const LayerChange& a, const LayerChange& b) {
+                       return gain_per_move(a.plan) > gain_per_move(b.plan);
+                     });
     return std::move(plan_);
   }
 
@@ -84,8 +86,8 @@ class Job final : public PlanJob {
   // What noise alone would show is no gain: a plan can not be better than its loads are known.
   bool is_worth_it(const LayerPlan& plan) {
     if (!policy_->capabilities().gated) return true;
-    const double floor =
-        1.0 + noise_imbalance(input_.shape.num_ranks(), total(input_.load.layer(layer_)), input_.dispersion);
+    const double floor = 1.0 + noise_imbalance(input_.shape.num_ranks(),
+                                               total(input_.load.layer(layer_)), input_.dispersion);
     const double gain = plan.imbalance_before - std::max(plan.imbalance_after, floor);
     if (gain <= 0.0 || gain < kMovePrice * input_.config.min_gain * plan.moves) return false;
     gain_ += gain;
@@ -117,26 +119,34 @@ class EmptyJob final : public PlanJob {
 
 double noise_imbalance(int num_ranks, double tokens, double dispersion) {
   if (num_ranks < 2 || tokens <= 0.0) return 0.0;
-  // Expected maximum of 2^k standard normal values (order statistics, e.g. Harter 1961); linear in between.
-  constexpr std::array kExpectedMaximum = {0.0, 0.564, 1.029, 1.424, 1.766, 2.070, 2.344, 2.594, 2.826, 3.041, 3.243, 3.434};
-  const auto k = std::min(static_cast<std::size_t>(std::bit_width(static_cast<unsigned>(num_ranks)) - 1),
-                          kExpectedMaximum.size() - 2);
+  // Expected maximum of 2^k standard normal values (order statistics, e.g. Harter 1961); linear in
+  // between.
+  constexpr std::array kExpectedMaximum = {0.0,   0.564, 1.029, 1.424, 1.766, 2.070,
+                                           2.344, 2.594, 2.826, 3.041, 3.243, 3.434};
+  const auto k =
+      std::min(static_cast<std::size_t>(std::bit_width(static_cast<unsigned>(num_ranks)) - 1),
+               kExpectedMaximum.size() - 2);
   const double part = static_cast<double>(num_ranks) / static_cast<double>(1U << k) - 1.0;
-  const double maximum = kExpectedMaximum[k] + part * (kExpectedMaximum[k + 1] - kExpectedMaximum[k]);
+  const double maximum =
+      kExpectedMaximum[k] + part * (kExpectedMaximum[k + 1] - kExpectedMaximum[k]);
   return maximum * std::sqrt(dispersion * (num_ranks - 1) / tokens);
 }
 
-std::unique_ptr<PlanJob> make_plan_job(PlanInput input) { return std::make_unique<Job>(std::move(input)); }
+std::unique_ptr<PlanJob> make_plan_job(PlanInput input) {
+  return std::make_unique<Job>(std::move(input));
+}
 
-std::unique_ptr<PlanJob> make_empty_job(const ClusterShape& shape, const ServedState& served, const ExpertLoad& load) {
+std::unique_ptr<PlanJob> make_empty_job(const ClusterShape& shape, const ServedState& served,
+                                        const ExpertLoad& load) {
   return std::make_unique<EmptyJob>(imbalance_per_layer(shape, served, load));
 }
 
-std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served, const ExpertLoad& load) {
+std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served,
+                                        const ExpertLoad& load) {
   std::vector<double> result;
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    result.push_back(
-        imbalance(rank_load(shape, served.placement.layer(layer), shares_of(served, layer), load.layer(layer))));
+    result.push_back(imbalance(rank_load(shape, served.placement.layer(layer),
+                                         shares_of(served, layer), load.layer(layer))));
   }
   return result;
 }

@@ -1,6 +1,6 @@
 #pragma once
-// A plan in the making: one policy call per layer, then the gate that drops what is not worth moving. Created by the
-// planner; balancer worker only.
+// A plan in the making: one policy call per layer, then the gate that drops what is not worth
+// moving. Created by the planner; balancer worker only.
 
 #include <cstdint>
 #include <memory>
@@ -26,9 +26,11 @@ double noise_imbalance(int num_ranks, double tokens, double dispersion);
 
 std::unique_ptr<PlanJob> make_plan_job(PlanInput input);
 /// A job that is done at once and moves nothing.
-std::unique_ptr<PlanJob> make_empty_job(const ClusterShape& shape, const ServedState& served, const ExpertLoad& load);
+std::unique_ptr<PlanJob> make_empty_job(const ClusterShape& shape, const ServedState& served,
+                                        const ExpertLoad& load);
 
 /// Imbalance of each layer of a load under what is served.
-std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served, const ExpertLoad& load);
+std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served,
+                                        const ExpertLoad& load);
 
 }  // namespace swiftbalancer

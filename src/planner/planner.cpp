@@ -16,8 +16,8 @@ namespace {
 
 // When to look again at traffic that has not changed: with so many times the data.
 constexpr std::int64_t kLookAgainFactor = 2;
-// A change is answered with half a window of evidence, which is what it takes to notice it; a second plan corrects the first
-// with the data that has come meanwhile.
+// A change is answered with half a window of evidence, which is what it takes to notice it; a
+// second plan corrects the first with the data that has come meanwhile.
 constexpr std::int64_t kFirstLookFraction = 2;
 constexpr int kPlansPerChange = 2;
 constexpr std::int64_t kCorrectWithinWindows = 3;
@@ -30,11 +30,13 @@ void require(bool condition, const std::string& message) {
 
 PlannerConfig checked(const PlannerConfig& config) {
   require(std::isfinite(config.imbalance_trigger) && config.imbalance_trigger >= 1.0,
-          "imbalance_trigger is " + std::to_string(config.imbalance_trigger) + "; it must be at least 1 (max / mean rank load)");
+          "imbalance_trigger is " + std::to_string(config.imbalance_trigger) +
+              "; it must be at least 1 (max / mean rank load)");
   require(std::isfinite(config.min_gain) && config.min_gain >= 0.0,
           "min_gain is " + std::to_string(config.min_gain) + "; it must be at least 0");
-  require(config.window_assignments > 0,
-          "window_assignments is " + std::to_string(config.window_assignments) + "; it must be at least 1");
+  require(config.window_assignments > 0, "window_assignments is " +
+                                             std::to_string(config.window_assignments) +
+                                             "; it must be at least 1");
   return config;
 }
 
@@ -43,15 +45,19 @@ PlannerConfig checked(const PlannerConfig& config) {
 ServedState ServedState::initial(const ClusterShape& shape) {
   ServedState served{Placement::initial(shape), {}};
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    served.shares.push_back(even_shares(served.placement.layer(layer), shape.num_logical_experts()));
+    served.shares.push_back(
+        even_shares(served.placement.layer(layer), shape.num_logical_experts()));
   }
   return served;
 }
 
 struct Planner::Impl {
   Impl(const ClusterShape& given_shape, const PlannerConfig& given_config)
-      : shape(given_shape), config(checked(given_config)), capabilities(make_policy(config.policy)->capabilities()),
-        history(shape, config.window_assignments), served(ServedState::initial(shape)) {}
+      : shape(given_shape),
+        config(checked(given_config)),
+        capabilities(make_policy(config.policy)->capabilities()),
+        history(shape, config.window_assignments),
+        served(ServedState::initial(shape)) {}
 
   // Whether there is evidence that no plan was asked about yet.
   bool has_new_evidence() const {
@@ -79,17 +85,19 @@ struct Planner::Impl {
     for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
       std::int64_t tokens = 0;
       for (std::int64_t count : load.layer(layer)) tokens += count;
-      sum += std::max(1.0, per_layer[static_cast<std::size_t>(layer)] -
-                               noise_imbalance(shape.num_ranks(), static_cast<double>(tokens), dispersion));
+      sum += std::max(
+          1.0, per_layer[static_cast<std::size_t>(layer)] -
+                   noise_imbalance(shape.num_ranks(), static_cast<double>(tokens), dispersion));
     }
     return sum / shape.num_moe_layers();
   }
 
-  // Traffic that has not changed since experts were moved for it moves none again, unless those plans turn out to be bad:
-  // more data sharpens the shares only, which costs no transfer.
+  // Traffic that has not changed since experts were moved for it moves none again, unless those
+  // plans turn out to be bad: more data sharpens the shares only, which costs no transfer.
   int allowed_moves() const {
-    const bool correcting = plans_since_change < kPlansPerChange &&
-                            history.assignments_since_change() <= kCorrectWithinWindows * config.window_assignments;
+    const bool correcting =
+        plans_since_change < kPlansPerChange &&
+        history.assignments_since_change() <= kCorrectWithinWindows * config.window_assignments;
     if (plans_since_change == 0 || correcting) return config.max_moves_per_layer;
     return imbalance_beyond_noise() <= config.imbalance_trigger ? 0 : config.max_moves_per_layer;
   }
@@ -101,7 +109,8 @@ struct Planner::Impl {
     counted = true;
   }
 
-  // What is small enough to bear is still worth a look: better shares cost nothing, and a look is taken rarely.
+  // What is small enough to bear is still worth a look: better shares cost nothing, and a look is
+  // taken rarely.
   void judge() {
     const double excess = kExcessWorthALook * (config.imbalance_trigger - 1.0);
     wants = !rebalancing && has_new_evidence() && imbalance_beyond_noise() > 1.0 + excess;
@@ -114,20 +123,23 @@ struct Planner::Impl {
   ServedState served;
   bool rebalancing = false;
   bool wants = false;
-  int changes = 0;                 // of the traffic, as of the last note
-  std::int64_t look_at = config.window_assignments;  // assignments since the change that make new evidence
-  int plans_since_change = 0;       // that moved experts
-  bool counted = false;             // whether the plan under way is one of them
+  int changes = 0;  // of the traffic, as of the last note
+  std::int64_t look_at =
+      config.window_assignments;  // assignments since the change that make new evidence
+  int plans_since_change = 0;     // that moved experts
+  bool counted = false;           // whether the plan under way is one of them
 };
 
-Planner::Planner(const ClusterShape& shape, const PlannerConfig& config) : impl_(std::make_unique<Impl>(shape, config)) {}
+Planner::Planner(const ClusterShape& shape, const PlannerConfig& config)
+    : impl_(std::make_unique<Impl>(shape, config)) {}
 Planner::~Planner() = default;
 
 void Planner::observe(const ExpertLoad& load) {
   require(load.num_moe_layers() == impl_->shape.num_moe_layers() &&
               load.num_logical_experts() == impl_->shape.num_logical_experts(),
-          "load is [" + std::to_string(load.num_moe_layers()) + ", " + std::to_string(load.num_logical_experts()) +
-              "]; the shape needs [" + std::to_string(impl_->shape.num_moe_layers()) + ", " +
+          "load is [" + std::to_string(load.num_moe_layers()) + ", " +
+              std::to_string(load.num_logical_experts()) + "]; the shape needs [" +
+              std::to_string(impl_->shape.num_moe_layers()) + ", " +
               std::to_string(impl_->shape.num_logical_experts()) + "] (layers, logical experts)");
   const int blocks = impl_->history.num_blocks();
   impl_->history.add(load);
@@ -157,7 +169,8 @@ std::unique_ptr<PlanJob> Planner::begin_plan(std::uint64_t seed) {
   if ((gated && !due) || load_is_empty) return make_empty_job(impl_->shape, impl_->served, load);
   PlannerConfig config = impl_->config;
   if (gated) config.max_moves_per_layer = impl_->allowed_moves();
-  return make_plan_job({impl_->shape, config, impl_->served, std::move(load), impl_->history.dispersion(), seed});
+  return make_plan_job(
+      {impl_->shape, config, impl_->served, std::move(load), impl_->history.dispersion(), seed});
 }
 
 }  // namespace swiftbalancer

@@ -1,7 +1,8 @@
 #pragma once
-// The planner of one rank: collects the loads that all ranks agree on, says when a rebalance is worth planning, and plans
-// it layer by layer in bounded pieces, so that the worker can serve packets in between. Pure and deterministic: the same
-// calls in the same order give the same bytes on every rank. Balancer worker only.
+// The planner of one rank: collects the loads that all ranks agree on, says when a rebalance is
+// worth planning, and plans it layer by layer in bounded pieces, so that the worker can serve
+// packets in between. Pure and deterministic: the same calls in the same order give the same bytes
+// on every rank. Balancer worker only.
 
 #include <cstdint>
 #include <memory>
@@ -25,10 +26,13 @@ struct ServedState {
 
 struct PlannerConfig {
   std::string policy = "swift";
-  int max_moves_per_layer = -1;        ///< Per rebalance; < 0: no limit.
-  double imbalance_trigger = 1.10;     ///< Early rebalance when the imbalance, beyond its sampling noise, exceeds this.
-  double min_gain = 0.01;              ///< Predicted fall of imbalance (mean over layers) below which a plan is dropped.
-  std::int64_t window_assignments = 4096;  ///< Token-expert assignments per layer that make a window worth judging.
+  int max_moves_per_layer = -1;  ///< Per rebalance; < 0: no limit.
+  double imbalance_trigger =
+      1.10;  ///< Early rebalance when the imbalance, beyond its sampling noise, exceeds this.
+  double min_gain =
+      0.01;  ///< Predicted fall of imbalance (mean over layers) below which a plan is dropped.
+  std::int64_t window_assignments =
+      4096;  ///< Token-expert assignments per layer that make a window worth judging.
 };
 
 /// One layer that a plan changes.
@@ -62,7 +66,8 @@ class Planner {
 
   /// The loads of one packet set, already mapped to logical experts, in the order of the sets.
   void observe(const ExpertLoad& load);
-  /// What is served from now on changed (commits), and whether a plan is open or migrating (then no early trigger).
+  /// What is served from now on changed (commits), and whether a plan is open or migrating (then no
+  /// early trigger).
   void on_served(const ServedState& served, bool rebalancing);
   /// True when the evidence calls for a rebalance before the interval is over.
   bool wants_rebalance() const;

@@ -13,7 +13,8 @@ struct Entry {
   std::unique_ptr<Policy> (*make)();
 };
 
-constexpr std::array kPolicies = {  // sorted by name
+constexpr std::array kPolicies = {
+    // sorted by name
     Entry{"eplb", make_eplb_policy},
     Entry{"static", make_static_policy},
     Entry{"stress", make_stress_policy},
@@ -28,7 +29,8 @@ std::unique_ptr<Policy> make_policy(std::string_view name) {
     if (entry.name == name) return entry.make();
     known += (known.empty() ? "" : ", ") + std::string(entry.name);
   }
-  throw Error(ErrorCode::kInvalidArgument, "unknown policy '" + std::string(name) + "'; the policies are: " + known);
+  throw Error(ErrorCode::kInvalidArgument,
+              "unknown policy '" + std::string(name) + "'; the policies are: " + known);
 }
 
 std::vector<std::string_view> policy_names() {

@@ -1,5 +1,6 @@
 #pragma once
-// The policies that exist, one factory per file. A new policy is one file, one line here and one in registry.cpp.
+// The policies that exist, one factory per file. A new policy is one file, one line here and one in
+// registry.cpp.
 
 #include <memory>
 

@@ -11,7 +11,11 @@ class StaticPolicy final : public Policy {
   std::string_view name() const noexcept override { return "static"; }
   PolicyCapabilities capabilities() const noexcept override {
     // It keeps the shares that it finds, whatever they are.
-    return {.moves = false, .incremental = true, .gated = true, .planned_shares = true, .hierarchical = false};
+    return {.moves = false,
+            .incremental = true,
+            .gated = true,
+            .planned_shares = true,
+            .hierarchical = false};
   }
   LayerPlan plan_layer(const LayerProblem& problem) const override {
     check_problem(problem);

@@ -13,13 +13,15 @@
 namespace swiftbalancer {
 namespace {
 
-// Amounts in units of 1 / kShareUnit of their expert's load: rounded down, the rest to its replica with the largest
-// amount. An expert without load, or all of whose amounts are lost to rounding, is split evenly.
+// Amounts in units of 1 / kShareUnit of their expert's load: rounded down, the rest to its replica
+// with the largest amount. An expert without load, or all of whose amounts are lost to rounding, is
+// split evenly.
 std::vector<std::uint32_t> shares_of(const ClusterShape& shape, std::span<const std::int32_t> slots,
                                      std::span<const double> amounts) {
   const auto experts = static_cast<std::size_t>(shape.num_logical_experts());
   std::vector<double> total(experts, 0.0);
-  for (std::size_t slot = 0; slot < slots.size(); ++slot) total[static_cast<std::size_t>(slots[slot])] += amounts[slot];
+  for (std::size_t slot = 0; slot < slots.size(); ++slot)
+    total[static_cast<std::size_t>(slots[slot])] += amounts[slot];
   std::vector<std::uint32_t> shares = even_shares(slots, shape.num_logical_experts());
   std::vector<std::uint32_t> left(experts, kShareUnit);
   std::vector<std::size_t> largest(experts, slots.size());
@@ -29,7 +31,8 @@ std::vector<std::uint32_t> shares_of(const ClusterShape& shape, std::span<const 
     const double part = std::clamp(amounts[slot] / total[expert], 0.0, 1.0);
     shares[slot] = std::min(left[expert], static_cast<std::uint32_t>(part * kShareUnit));
     left[expert] -= shares[slot];
-    if (largest[expert] == slots.size() || amounts[slot] > amounts[largest[expert]]) largest[expert] = slot;
+    if (largest[expert] == slots.size() || amounts[slot] > amounts[largest[expert]])
+      largest[expert] = slot;
   }
   for (std::size_t expert = 0; expert < experts; ++expert) {
     if (largest[expert] != slots.size()) shares[largest[expert]] += left[expert];
@@ -38,8 +41,10 @@ std::vector<std::uint32_t> shares_of(const ClusterShape& shape, std::span<const 
 }
 
 // Amounts follow their experts when slots of a rank are reordered.
-std::vector<double> amounts_after_reorder(const ClusterShape& shape, std::span<const std::int32_t> from,
-                                          std::span<const double> amounts, std::span<const std::int32_t> to) {
+std::vector<double> amounts_after_reorder(const ClusterShape& shape,
+                                          std::span<const std::int32_t> from,
+                                          std::span<const double> amounts,
+                                          std::span<const std::int32_t> to) {
   std::vector<double> result(amounts.begin(), amounts.end());
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
     const auto first = static_cast<std::size_t>(shape.first_slot(rank));
@@ -59,7 +64,11 @@ class SwiftPolicy final : public Policy {
  public:
   std::string_view name() const noexcept override { return "swift"; }
   PolicyCapabilities capabilities() const noexcept override {
-    return {.moves = true, .incremental = true, .gated = true, .planned_shares = true, .hierarchical = false};
+    return {.moves = true,
+            .incremental = true,
+            .gated = true,
+            .planned_shares = true,
+            .hierarchical = false};
   }
   LayerPlan plan_layer(const LayerProblem& problem) const override {
     check_problem(problem);
@@ -70,7 +79,8 @@ class SwiftPolicy final : public Policy {
     if (found.amounts.empty()) return plan;
     std::vector<std::int32_t> slots = found.slots;
     align_slots(shape, problem.placement, slots);
-    const std::vector<double> amounts = amounts_after_reorder(shape, found.slots, found.amounts, slots);
+    const std::vector<double> amounts =
+        amounts_after_reorder(shape, found.slots, found.amounts, slots);
     std::vector<std::uint32_t> shares = shares_of(shape, slots, amounts);
     return make_plan(problem, std::move(slots), std::move(shares), found.work);
   }

@@ -9,9 +9,10 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr double kTolerance = 0.005;       // Above the lower bound; a finer balance is far below any sampling noise.
-constexpr int kShortlist = 4;              // Slots to give away that are tried exactly.
-constexpr int kKicks = 6;                  // Changes against the gain when stuck.
+constexpr double kTolerance =
+    0.005;  // Above the lower bound; a finer balance is far below any sampling noise.
+constexpr int kShortlist = 4;  // Slots to give away that are tried exactly.
+constexpr int kKicks = 6;      // Changes against the gain when stuck.
 constexpr int kStartSweeps = 6;
 constexpr int kStepSweeps = 1;
 constexpr std::int64_t kDefaultWork = 40'000;
@@ -29,8 +30,8 @@ enum class Kind { kNone, kReplace, kSwap };
 struct Change {
   Kind kind = Kind::kNone;
   double gain_per_move = 0.0;
-  int slot = -1;    // replace: the slot given away; swap: on the hottest rank
-  int other = -1;   // replace: the expert that comes; swap: the other slot
+  int slot = -1;   // replace: the slot given away; swap: on the hottest rank
+  int other = -1;  // replace: the expert that comes; swap: the other slot
 };
 
 struct Victim {
@@ -41,10 +42,12 @@ struct Victim {
 class Search {
  public:
   Search(const LayerProblem& problem, double served_imbalance)
-      : problem_(problem), state_(problem),
+      : problem_(problem),
+        state_(problem),
         max_moves_(problem.max_moves < 0 ? std::numeric_limits<int>::max() : problem.max_moves),
         max_work_(problem.max_work < 0 ? kDefaultWork : problem.max_work),
-        best_value_(served_imbalance), tabu_(problem.load.size(), 0) {}
+        best_value_(served_imbalance),
+        tabu_(problem.load.size(), 0) {}
 
   SearchResult run() {
     state_.level(kStartSweeps);
@@ -78,13 +81,16 @@ class Search {
     return target_ / state_.mean() + problem_.min_gain * (state_.moves() + 1) < best_value_;
   }
 
-  // A slot that repeats an expert of its rank is wasted: it takes the expert with the heaviest pieces that the rank lacks.
+  // A slot that repeats an expert of its rank is wasted: it takes the expert with the heaviest
+  // pieces that the rank lacks.
   void repair_duplicates() {
     for (int slot = 0; slot < state_.shape().num_slots(); ++slot) {
       if (!state_.is_spare(slot) || !may_move(1)) continue;
       const int rank = state_.shape().rank_of_slot(slot);
       int best = -1;
-      const auto piece = [&](int expert) { return state_.load_of(expert) / state_.replicas(expert); };
+      const auto piece = [&](int expert) {
+        return state_.load_of(expert) / state_.replicas(expert);
+      };
       for (int expert = 0; expert < state_.shape().num_logical_experts(); ++expert) {
         if (state_.holds(rank, expert)) continue;
         if (best < 0 || piece(expert) > piece(best)) best = expert;
@@ -103,8 +109,9 @@ class Search {
     return best;
   }
 
-  // Gives a redundant slot of another rank to an expert of the hottest one. Levelled splits make two published kinds of
-  // step one: a redundant replica on the hottest rank already carries as little as its other replicas allow.
+  // Gives a redundant slot of another rank to an expert of the hottest one. Levelled splits make
+  // two published kinds of step one: a redundant replica on the hottest rank already carries as
+  // little as its other replicas allow.
   void try_replacements(int hottest, Change& best) {
     const ClusterShape& shape = state_.shape();
     const double excess = state_.rank_load(hottest) - target_;
@@ -115,7 +122,9 @@ class Search {
     std::array<Victim, kShortlist> shortlist;
     for (int slot = 0; slot < shape.num_slots(); ++slot) {
       const int rank = shape.rank_of_slot(slot);
-      if (rank == hottest || (!state_.is_spare(slot) && state_.replicas(state_.expert_at(slot)) < 2)) continue;
+      if (rank == hottest ||
+          (!state_.is_spare(slot) && state_.replicas(state_.expert_at(slot)) < 2))
+        continue;
       const double room = target_ - (state_.rank_load(rank) - state_.amount_at(slot));
       const double taken = std::min({excess, std::max(room, 0.0), heaviest});
       const double bound = excess * excess - (excess - taken) * (excess - taken);
@@ -135,7 +144,8 @@ class Search {
     const ClusterShape& shape = state_.shape();
     for (int slot = shape.first_slot(hottest); slot < shape.first_slot(hottest + 1); ++slot) {
       const int expert = state_.expert_at(slot);
-      if (state_.amount_at(slot) <= 0.0 || state_.holds(shape.rank_of_slot(victim), expert)) continue;
+      if (state_.amount_at(slot) <= 0.0 || state_.holds(shape.rank_of_slot(victim), expert))
+        continue;
       ++work_;
       const double gain = state_.gain_of_replace(victim, expert, target_);
       if (gain > best.gain_per_move) best = {Kind::kReplace, gain, victim, expert};
@@ -148,24 +158,28 @@ class Search {
     for (int rank = 0; rank < shape.num_ranks(); ++rank) {
       const double load = state_.rank_load(rank);
       const double before = square_above(hot, target_) + square_above(load, target_);
-      if (rank == hottest || 0.5 * (before - 2.0 * square_above(0.5 * (hot + load), target_)) <= best.gain_per_move) continue;
+      if (rank == hottest ||
+          0.5 * (before - 2.0 * square_above(0.5 * (hot + load), target_)) <= best.gain_per_move)
+        continue;
       for (int slot = shape.first_slot(hottest); slot < shape.first_slot(hottest + 1); ++slot) {
         if (state_.is_spare(slot) || state_.holds(rank, state_.expert_at(slot))) continue;
         work_ += shape.slots_per_rank(rank);
         for (int other = shape.first_slot(rank); other < shape.first_slot(rank + 1); ++other) {
           const double shift = state_.amount_at(slot) - state_.amount_at(other);
           if (shift <= 0.0) continue;
-          const double after = square_above(hot - shift, target_) + square_above(load + shift, target_);
+          const double after =
+              square_above(hot - shift, target_) + square_above(load + shift, target_);
           const double gain = 0.5 * (before - after);
           if (gain <= best.gain_per_move || state_.is_spare(other)) continue;
-          if (!state_.holds(hottest, state_.expert_at(other))) best = {Kind::kSwap, gain, slot, other};
+          if (!state_.holds(hottest, state_.expert_at(other)))
+            best = {Kind::kSwap, gain, slot, other};
         }
       }
     }
   }
 
-  // Stuck: the heaviest expert of the hottest rank gets the redundant slot that is cheapest to give away, even at a loss;
-  // later steps repair the rest. Each expert at most once.
+  // Stuck: the heaviest expert of the hottest rank gets the redundant slot that is cheapest to give
+  // away, even at a loss; later steps repair the rest. Each expert at most once.
   bool kick(int hottest) {
     const ClusterShape& shape = state_.shape();
     if (!may_move(1)) return false;
@@ -184,11 +198,15 @@ class Search {
     double lowest = std::numeric_limits<double>::infinity();
     for (int slot = 0; slot < shape.num_slots(); ++slot) {
       const int rank = shape.rank_of_slot(slot), held = state_.expert_at(slot);
-      if (rank == hottest || state_.holds(rank, expert) || held == expert || tabu_[index(held)] != 0) continue;
+      if (rank == hottest || state_.holds(rank, expert) || held == expert ||
+          tabu_[index(held)] != 0)
+        continue;
       if (!state_.is_spare(slot) && state_.replicas(held) < 2) continue;
       ++work_;
-      const double left = state_.is_spare(slot) ? 0.0 : state_.load_of(held) / (state_.replicas(held) - 1);
-      const double cost = left + 0.5 * (state_.rank_load(rank) - state_.amount_at(slot) - state_.mean());
+      const double left =
+          state_.is_spare(slot) ? 0.0 : state_.load_of(held) / (state_.replicas(held) - 1);
+      const double cost =
+          left + 0.5 * (state_.rank_load(rank) - state_.amount_at(slot) - state_.mean());
       if (cost < lowest) {
         lowest = cost;
         cheapest = slot;
@@ -199,8 +217,9 @@ class Search {
     return true;
   }
 
-  // The value of a point is its imbalance plus the price of its moves. The first point costs nothing to reach except where
-  // it had to repair duplicates, which is not optional; better shares alone must be worth as much as one move.
+  // The value of a point is its imbalance plus the price of its moves. The first point costs
+  // nothing to reach except where it had to repair duplicates, which is not optional; better shares
+  // alone must be worth as much as one move.
   void keep_if_best(bool first) {
     const double value = state_.imbalance() + problem_.min_gain * state_.moves();
     const bool no_moves = first && !repaired_;

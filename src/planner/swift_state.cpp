@@ -27,8 +27,9 @@ SwiftState::SwiftState(const LayerProblem& problem)
   touched_.reserve(num_ranks_);
   touched_load_.reserve(num_ranks_);
   std::iota(by_load_.begin(), by_load_.end(), 0);
-  std::stable_sort(by_load_.begin(), by_load_.end(),
-                   [&](std::int32_t a, std::int32_t b) { return load_[index(a)] > load_[index(b)]; });
+  std::stable_sort(by_load_.begin(), by_load_.end(), [&](std::int32_t a, std::int32_t b) {
+    return load_[index(a)] > load_[index(b)];
+  });
   for (double load : load_) mean_ += load;
   mean_ /= static_cast<double>(num_ranks_);
   for (int slot = 0; slot < shape_->num_slots(); ++slot) attach(slot, slots_[index(slot)]);
@@ -44,7 +45,8 @@ SwiftState::SwiftState(const LayerProblem& problem)
 }
 
 int SwiftState::hottest_rank() const noexcept {
-  return static_cast<int>(std::max_element(rank_load_.begin(), rank_load_.end()) - rank_load_.begin());
+  return static_cast<int>(std::max_element(rank_load_.begin(), rank_load_.end()) -
+                          rank_load_.begin());
 }
 
 double SwiftState::imbalance() const noexcept {
@@ -52,17 +54,20 @@ double SwiftState::imbalance() const noexcept {
 }
 
 double SwiftState::lower_bound() const {
-  // Smallest T with sum(max(1, ceil(load / T))) <= slots, by bisection; the replicas of an expert are on different ranks.
+  // Smallest T with sum(max(1, ceil(load / T))) <= slots, by bisection; the replicas of an expert
+  // are on different ranks.
   const auto fits = [&](double piece) {
     std::int64_t slots = 0;
     for (double load : load_) {
       const auto whole = static_cast<std::int64_t>(load / piece);
-      slots += std::max<std::int64_t>(1, whole + (static_cast<double>(whole) * piece < load ? 1 : 0));
+      slots +=
+          std::max<std::int64_t>(1, whole + (static_cast<double>(whole) * piece < load ? 1 : 0));
     }
     return slots <= shape_->num_slots();
   };
   const double heaviest = load_[index(by_load_[0])];
-  double low = std::max(mean_, heaviest / static_cast<double>(max_replicas_)), high = std::max(low, heaviest);
+  double low = std::max(mean_, heaviest / static_cast<double>(max_replicas_)),
+         high = std::max(low, heaviest);
   if (low <= 0.0 || fits(low)) return low;
   for (int i = 0; i < 12; ++i) {
     const double middle = 0.5 * (low + high);
@@ -106,14 +111,16 @@ void SwiftState::detach(int slot) {
   }
 }
 
-// Fills the expert's load into the ranks of these slots, lowest first, until they are level. The ranks' loads must not
-// contain it yet. @returns the largest change of an amount.
-double SwiftState::refill(int expert, std::span<const std::int32_t> slots, double* amounts) noexcept {
+// Fills the expert's load into the ranks of these slots, lowest first, until they are level. The
+// ranks' loads must not contain it yet. @returns the largest change of an amount.
+double SwiftState::refill(int expert, std::span<const std::int32_t> slots,
+                          double* amounts) noexcept {
   const auto n = static_cast<int>(slots.size());
   for (int i = 0; i < n; ++i) {
     const Level level{rank_load_[index(shape_->rank_of_slot(slots[index(i)]))], i};
     int at = i;
-    for (; at > 0 && levels_[index(at - 1)].load > level.load; --at) levels_[index(at)] = levels_[index(at - 1)];
+    for (; at > 0 && levels_[index(at - 1)].load > level.load; --at)
+      levels_[index(at)] = levels_[index(at - 1)];
     levels_[index(at)] = level;
   }
   double rest = load_[index(expert)], height = levels_[0].load;
@@ -129,7 +136,8 @@ double SwiftState::refill(int expert, std::span<const std::int32_t> slots, doubl
   for (int i = 0; i < n; ++i) {
     const Level& level = levels_[index(i)];
     const double amount = i < filled ? height - level.load : 0.0;
-    change = std::max(change, std::max(amount - amounts[level.position], amounts[level.position] - amount));
+    change = std::max(change,
+                      std::max(amount - amounts[level.position], amounts[level.position] - amount));
     amounts[level.position] = amount;
     rank_load_[index(shape_->rank_of_slot(slots[index(level.position)]))] = level.load + amount;
   }
@@ -215,7 +223,8 @@ double SwiftState::gain_of_replace(int slot, int expert, double target) noexcept
   double gain = 0.0;
   for (std::size_t i = 0; i < touched_.size(); ++i) {
     const int rank = touched_[i];
-    const double before = std::max(0.0, touched_load_[i] - target), after = std::max(0.0, rank_load(rank) - target);
+    const double before = std::max(0.0, touched_load_[i] - target),
+                 after = std::max(0.0, rank_load(rank) - target);
     gain += before * before - after * after;
     rank_load_[index(rank)] = touched_load_[i];
     is_touched_[index(rank)] = 0;

@@ -1,9 +1,10 @@
 #pragma once
-// One layer under search: which rank holds which replicas, and how each expert's load is split over its replicas so that
-// ranks end up level. Used by the swift search only; fixed order of all arithmetic, no thread.
+// One layer under search: which rank holds which replicas, and how each expert's load is split over
+// its replicas so that ranks end up level. Used by the swift search only; fixed order of all
+// arithmetic, no thread.
 //
-// A replica carries an amount of its expert's load. A spare slot is one whose expert its rank already holds: it carries
-// nothing and is the cheapest to give away.
+// A replica carries an amount of its expert's load. A spare slot is one whose expert its rank
+// already holds: it carries nothing and is the cheapest to give away.
 
 #include <cstdint>
 #include <span>
@@ -24,7 +25,9 @@ class SwiftState {
   int expert_at(int slot) const noexcept { return slots_[index(slot)]; }
   double amount_at(int slot) const noexcept { return amount_[index(slot)]; }
   bool is_spare(int slot) const noexcept { return spare_[index(slot)] != 0; }
-  bool holds(int rank, int expert) const noexcept { return held_[index(expert) * num_ranks_ + index(rank)] != 0; }
+  bool holds(int rank, int expert) const noexcept {
+    return held_[index(expert) * num_ranks_ + index(rank)] != 0;
+  }
   int replicas(int expert) const noexcept { return count_[index(expert)]; }
   /// Slots that carry a part of an expert's load, spare ones not among them.
   std::span<const std::int32_t> replica_slots(int expert) const noexcept {
@@ -36,17 +39,19 @@ class SwiftState {
   double imbalance() const noexcept;
   /// Replicas that ranks gained since the start.
   int moves() const noexcept { return moves_; }
-  /// A bound below which no placement of these loads brings the maximum: the mean, or the smallest largest piece.
+  /// A bound below which no placement of these loads brings the maximum: the mean, or the smallest
+  /// largest piece.
   double lower_bound() const;
 
-  /// Splits the load of all replicated experts so that ranks become level: each in turn, heaviest first, until a sweep
-  /// changes nothing of note or `sweeps` are done (Gauss-Seidel; minimises the sum of squared rank loads).
+  /// Splits the load of all replicated experts so that ranks become level: each in turn, heaviest
+  /// first, until a sweep changes nothing of note or `sweeps` are done (Gauss-Seidel; minimises the
+  /// sum of squared rank loads).
   void level(int sweeps);
   /// The slot, spare or one of several replicas, now holds another expert that its rank lacks.
   void replace(int slot, int expert);
   void swap(int slot, int other);
-  /// The fall of sum(max(0, rank load - target)^2) if replace(slot, expert) were done and both experts levelled;
-  /// expert < 0: only given up.
+  /// The fall of sum(max(0, rank load - target)^2) if replace(slot, expert) were done and both
+  /// experts levelled; expert < 0: only given up.
   double gain_of_replace(int slot, int expert, double target) noexcept;
 
  private:
@@ -76,10 +81,10 @@ class SwiftState {
   std::vector<double> rank_load_;         // [R]
   double mean_ = 0.0;
   int moves_ = 0;
-  std::vector<Level> levels_;             // scratch of refill()
-  std::vector<double> trial_;             // scratch of gain_of_replace(): amounts
+  std::vector<Level> levels_;  // scratch of refill()
+  std::vector<double> trial_;  // scratch of gain_of_replace(): amounts
   std::vector<std::int32_t> trial_slots_;
-  std::vector<std::int32_t> touched_;     // scratch: ranks whose load a trial changed
+  std::vector<std::int32_t> touched_;  // scratch: ranks whose load a trial changed
   std::vector<double> touched_load_;
   std::vector<std::uint8_t> is_touched_;
 };

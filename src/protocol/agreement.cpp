@@ -6,7 +6,9 @@
 namespace swiftbalancer {
 
 Agreement::Agreement(const AgreementConfig& config)
-    : config_(config), epochs_(static_cast<std::size_t>(config.num_moe_layers), 0), open_base_epochs_(epochs_) {}
+    : config_(config),
+      epochs_(static_cast<std::size_t>(config.num_moe_layers), 0),
+      open_base_epochs_(epochs_) {}
 
 std::optional<std::uint64_t> Agreement::set_due(std::uint64_t step) const noexcept {
   if (step <= config_.packet_lag) return std::nullopt;
@@ -17,20 +19,23 @@ std::optional<std::uint64_t> Agreement::set_due(std::uint64_t step) const noexce
 Status Agreement::check_set(std::uint64_t step, std::span<const PacketHeader> packets) {
   if (diverged_) return {ErrorCode::kInternal, "the ranks have disagreed before; balancing is off"};
   if (step <= used_step_ || packets.size() != static_cast<std::size_t>(config_.num_ranks)) {
-    return {ErrorCode::kInternal, "packet set of step " + std::to_string(step) + " used out of order or incomplete"};
+    return {ErrorCode::kInternal,
+            "packet set of step " + std::to_string(step) + " used out of order or incomplete"};
   }
   for (const PacketHeader& packet : packets) {
     if (packet.digest != packets[0].digest) {
       diverged_ = true;
-      return {ErrorCode::kInternal, "ranks 0 and " + std::to_string(packet.rank) + " disagree at step " +
-                                        std::to_string(step) + ": digests " + std::to_string(packets[0].digest) + " and " +
+      return {ErrorCode::kInternal, "ranks 0 and " + std::to_string(packet.rank) +
+                                        " disagree at step " + std::to_string(step) + ": digests " +
+                                        std::to_string(packets[0].digest) + " and " +
                                         std::to_string(packet.digest)};
     }
   }
   return {};
 }
 
-Status Agreement::use_set(std::uint64_t step, std::span<const PacketHeader> packets, std::vector<Decision>& decisions) {
+Status Agreement::use_set(std::uint64_t step, std::span<const PacketHeader> packets,
+                          std::vector<Decision>& decisions) {
   decisions.clear();
   if (Status status = check_set(step, packets); !status.ok()) return status;
   decisions_ = &decisions;
@@ -47,29 +52,35 @@ Status Agreement::use_set(std::uint64_t step, std::span<const PacketHeader> pack
 void Agreement::decide(const Decision& decision) {
   decisions_->push_back(decision);
   // The digest is the history of decisions; equal histories give equal states.
-  digest_ = mix(digest_, static_cast<std::uint64_t>(decision.kind) << 8 | static_cast<std::uint64_t>(decision.reason));
-  digest_ = mix(digest_, decision.generation.step ^ static_cast<std::uint64_t>(decision.generation.membership) << 48);
+  digest_ = mix(digest_, static_cast<std::uint64_t>(decision.kind) << 8 |
+                             static_cast<std::uint64_t>(decision.reason));
+  digest_ = mix(digest_, decision.generation.step ^
+                             static_cast<std::uint64_t>(decision.generation.membership) << 48);
   digest_ = mix(digest_, decision.unit);
   if (decision.kind == DecisionKind::kAdopt) digest_ = mix(digest_, decision.plan->hash);
 }
 
-// Rule 7: an abort names generation and unit, and is repeated until a set has dropped it everywhere.
+// Rule 7: an abort names generation and unit, and is repeated until a set has dropped it
+// everywhere.
 void Agreement::apply_aborts(std::span<const PacketHeader> packets) {
   if (active_ == nullptr) return;
   for (const PacketHeader& packet : packets) {
     if (packet.active_step != active_->generation.step || packet.abort_unit == kNoUnit) continue;
     for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) {
-      if (packet.abort_unit == kAllUnits || packet.abort_unit == unit) drop_unit(unit, DecisionReason::kCopyFailed);
+      if (packet.abort_unit == kAllUnits || packet.abort_unit == unit)
+        drop_unit(unit, DecisionReason::kCopyFailed);
     }
   }
 }
 
-// Rule 6: layers are committed up to the smallest cursor of the set; a cursor of another generation counts as 0.
+// Rule 6: layers are committed up to the smallest cursor of the set; a cursor of another generation
+// counts as 0.
 void Agreement::apply_commits(std::span<const PacketHeader> packets) {
   if (active_ == nullptr) return;
   std::uint32_t cursor = static_cast<std::uint32_t>(unit_states_.size());
   for (const PacketHeader& packet : packets) {
-    cursor = std::min(cursor, packet.active_step == active_->generation.step ? packet.staged_cursor : 0);
+    cursor =
+        std::min(cursor, packet.active_step == active_->generation.step ? packet.staged_cursor : 0);
   }
   for (std::uint32_t unit = 0; unit < cursor; ++unit) {
     if (unit_states_[unit] != UnitState::kPending) continue;
@@ -85,7 +96,8 @@ void Agreement::drop_unit(std::uint32_t unit, DecisionReason reason) {
   if (unit_states_[unit] != UnitState::kPending) return;
   const int layer = active_->units[unit].moe_layer_id;
   for (std::uint32_t later = unit; later < unit_states_.size(); ++later) {
-    if (active_->units[later].moe_layer_id != layer || unit_states_[later] != UnitState::kPending) continue;
+    if (active_->units[later].moe_layer_id != layer || unit_states_[later] != UnitState::kPending)
+      continue;
     unit_states_[later] = UnitState::kDropped;
     if (failed_unit_ == later) failed_unit_ = kNoUnit;
     decide({DecisionKind::kDrop, reason, active_->generation, later, active_});
@@ -93,7 +105,9 @@ void Agreement::drop_unit(std::uint32_t unit, DecisionReason reason) {
 }
 
 void Agreement::retire_if_finished() {
-  if (active_ == nullptr || std::ranges::find(unit_states_, UnitState::kPending) != unit_states_.end()) return;
+  if (active_ == nullptr ||
+      std::ranges::find(unit_states_, UnitState::kPending) != unit_states_.end())
+    return;
   decide({DecisionKind::kRetire, DecisionReason::kNone, active_->generation, 0, active_});
   active_ = nullptr;
   unit_states_.clear();
@@ -102,7 +116,8 @@ void Agreement::retire_if_finished() {
   last_change_step_ = used_step_;
 }
 
-// Rule 4: equal hashes from all adopt; different hashes, a failure, or too many sets close; not ready is no mismatch.
+// Rule 4: equal hashes from all adopt; different hashes, a failure, or too many sets close; not
+// ready is no mismatch.
 void Agreement::adopt_or_close(std::uint64_t step, std::span<const PacketHeader> packets) {
   if (!open_) return;
   std::uint64_t hash = 0;
@@ -121,14 +136,17 @@ void Agreement::adopt_or_close(std::uint64_t step, std::span<const PacketHeader>
   if (failed) return close_open(DecisionReason::kPlannerFailed);
   if (different) return close_open(DecisionReason::kDifferentPlans);
   if (all_ready) return adopt();
-  if (step - open_.step >= config_.max_open_sets * config_.packet_interval) close_open(DecisionReason::kTooLate);
+  if (step - open_.step >= config_.max_open_sets * config_.packet_interval)
+    close_open(DecisionReason::kTooLate);
 }
 
 void Agreement::adopt() {
-  const MigrationPlan* plan = held_;  // Held: this rank has reported its hash, and reports only what it holds (rule 5).
+  const MigrationPlan* plan =
+      held_;  // Held: this rank has reported its hash, and reports only what it holds (rule 5).
   if (plan->units.empty()) return close_open(DecisionReason::kNothingToGain);
   if (active_ != nullptr) {
-    for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) drop_unit(unit, DecisionReason::kSuperseded);
+    for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit)
+      drop_unit(unit, DecisionReason::kSuperseded);
     retire_if_finished();
   }
   decide({DecisionKind::kAdopt, DecisionReason::kNone, open_, 0, plan});
@@ -158,12 +176,14 @@ void Agreement::close_open(DecisionReason reason) {
 // Rule 3: the set that opens a generation fixes its base; at most one is open.
 void Agreement::maybe_open(std::uint64_t step, std::span<const PacketHeader> packets) {
   if (open_) return;
-  const bool interval_over = active_ == nullptr && step >= last_open_step_ + config_.rebalance_interval;
+  const bool interval_over =
+      active_ == nullptr && step >= last_open_step_ + config_.rebalance_interval;
   // Packets posted before the last change was known may still ask for what has just been answered.
   const bool heard = step > last_change_step_ + 2 * config_.packet_lag || last_change_step_ == 0;
-  const bool wanted = config_.early_rebalance && heard && std::ranges::any_of(packets, [](const PacketHeader& packet) {
-    return (packet.flags & kWantsRebalance) != 0;
-  });
+  const bool wanted = config_.early_rebalance && heard &&
+                      std::ranges::any_of(packets, [](const PacketHeader& packet) {
+                        return (packet.flags & kWantsRebalance) != 0;
+                      });
   if (!interval_over && !wanted) return;
   open_ = {packets[0].membership, step};
   open_base_epochs_ = epochs_;
@@ -183,7 +203,8 @@ void Agreement::fill_packet(std::uint64_t step, PacketHeader& header) {
   header.abort_unit = active_ != nullptr ? failed_unit_ : kNoUnit;
   header.open_step = open_.step;
   header.plan_hash = held_ != nullptr ? held_->hash : 0;
-  header.flags |= (wants_rebalance_ ? kWantsRebalance : 0U) | (open_ && plan_failed_ ? kPlanFailed : 0U);
+  header.flags |=
+      (wants_rebalance_ ? kWantsRebalance : 0U) | (open_ && plan_failed_ ? kPlanFailed : 0U);
 }
 
 bool Agreement::plan_ready(const MigrationPlan& plan) noexcept {
@@ -201,7 +222,8 @@ void Agreement::staged(const GenerationId& generation, std::uint32_t cursor) noe
 }
 
 void Agreement::unit_failed(const GenerationId& generation, std::uint32_t unit) noexcept {
-  if (active_ == nullptr || generation != active_->generation || unit >= unit_states_.size()) return;
+  if (active_ == nullptr || generation != active_->generation || unit >= unit_states_.size())
+    return;
   // A promised unit is staged; it cannot fail any more (rule 7).
   if (unit_states_[unit] == UnitState::kPending && unit >= promised_) failed_unit_ = unit;
 }

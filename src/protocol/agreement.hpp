@@ -1,7 +1,8 @@
 #pragma once
-// The sans-IO state machine by which all ranks decide alike. It takes events (a packet set is due, a plan is ready, units are
-// staged) and emits decisions; it owns no thread, clock, socket or weight. Rules are numbered as in docs/protocol.md. Live
-// runtime, simulator and tests drive the same code. Thread-compatible: the engine thread in the live runtime.
+// The sans-IO state machine by which all ranks decide alike. It takes events (a packet set is due,
+// a plan is ready, units are staged) and emits decisions; it owns no thread, clock, socket or
+// weight. Rules are numbered as in docs/protocol.md. Live runtime, simulator and tests drive the
+// same code. Thread-compatible: the engine thread in the live runtime.
 
 #include <cstdint>
 #include <optional>
@@ -22,11 +23,13 @@ struct AgreementConfig {
   std::uint64_t packet_lag = 2;
   std::uint64_t rebalance_interval = 64;
   std::uint64_t max_open_sets = 1000;
-  bool early_rebalance = true;   ///< kWantsRebalance may open a generation before the interval is over.
+  bool early_rebalance =
+      true;  ///< kWantsRebalance may open a generation before the interval is over.
 };
 
 enum class DecisionKind : std::uint8_t {
-  kDrop,    ///< A unit of the active plan will not be committed: cancel its copies, return its buffers.
+  kDrop,    ///< A unit of the active plan will not be committed: cancel its copies, return its
+            ///< buffers.
   kCommit,  ///< Install a unit now.
   kRetire,  ///< The active plan has no pending unit any more.
   kAdopt,   ///< The open generation's plan becomes the active one: start its copies.
@@ -35,15 +38,23 @@ enum class DecisionKind : std::uint8_t {
 };
 
 enum class DecisionReason : std::uint8_t {
-  kNone, kNothingToGain, kPlannerFailed, kDifferentPlans, kTooLate, kCopyFailed, kSuperseded, kBaseChanged
+  kNone,
+  kNothingToGain,
+  kPlannerFailed,
+  kDifferentPlans,
+  kTooLate,
+  kCopyFailed,
+  kSuperseded,
+  kBaseChanged
 };
 
 struct Decision {
   DecisionKind kind = DecisionKind::kOpen;
   DecisionReason reason = DecisionReason::kNone;
   GenerationId generation;
-  std::uint32_t unit = 0;               ///< kDrop, kCommit.
-  const MigrationPlan* plan = nullptr;  ///< kDrop, kCommit, kRetire, kAdopt; kClose if one was held here.
+  std::uint32_t unit = 0;  ///< kDrop, kCommit.
+  const MigrationPlan* plan =
+      nullptr;  ///< kDrop, kCommit, kRetire, kAdopt; kClose if one was held here.
 };
 
 class Agreement {
@@ -54,15 +65,20 @@ class Agreement {
   bool packet_due(std::uint64_t step) const noexcept { return step % config_.packet_interval == 0; }
   /// The step whose packet set must be used at begin_step(step), if any (rule 1).
   std::optional<std::uint64_t> set_due(std::uint64_t step) const noexcept;
-  /// Uses the packet set of `step`, [num_ranks] headers in rank order: aborts, commits, adopt or close, open. Sets are used
-  /// in order, each once. `decisions` is cleared and filled in the order in which they are to be carried out.
-  /// @returns kInternal when the set shows that ranks disagree (nothing is decided then, now or later).
-  Status use_set(std::uint64_t step, std::span<const PacketHeader> packets, std::vector<Decision>& decisions);
-  /// Writes this rank's part of the packet of `step`. What it reports staged is promised from here on (rule 7).
+  /// Uses the packet set of `step`, [num_ranks] headers in rank order: aborts, commits, adopt or
+  /// close, open. Sets are used in order, each once. `decisions` is cleared and filled in the order
+  /// in which they are to be carried out.
+  /// @returns kInternal when the set shows that ranks disagree (nothing is decided then, now or
+  /// later).
+  Status use_set(std::uint64_t step, std::span<const PacketHeader> packets,
+                 std::vector<Decision>& decisions);
+  /// Writes this rank's part of the packet of `step`. What it reports staged is promised from here
+  /// on (rule 7).
   void fill_packet(std::uint64_t step, PacketHeader& header);
 
   // --- Reports of the worker ---
-  /// The plan of a generation is held here. Ignored unless that generation is open. Lives until a decision ends it.
+  /// The plan of a generation is held here. Ignored unless that generation is open. Lives until a
+  /// decision ends it.
   /// @returns whether it was taken.
   bool plan_ready(const MigrationPlan& plan) noexcept;
   void plan_failed(const GenerationId& generation) noexcept;
@@ -76,9 +92,13 @@ class Agreement {
   std::span<const std::uint64_t> epochs() const noexcept { return epochs_; }
   std::uint64_t digest() const noexcept { return digest_; }
   const GenerationId& open_generation() const noexcept { return open_; }
-  GenerationId active_generation() const noexcept { return active_ != nullptr ? active_->generation : GenerationId{}; }
+  GenerationId active_generation() const noexcept {
+    return active_ != nullptr ? active_->generation : GenerationId{};
+  }
   const MigrationPlan* active_plan() const noexcept { return active_; }
-  bool unit_pending(std::uint32_t unit) const noexcept { return unit_states_[unit] == UnitState::kPending; }
+  bool unit_pending(std::uint32_t unit) const noexcept {
+    return unit_states_[unit] == UnitState::kPending;
+  }
 
  private:
   enum class UnitState : std::uint8_t { kPending, kCommitted, kDropped };

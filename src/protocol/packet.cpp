@@ -20,7 +20,8 @@ std::uint64_t checksum_of(std::span<const std::byte> packet) noexcept {
 }
 
 Status refuse(int rank, std::uint64_t step, const std::string& what) {
-  return {ErrorCode::kTransport, "packet of rank " + std::to_string(rank) + " for step " + std::to_string(step) + ": " + what};
+  return {ErrorCode::kTransport, "packet of rank " + std::to_string(rank) + " for step " +
+                                     std::to_string(step) + ": " + what};
 }
 
 }  // namespace
@@ -34,15 +35,22 @@ void seal_packet(std::span<std::byte> packet) noexcept {
   std::memcpy(packet.data(), &header, sizeof header);
 }
 
-Status open_packet(std::span<const std::byte> packet, int rank, std::uint64_t step, PacketHeader& header) {
-  if (packet.size() < sizeof header) return refuse(rank, step, "truncated to " + std::to_string(packet.size()) + " bytes");
+Status open_packet(std::span<const std::byte> packet, int rank, std::uint64_t step,
+                   PacketHeader& header) {
+  if (packet.size() < sizeof header)
+    return refuse(rank, step, "truncated to " + std::to_string(packet.size()) + " bytes");
   std::memcpy(&header, packet.data(), sizeof header);
-  if (header.magic != kMagic) return refuse(rank, step, "magic " + std::to_string(header.magic) + ", another protocol version?");
+  if (header.magic != kMagic)
+    return refuse(rank, step,
+                  "magic " + std::to_string(header.magic) + ", another protocol version?");
   if (header.bytes != packet.size()) {
-    return refuse(rank, step, "says " + std::to_string(header.bytes) + " bytes, has " + std::to_string(packet.size()));
+    return refuse(
+        rank, step,
+        "says " + std::to_string(header.bytes) + " bytes, has " + std::to_string(packet.size()));
   }
   if (header.checksum != checksum_of(packet)) return refuse(rank, step, "checksum does not match");
-  if (header.rank != static_cast<std::uint32_t>(rank)) return refuse(rank, step, "names rank " + std::to_string(header.rank));
+  if (header.rank != static_cast<std::uint32_t>(rank))
+    return refuse(rank, step, "names rank " + std::to_string(header.rank));
   if (header.step != step) return refuse(rank, step, "names step " + std::to_string(header.step));
   return {};
 }

@@ -1,7 +1,7 @@
 #pragma once
-// The control packet that every rank posts every packet_interval steps: the agreed state it has reached, what it holds and
-// has staged, and the loads of its slots. Fixed size, frozen when posted (rule 2). Pure; written by the engine thread,
-// carried by the worker, read by both.
+// The control packet that every rank posts every packet_interval steps: the agreed state it has
+// reached, what it holds and has staged, and the loads of its slots. Fixed size, frozen when posted
+// (rule 2). Pure; written by the engine thread, carried by the worker, read by both.
 
 #include <cstddef>
 #include <cstdint>
@@ -24,34 +24,42 @@ enum PacketFlags : std::uint32_t {
 /// Little-endian, as it lies in memory; every platform we build for is.
 struct PacketHeader {
   std::uint32_t magic = 0;
-  std::uint32_t bytes = 0;           ///< Whole packet.
-  std::uint64_t checksum = 0;        ///< Over everything behind this field.
+  std::uint32_t bytes = 0;     ///< Whole packet.
+  std::uint64_t checksum = 0;  ///< Over everything behind this field.
   std::uint32_t membership = 0;
   std::uint32_t rank = 0;
   std::uint64_t step = 0;
-  std::uint64_t digest = 0;          ///< Of the agreed state: equal on all ranks.
-  std::uint64_t active_step = 0;     ///< Generation of the active plan, 0: none.
-  std::uint64_t open_step = 0;       ///< Generation that plan_hash belongs to, 0: none.
-  std::uint64_t plan_hash = 0;       ///< 0: not ready. Reported only while the plan's bytes are held (rule 5).
-  std::uint32_t staged_cursor = 0;   ///< Units of the active plan, absolute, in plan order (rule 6). A promise (rule 7).
-  std::uint32_t abort_unit = kNoUnit;///< A unit that cannot be staged here, kAllUnits, or kNoUnit.
+  std::uint64_t digest = 0;       ///< Of the agreed state: equal on all ranks.
+  std::uint64_t active_step = 0;  ///< Generation of the active plan, 0: none.
+  std::uint64_t open_step = 0;    ///< Generation that plan_hash belongs to, 0: none.
+  std::uint64_t plan_hash =
+      0;  ///< 0: not ready. Reported only while the plan's bytes are held (rule 5).
+  std::uint32_t staged_cursor =
+      0;  ///< Units of the active plan, absolute, in plan order (rule 6). A promise (rule 7).
+  std::uint32_t abort_unit =
+      kNoUnit;  ///< A unit that cannot be staged here, kAllUnits, or kNoUnit.
   std::uint32_t flags = 0;
-  std::uint32_t phase = 0;           ///< Phase of the last step.
+  std::uint32_t phase = 0;  ///< Phase of the last step.
 };
 static_assert(sizeof(PacketHeader) % 8 == 0);
 
-/// Where things lie in a packet: header, then loads [num_moe_layers][2][max_slots_per_rank] uint32 in tokens. Segment 0
-/// was recorded before the commit that fell into the packet's window (zero if none), segment 1 under the current epoch.
+/// Where things lie in a packet: header, then loads [num_moe_layers][2][max_slots_per_rank] uint32
+/// in tokens. Segment 0 was recorded before the commit that fell into the packet's window (zero if
+/// none), segment 1 under the current epoch.
 class PacketLayout {
  public:
   explicit PacketLayout(const ClusterShape& shape) noexcept
       : num_moe_layers_(shape.num_moe_layers()), slots_(shape.max_slots_per_rank()) {}
-  std::size_t bytes() const noexcept { return sizeof(PacketHeader) + num_counters() * sizeof(std::uint32_t); }
+  std::size_t bytes() const noexcept {
+    return sizeof(PacketHeader) + num_counters() * sizeof(std::uint32_t);
+  }
   std::size_t num_counters() const noexcept {
-    return (static_cast<std::size_t>(num_moe_layers_) * 2 * static_cast<std::size_t>(slots_) + 1) / 2 * 2;
+    return (static_cast<std::size_t>(num_moe_layers_) * 2 * static_cast<std::size_t>(slots_) + 1) /
+           2 * 2;
   }
   std::size_t counter(int moe_layer_id, int segment, int local_slot) const noexcept {
-    return (static_cast<std::size_t>(moe_layer_id) * 2 + static_cast<std::size_t>(segment)) * static_cast<std::size_t>(slots_) +
+    return (static_cast<std::size_t>(moe_layer_id) * 2 + static_cast<std::size_t>(segment)) *
+               static_cast<std::size_t>(slots_) +
            static_cast<std::size_t>(local_slot);
   }
 
@@ -60,9 +68,11 @@ class PacketLayout {
   int slots_;
 };
 
-/// 64-bit mixing of one more word into a running digest; the one hash of plans, packets and agreed state.
+/// 64-bit mixing of one more word into a running digest; the one hash of plans, packets and agreed
+/// state.
 constexpr std::uint64_t mix(std::uint64_t digest, std::uint64_t word) noexcept {
-  // splitmix64 finaliser (Steele, Lea, Flood 2014) over the sum; order matters through the multiplication.
+  // splitmix64 finaliser (Steele, Lea, Flood 2014) over the sum; order matters through the
+  // multiplication.
   std::uint64_t z = digest * 0x9E3779B97F4A7C15ULL + word + 0x632BE59BD9B4E019ULL;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
@@ -73,6 +83,7 @@ constexpr std::uint64_t mix(std::uint64_t digest, std::uint64_t word) noexcept {
 void seal_packet(std::span<std::byte> packet) noexcept;
 /// Reads and checks the packet that `rank` posted at `step`.
 /// @returns kTransport naming rank and field when it is not what it should be.
-Status open_packet(std::span<const std::byte> packet, int rank, std::uint64_t step, PacketHeader& header);
+Status open_packet(std::span<const std::byte> packet, int rank, std::uint64_t step,
+                   PacketHeader& header);
 
 }  // namespace swiftbalancer

@@ -10,36 +10,52 @@ struct Balancer::Impl : BalancerCore {
 
 std::string_view to_string(BalancerEventKind kind) {
   switch (kind) {
-    case BalancerEventKind::kOpened: return "opened";
-    case BalancerEventKind::kAdopted: return "adopted";
-    case BalancerEventKind::kClosed: return "closed";
-    case BalancerEventKind::kCommitted: return "committed";
-    case BalancerEventKind::kDropped: return "dropped";
-    case BalancerEventKind::kRetired: return "retired";
+    case BalancerEventKind::kOpened:
+      return "opened";
+    case BalancerEventKind::kAdopted:
+      return "adopted";
+    case BalancerEventKind::kClosed:
+      return "closed";
+    case BalancerEventKind::kCommitted:
+      return "committed";
+    case BalancerEventKind::kDropped:
+      return "dropped";
+    case BalancerEventKind::kRetired:
+      return "retired";
   }
   return "unknown";
 }
 
 std::string_view to_string(Reason reason) {
   switch (reason) {
-    case Reason::kNone: return "none";
-    case Reason::kNothingToGain: return "nothing_to_gain";
-    case Reason::kPlannerFailed: return "planner_failed";
-    case Reason::kDifferentPlans: return "different_plans";
-    case Reason::kTooLate: return "too_late";
-    case Reason::kCopyFailed: return "copy_failed";
-    case Reason::kSuperseded: return "superseded";
-    case Reason::kBaseChanged: return "base_changed";
+    case Reason::kNone:
+      return "none";
+    case Reason::kNothingToGain:
+      return "nothing_to_gain";
+    case Reason::kPlannerFailed:
+      return "planner_failed";
+    case Reason::kDifferentPlans:
+      return "different_plans";
+    case Reason::kTooLate:
+      return "too_late";
+    case Reason::kCopyFailed:
+      return "copy_failed";
+    case Reason::kSuperseded:
+      return "superseded";
+    case Reason::kBaseChanged:
+      return "base_changed";
   }
   return "unknown";
 }
 
-Balancer::Balancer(const ClusterShape& shape, const BalancerConfig& config, std::unique_ptr<Transport> transport)
+Balancer::Balancer(const ClusterShape& shape, const BalancerConfig& config,
+                   std::unique_ptr<Transport> transport)
     : impl_(std::make_unique<Impl>(shape, config, std::move(transport))) {}
 
 Balancer::~Balancer() = default;
 
-void Balancer::register_weights(int moe_layer_id, int local_slot, std::span<const WeightPart> parts) {
+void Balancer::register_weights(int moe_layer_id, int local_slot,
+                                std::span<const WeightPart> parts) {
   impl_->register_weights(moe_layer_id, local_slot, parts);
 }
 
@@ -57,7 +73,8 @@ DispatchView Balancer::dispatch_table(int moe_layer_id) const noexcept {
   return DispatchView(impl_->dispatch_tables.data() + static_cast<std::size_t>(moe_layer_id) * row);
 }
 
-void Balancer::record(int moe_layer_id, std::span<const std::uint32_t> expert_token_counts) noexcept {
+void Balancer::record(int moe_layer_id,
+                      std::span<const std::uint32_t> expert_token_counts) noexcept {
   impl_->record(moe_layer_id, expert_token_counts);
 }
 
@@ -65,7 +82,9 @@ Status Balancer::end_step() noexcept { return impl_->end_step(); }
 
 const Placement& Balancer::placement() const noexcept { return impl_->placement; }
 
-std::span<const std::uint64_t> Balancer::epochs() const noexcept { return impl_->agreement.epochs(); }
+std::span<const std::uint64_t> Balancer::epochs() const noexcept {
+  return impl_->agreement.epochs();
+}
 
 std::span<std::byte* const> Balancer::slot_parts(int moe_layer_id, int local_slot) const noexcept {
   return impl_->slot_parts[impl_->index(moe_layer_id, local_slot)];
@@ -85,7 +104,9 @@ int Balancer::staging_capacity() const noexcept { return impl_->staging_capacity
 
 std::size_t Balancer::packet_bytes() const noexcept { return impl_->layout.bytes(); }
 
-Status Balancer::hold_progress_at(const WorkerProgress& target) { return impl_->hold_progress_at(target); }
+Status Balancer::hold_progress_at(const WorkerProgress& target) {
+  return impl_->hold_progress_at(target);
+}
 
 std::chrono::nanoseconds Balancer::held_time() const noexcept { return impl_->held_time; }
 

@@ -2,165 +2,17 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <string>
 
-#include "runtime/config.hpp"
-
 namespace swiftbalancer {
-namespace {
 
-AgreementConfig agreement_config(const ClusterShape& shape, const BalancerConfig& config, int rank) {
-  AgreementConfig result;
-  result.rank = rank;
-  result.num_ranks = shape.num_ranks();
-  result.num_moe_layers = shape.num_moe_layers();
-  result.packet_interval = config.packet_interval;
-  result.packet_lag = config.packet_lag;
-  result.rebalance_interval = config.rebalance_interval;
-  result.max_open_sets = config.max_open_sets;
-  return result;
-}
-
-std::string slot_name(int layer, int local_slot) {
-  return "layer " + std::to_string(layer) + " slot " + std::to_string(local_slot);
-}
-
-}  // namespace
-
-// ---------------------------------------------------------------------------------------------------------- set-up
-
-BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConfig& balancer_config,
-                     std::unique_ptr<Transport> worker_transport)
-    : shape(cluster_shape), config((validate(balancer_config), balancer_config)), transport(std::move(worker_transport)),
-      rank(transport->rank()), num_local_slots(shape.slots_per_rank(rank)), layout(shape),
-      ring(layout, shape.num_ranks(), config.packet_interval, config.packet_lag),
-      agreement(agreement_config(shape, config, rank)),
-      slot_parts(static_cast<std::size_t>(shape.num_moe_layers() * num_local_slots)),
-      part_bytes(static_cast<std::size_t>(shape.num_moe_layers())),
-      expert_bytes(static_cast<std::size_t>(shape.num_moe_layers()), 0), counters(layout.num_counters(), 0),
-      headers(static_cast<std::size_t>(shape.num_ranks())) {
-  if (transport->num_ranks() != shape.num_ranks()) {
-    throw Error(ErrorCode::kInvalidArgument, "the transport joins " + std::to_string(transport->num_ranks()) +
-                                                 " ranks, the shape has " + std::to_string(shape.num_ranks()));
-  }
-  make_policy(config.policy);  // Throws now, with the names that exist, rather than on the worker.
-  const auto units = static_cast<std::size_t>(shape.num_moe_layers()) * 4;
-  decisions.reserve(units);
-  events.reserve(units);
-  plans.reserve(16);
-  to_release.reserve(16);
-}
-
-BalancerCore::~BalancerCore() {
-  worker.reset();
-  for (PreparedPlan* plan : plans) delete plan;
-}
-
-void BalancerCore::register_weights(int layer, int local_slot, std::span<const WeightPart> parts) {
-  if (started) throw Error(ErrorCode::kInvalidState, "register_weights after start(); register before");
-  if (layer < 0 || layer >= shape.num_moe_layers() || local_slot < 0 || local_slot >= num_local_slots) {
-    throw Error(ErrorCode::kInvalidArgument, slot_name(layer, local_slot) + " does not exist on rank " +
-                                                 std::to_string(rank) + ": it has " + std::to_string(shape.num_moe_layers()) +
-                                                 " layers of " + std::to_string(num_local_slots) + " slots");
-  }
-  std::vector<std::size_t> sizes;
-  auto& pointers = slot_parts[index(layer, local_slot)];
-  pointers.clear();
-  for (const WeightPart& part : parts) {
-    sizes.push_back(part.bytes);
-    pointers.push_back(part.data);
-  }
-  auto& expected = part_bytes[static_cast<std::size_t>(layer)];
-  if (expected.empty()) expected = sizes;
-  const bool fits = sizes == expected && (config.install_mode == InstallMode::kCopy || part_bytes[0].empty() || sizes == part_bytes[0]);
-  if (!fits || sizes.empty()) {
-    throw Error(ErrorCode::kInvalidArgument,
-                slot_name(layer, local_slot) + " has parts of other sizes than the slots before; within a layer they are equal, and " +
-                    "with install mode swap in the whole model: use install mode copy where layers differ");
-  }
-  expert_bytes[static_cast<std::size_t>(layer)] = std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
-}
-
-void BalancerCore::check_all_registered() const {
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    for (int slot = 0; slot < num_local_slots; ++slot) {
-      if (slot_parts[index(layer, slot)].empty()) {
-        throw Error(ErrorCode::kInvalidState, slot_name(layer, slot) + " of rank " + std::to_string(rank) +
-                                                  " has no weights; call register_weights for every layer and slot first");
-      }
-    }
-  }
-}
-
-// A rank that was configured otherwise would agree on nothing; find out before the first step, with both values.
-void BalancerCore::agree_on_configuration() {
-  const std::uint64_t mine = config_digest(config, shape, placement, expert_bytes);
-  std::vector<std::uint64_t> all(static_cast<std::size_t>(shape.num_ranks()));
-  const auto handle = transport->post_all_gather(0, std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)));
-  wait_done(*transport, handle, Clock::now() + config.deadline).throw_if_failed();
-  for (std::size_t peer = 0; peer < all.size(); ++peer) {
-    if (all[peer] != mine) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "rank " + std::to_string(peer) + " was started with another shape, configuration, placement or expert size (digest " +
-                      std::to_string(all[peer]) + ") than rank " + std::to_string(rank) + " (digest " + std::to_string(mine) +
-                      "); start all ranks alike");
-    }
-  }
-}
-
-LocalSlots BalancerCore::local_slots() const {
-  LocalSlots slots;
-  slots.part_bytes = part_bytes;
-  slots.parts.resize(static_cast<std::size_t>(shape.num_moe_layers()));
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    for (int slot = 0; slot < num_local_slots; ++slot) {
-      slots.parts[static_cast<std::size_t>(layer)].push_back(slot_parts[index(layer, slot)]);
-    }
-  }
-  return slots;
-}
-
-void BalancerCore::serve(const Placement& served) {
-  if (started) throw Error(ErrorCode::kInvalidState, "start() called twice");
-  swiftbalancer::validate(served, shape);
-  check_all_registered();
-  placement = served;
-  const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
-  dispatch_tables.resize(static_cast<std::size_t>(shape.num_moe_layers()) * row);
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    build_dispatch_table(served.layer(layer), even_shares(served.layer(layer), shape.num_logical_experts()), shape, rank,
-                         std::span(dispatch_tables).subspan(static_cast<std::size_t>(layer) * row, row));
-  }
-}
-
-void BalancerCore::make_worker(BeginPlan begin_plan) {
-  const auto largest = std::ranges::max_element(expert_bytes) - expert_bytes.begin();
-  auto pool = std::make_unique<StagingPool>(part_bytes[static_cast<std::size_t>(largest)], config.staging_bytes);
-  staging_capacity = pool->capacity();
-
-  ServedState served;
-  served.placement = placement;
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    served.shares.push_back(even_shares(placement.layer(layer), shape.num_logical_experts()));
-  }
-  WorkerOptions options;
-  options.planner = {config.policy, config.max_moves_per_layer, config.imbalance_trigger, config.min_gain,
-                     config.window_assignments};
-  options.swap = config.install_mode == InstallMode::kSwap;
-  options.thread_init = config.thread_init;
-  options.log = config.log;
-  options.begin_plan = std::move(begin_plan);
-  worker = std::make_unique<Worker>(shape, options, std::move(transport), ring, std::move(pool), local_slots(), served);
-  started = true;
-}
-
-// ---------------------------------------------------------------------------------------------------------- the four calls
+// ---- The four calls ----
 
 Status BalancerCore::begin_step(const StepInfo& info) {
   if (!started || in_step || info.step != step + 1) {
-    return {ErrorCode::kInvalidArgument, "begin_step(" + std::to_string(info.step) + ") out of order; next is step " +
-                                             std::to_string(step + 1) + ", after start() and end_step()"};
+    return {ErrorCode::kInvalidArgument,
+            "begin_step(" + std::to_string(info.step) + ") out of order; next is step " +
+                std::to_string(step + 1) + ", after start() and end_step()"};
   }
   step = info.step;
   in_step = true;
@@ -203,12 +55,14 @@ void BalancerCore::post_packet(std::uint64_t posted_step) {
   seal_packet(packet);
   std::ranges::fill(counters, 0U);
   idle_window = true;
-  if (!worker->send({.kind = Command::Kind::kPostPacket, .slot = slot, .step = posted_step})) fail("the worker's queue is full");
+  if (!worker->send({.kind = Command::Kind::kPostPacket, .slot = slot, .step = posted_step}))
+    fail("the worker's queue is full");
 }
 
-// ---------------------------------------------------------------------------------------------------------- packet sets
+// ---- Packet sets ----
 
-// By the rules only packets can be waited for; plans and copies go through here too, so that a wait would be seen.
+// By the rules only packets can be waited for; plans and copies go through here too, so that a wait
+// would be seen.
 template <typename Ready>
 Status BalancerCore::wait_until(std::uint64_t& waits, const char* what, Ready ready) {
   if (ready()) return {};
@@ -224,16 +78,19 @@ Status BalancerCore::wait_until(std::uint64_t& waits, const char* what, Ready re
   stats.wait_time += Clock::now() - start;
   if (ready()) return {};
   if (stopped) return worker->failure();
-  return {ErrorCode::kTimeout, "rank " + std::to_string(rank) + " waited " + std::to_string(config.deadline.count()) +
-                                   " ms at step " + std::to_string(step) + " for " + what};
+  return {ErrorCode::kTimeout, "rank " + std::to_string(rank) + " waited " +
+                                   std::to_string(config.deadline.count()) + " ms at step " +
+                                   std::to_string(step) + " for " + what};
 }
 
 Status BalancerCore::use_set(std::uint64_t set_step) {
-  Status arrived = wait_until(stats.waits_for_packets, "the packets of the other ranks", [&] { return ready_step >= set_step; });
+  Status arrived = wait_until(stats.waits_for_packets, "the packets of the other ranks",
+                              [&] { return ready_step >= set_step; });
   if (!arrived.ok()) return arrived;
   const std::uint32_t slot = ring.slot_of(set_step);
   for (int peer = 0; peer < shape.num_ranks(); ++peer) {
-    const Status status = open_packet(ring.packet(slot, peer), peer, set_step, headers[static_cast<std::size_t>(peer)]);
+    const Status status = open_packet(ring.packet(slot, peer), peer, set_step,
+                                      headers[static_cast<std::size_t>(peer)]);
     if (!status.ok()) return status;
   }
   ++stats.packet_sets;
@@ -267,7 +124,8 @@ Status BalancerCore::carry_out(const Decision& decision) {
       break;
     case DecisionKind::kAdopt:
       command.kind = Command::Kind::kAdopt;
-      if (Status status = wait_until(stats.waits_for_plans, "a plan", [&] { return prepared(decision.plan) != nullptr; });
+      if (Status status = wait_until(stats.waits_for_plans, "a plan",
+                                     [&] { return prepared(decision.plan) != nullptr; });
           !status.ok()) {
         return status;
       }
@@ -279,7 +137,8 @@ Status BalancerCore::carry_out(const Decision& decision) {
       break;
     case DecisionKind::kClose:
       command.kind = Command::Kind::kClose;
-      ++(decision.reason == DecisionReason::kNothingToGain ? stats.plans_empty : stats.plans_dropped);
+      ++(decision.reason == DecisionReason::kNothingToGain ? stats.plans_empty
+                                                           : stats.plans_dropped);
       if (ready_plan != nullptr) release_later(&ready_plan->migration);
       ready_plan = nullptr;
       break;
@@ -292,12 +151,14 @@ Status BalancerCore::carry_out(const Decision& decision) {
   return {};
 }
 
-// Weights and maps together, in place. Rule 15: what was counted so far was counted under the placement before.
+// Weights and maps together, in place. Rule 15: what was counted so far was counted under the
+// placement before.
 Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
   const CommitUnit& unit = plan.units[unit_id];
   const PreparedUnit& ready = prepared(&plan)->units[unit_id];
   const int layer = unit.moe_layer_id;
-  Status staged = wait_until(stats.waits_for_copies, "a copy", [&] { return staged_cursor > unit_id; });
+  Status staged =
+      wait_until(stats.waits_for_copies, "a copy", [&] { return staged_cursor > unit_id; });
   if (!staged.ok()) return staged;
   const auto& sizes = part_bytes[static_cast<std::size_t>(layer)];
   for (const Install& expert : ready.installs) {
@@ -311,27 +172,33 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
     }
   }
   std::ranges::copy(unit.placement, placement.layer(layer).begin());
-  std::ranges::copy(ready.dispatch_table, dispatch_tables.begin() + static_cast<std::ptrdiff_t>(ready.dispatch_table.size()) * layer);
+  std::ranges::copy(
+      ready.dispatch_table,
+      dispatch_tables.begin() + static_cast<std::ptrdiff_t>(ready.dispatch_table.size()) * layer);
   std::uint32_t* before = counters.data() + layout.counter(layer, 0, 0);
   std::uint32_t* now = counters.data() + layout.counter(layer, 1, 0);
   for (int slot = 0; slot < num_local_slots; ++slot) before[slot] += std::exchange(now[slot], 0U);
   ++stats.units_committed;
   stats.moves += static_cast<std::uint64_t>(ready.moves);
-  stats.migrated_bytes += static_cast<std::uint64_t>(ready.moves) * expert_bytes[static_cast<std::size_t>(layer)];
+  stats.migrated_bytes +=
+      static_cast<std::uint64_t>(ready.moves) * expert_bytes[static_cast<std::size_t>(layer)];
   return {};
 }
 
 void BalancerCore::add_event(const Decision& decision) {
-  constexpr BalancerEventKind kKinds[] = {BalancerEventKind::kDropped, BalancerEventKind::kCommitted, BalancerEventKind::kRetired,
-                                          BalancerEventKind::kAdopted, BalancerEventKind::kClosed,    BalancerEventKind::kOpened};
-  events.push_back({kKinds[static_cast<std::size_t>(decision.kind)], static_cast<Reason>(decision.reason), decision.generation,
-                    decision.unit, decision.plan});
+  constexpr BalancerEventKind kKinds[] = {
+      BalancerEventKind::kDropped, BalancerEventKind::kCommitted, BalancerEventKind::kRetired,
+      BalancerEventKind::kAdopted, BalancerEventKind::kClosed,    BalancerEventKind::kOpened};
+  events.push_back({kKinds[static_cast<std::size_t>(decision.kind)],
+                    static_cast<Reason>(decision.reason), decision.generation, decision.unit,
+                    decision.plan});
 }
 
-// ---------------------------------------------------------------------------------------------------------- plans
+// ---- Plans ----
 
 PreparedPlan* BalancerCore::prepared(const MigrationPlan* plan) noexcept {
-  const auto found = std::ranges::find_if(plans, [plan](const PreparedPlan* each) { return &each->migration == plan; });
+  const auto found = std::ranges::find_if(
+      plans, [plan](const PreparedPlan* each) { return &each->migration == plan; });
   return found != plans.end() ? *found : nullptr;
 }
 
@@ -349,7 +216,7 @@ void BalancerCore::send_releases() noexcept {
   to_release.clear();
 }
 
-// ---------------------------------------------------------------------------------------------------------- reports
+// ---- Reports ----
 
 void BalancerCore::take_reports() {
   Report report;
@@ -358,7 +225,9 @@ void BalancerCore::take_reports() {
 
 void BalancerCore::take(const Report& report) {
   switch (report.kind) {
-    case Report::Kind::kSetReady: ready_step = report.step; return;
+    case Report::Kind::kSetReady:
+      ready_step = report.step;
+      return;
     case Report::Kind::kPlanReady:
       plans.push_back(report.plan);
       if (report.generation == agreement.open_generation()) {
@@ -374,7 +243,9 @@ void BalancerCore::take(const Report& report) {
     case Report::Kind::kStaged:
       if (report.generation == staged_generation) staged_cursor = report.cursor;
       return;
-    case Report::Kind::kUnitFailed: agreement.unit_failed(report.generation, report.cursor); return;
+    case Report::Kind::kUnitFailed:
+      agreement.unit_failed(report.generation, report.cursor);
+      return;
     case Report::Kind::kObserved:
       observed_step = report.step;
       wants_rebalance = report.wants_rebalance;
@@ -388,9 +259,11 @@ void BalancerCore::take(const Report& report) {
 
 // What has been reported, or as much of it as hold_progress_at() allows.
 void BalancerCore::tell_agreement() {
-  if (ready_plan != nullptr && (!limit || limit->plan_ready)) agreement.plan_ready(ready_plan->migration);
+  if (ready_plan != nullptr && (!limit || limit->plan_ready))
+    agreement.plan_ready(ready_plan->migration);
   if (failed_generation) agreement.plan_failed(failed_generation);
-  agreement.staged(staged_generation, limit ? std::min(limit->staged_cursor, staged_cursor) : staged_cursor);
+  agreement.staged(staged_generation,
+                   limit ? std::min(limit->staged_cursor, staged_cursor) : staged_cursor);
   agreement.set_wants_rebalance(wants_rebalance);
 }
 
@@ -417,8 +290,10 @@ Status BalancerCore::hold_progress_at(const WorkerProgress& target) {
   held_time += Clock::now() - start;
   if (reached()) return {};
   if (stopped) return worker->failure();
-  return {ErrorCode::kTimeout, "rank " + std::to_string(rank) + ": the balancer worker did not get as far as the timed device asks within " +
-                                   std::to_string(config.deadline.count()) + " ms"};
+  return {ErrorCode::kTimeout,
+          "rank " + std::to_string(rank) +
+              ": the balancer worker did not get as far as the timed device asks within " +
+              std::to_string(config.deadline.count()) + " ms"};
 }
 
 }  // namespace swiftbalancer

@@ -1,7 +1,8 @@
 #pragma once
-// The engine thread's half of a Balancer: counters, dispatch tables, slot pointers, the agreement, and the installs.
-// Everything here belongs to the engine thread; the worker is reached through its queues only. The deterministic
-// simulation drives this same object, with a worker that it runs by hand.
+// The engine thread's half of a Balancer: counters, dispatch tables, slot pointers, the agreement,
+// and the installs. Everything here belongs to the engine thread; the worker is reached through its
+// queues only. The deterministic simulation drives this same object, with a worker that it runs by
+// hand.
 
 #include <chrono>
 #include <memory>
@@ -62,7 +63,8 @@ struct BalancerCore {
   Status hold_progress_at(const WorkerProgress& target);
 
   std::size_t index(int layer, int local_slot) const noexcept {
-    return static_cast<std::size_t>(layer) * static_cast<std::size_t>(num_local_slots) + static_cast<std::size_t>(local_slot);
+    return static_cast<std::size_t>(layer) * static_cast<std::size_t>(num_local_slots) +
+           static_cast<std::size_t>(local_slot);
   }
 
   const ClusterShape shape;
@@ -78,10 +80,10 @@ struct BalancerCore {
 
   // Served state, at fixed addresses.
   Placement placement;
-  std::vector<std::int32_t> dispatch_tables;              // [layers][experts * kDispatchEntries]
-  std::vector<std::vector<std::byte*>> slot_parts;        // [layers * local slots][parts]
-  std::vector<std::vector<std::size_t>> part_bytes;       // [layers][parts]
-  std::vector<std::size_t> expert_bytes;                  // [layers]
+  std::vector<std::int32_t> dispatch_tables;         // [layers][experts * kDispatchEntries]
+  std::vector<std::vector<std::byte*>> slot_parts;   // [layers * local slots][parts]
+  std::vector<std::vector<std::size_t>> part_bytes;  // [layers][parts]
+  std::vector<std::size_t> expert_bytes;             // [layers]
   int staging_capacity = 0;
 
   // Counters of the window under way, in the layout of a packet's loads.

@@ -1,5 +1,6 @@
 #pragma once
-// What a BalancerConfig may hold, and the digest by which ranks find out at start that they were configured alike.
+// What a BalancerConfig may hold, and the digest by which ranks find out at start that they were
+// configured alike.
 
 #include <cstdint>
 
@@ -10,8 +11,9 @@ namespace swiftbalancer {
 /// @throws Error kInvalidArgument: key, value, what is allowed.
 void validate(const BalancerConfig& config);
 
-/// Of everything that must be equal on all ranks: shape, configuration, expert sizes, initial placement.
-std::uint64_t config_digest(const BalancerConfig& config, const ClusterShape& shape, const Placement& served,
-                            std::span<const std::size_t> expert_bytes);
+/// Of everything that must be equal on all ranks: shape, configuration, expert sizes, initial
+/// placement.
+std::uint64_t config_digest(const BalancerConfig& config, const ClusterShape& shape,
+                            const Placement& served, std::span<const std::size_t> expert_bytes);
 
 }  // namespace swiftbalancer

@@ -1,6 +1,6 @@
 #pragma once
-// What engine thread and worker tell each other, through one lock-free queue each way. Plain values; pointers hand over
-// ownership as said.
+// What engine thread and worker tell each other, through one lock-free queue each way. Plain
+// values; pointers hand over ownership as said.
 
 #include <cstdint>
 
@@ -40,7 +40,8 @@ struct Report {
     kStaged,      ///< Units of `generation` staged: `cursor`; their installs are filled.
     kUnitFailed,  ///< `cursor` names the unit of `generation` that cannot be staged.
     kObserved,    ///< Loads of the set of `step` are evidence; `wants_rebalance` as of then.
-    kStopped,     ///< The worker ended: transport failed or a peer is lost. The text is in Worker::failure().
+    kStopped,     ///< The worker ended: transport failed or a peer is lost. The text is in
+                  ///< Worker::failure().
   };
   Kind kind = Kind::kSetReady;
   bool wants_rebalance = false;

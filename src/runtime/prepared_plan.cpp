@@ -19,7 +19,8 @@ std::uint64_t mix_all(std::uint64_t digest, const std::vector<T>& words) {
   return digest;
 }
 
-// Rule 3: the hash covers generation, base epochs, order, placement, shares, copies with their sources.
+// Rule 3: the hash covers generation, base epochs, order, placement, shares, copies with their
+// sources.
 std::uint64_t hash_of(const MigrationPlan& plan) {
   std::uint64_t digest = mix(plan.generation.membership, plan.generation.step);
   digest = mix_all(digest, plan.base_epochs);
@@ -29,15 +30,18 @@ std::uint64_t hash_of(const MigrationPlan& plan) {
     digest = mix_all(digest, unit.shares);
     for (const ExpertCopy& copy : unit.copies) {
       digest = mix(digest, static_cast<std::uint64_t>(copy.logical_id));
-      digest = mix(digest, static_cast<std::uint64_t>(copy.source_slot) << 32 | static_cast<std::uint64_t>(copy.destination_slot));
+      digest = mix(digest, static_cast<std::uint64_t>(copy.source_slot) << 32 |
+                               static_cast<std::uint64_t>(copy.destination_slot));
     }
   }
   return digest != 0 ? digest : 1;  // 0 means "not ready" in packets.
 }
 
-PreparedUnit prepare_unit(const CommitUnit& unit, std::span<const std::int32_t> before, const ClusterShape& shape, int rank) {
+PreparedUnit prepare_unit(const CommitUnit& unit, std::span<const std::int32_t> before,
+                          const ClusterShape& shape, int rank) {
   PreparedUnit prepared;
-  prepared.dispatch_table.resize(static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries);
+  prepared.dispatch_table.resize(static_cast<std::size_t>(shape.num_logical_experts()) *
+                                 kDispatchEntries);
   build_dispatch_table(unit.placement, unit.shares, shape, rank, prepared.dispatch_table);
   prepared.moves = count_moves(before, unit.placement, shape);
   for (const ExpertCopy& copy : unit.copies) {
@@ -50,9 +54,9 @@ PreparedUnit prepare_unit(const CommitUnit& unit, std::span<const std::int32_t> 
 
 }  // namespace
 
-PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan, const ServedState& served,
-                          const std::vector<std::uint64_t>& epochs, const ClusterShape& shape, int rank,
-                          int staging_capacity) {
+PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
+                          const ServedState& served, const std::vector<std::uint64_t>& epochs,
+                          const ClusterShape& shape, int rank, int staging_capacity) {
   PreparedPlan prepared;
   MigrationPlan& migration = prepared.migration;
   migration.generation = generation;
@@ -64,7 +68,8 @@ PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan, cons
   for (const LayerChange& change : plan.changes) {
     const auto before = served.placement.layer(change.moe_layer_id);
     const auto& shares = served.shares[static_cast<std::size_t>(change.moe_layer_id)];
-    auto units = builder.add_layer(change.moe_layer_id, before, shares, change.plan.placement, change.plan.shares);
+    auto units = builder.add_layer(change.moe_layer_id, before, shares, change.plan.placement,
+                                   change.plan.shares);
     for (CommitUnit& unit : units) migration.units.push_back(std::move(unit));
   }
 

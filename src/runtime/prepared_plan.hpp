@@ -1,7 +1,8 @@
 #pragma once
-// A plan with everything the engine thread will need to install it, computed on the worker: commit units with their copies,
-// this rank's dispatch tables, and, once staged, the memory that each unit brought. Made by the worker, read by the engine
-// thread, deleted by the worker when the engine has released it.
+// A plan with everything the engine thread will need to install it, computed on the worker: commit
+// units with their copies, this rank's dispatch tables, and, once staged, the memory that each unit
+// brought. Made by the worker, read by the engine thread, deleted by the worker when the engine has
+// released it.
 
 #include <cstddef>
 #include <cstdint>
@@ -14,16 +15,18 @@
 
 namespace swiftbalancer {
 
-/// One received expert to put into a local slot. Written by the worker before it reports the unit staged.
+/// One received expert to put into a local slot. Written by the worker before it reports the unit
+/// staged.
 struct Install {
   int local_slot = 0;
   std::vector<std::byte*> parts;
 };
 
 struct PreparedUnit {
-  std::vector<std::int32_t> dispatch_table;  ///< [num_logical_experts * kDispatchEntries] for this source rank.
-  std::vector<Install> installs;             ///< Sized when the plan is made, filled when staged.
-  int moves = 0;                             ///< Experts that some rank gains, over all ranks.
+  std::vector<std::int32_t>
+      dispatch_table;  ///< [num_logical_experts * kDispatchEntries] for this source rank.
+  std::vector<Install> installs;  ///< Sized when the plan is made, filled when staged.
+  int moves = 0;                  ///< Experts that some rank gains, over all ranks.
 };
 
 struct PreparedPlan {
@@ -31,10 +34,12 @@ struct PreparedPlan {
   std::vector<PreparedUnit> units;
 };
 
-/// Turns the planner's plan into commit units, tables and hash. Deterministic but for the tables, which are this rank's own.
-/// @param served what was served when the generation was opened. @param epochs [num_moe_layers] likewise.
-PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan, const ServedState& served,
-                          const std::vector<std::uint64_t>& epochs, const ClusterShape& shape, int rank,
-                          int staging_capacity);
+/// Turns the planner's plan into commit units, tables and hash. Deterministic but for the tables,
+/// which are this rank's own.
+/// @param served what was served when the generation was opened. @param epochs [num_moe_layers]
+/// likewise.
+PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
+                          const ServedState& served, const std::vector<std::uint64_t>& epochs,
+                          const ClusterShape& shape, int rank, int staging_capacity);
 
 }  // namespace swiftbalancer

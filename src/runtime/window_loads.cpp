@@ -4,11 +4,17 @@
 
 namespace swiftbalancer {
 
-WindowLoads::WindowLoads(const ClusterShape& shape, const Placement& served, std::size_t num_ring_slots)
-    : shape_(shape), layout_(shape), before_(std::make_shared<const Placement>(served)), now_(before_),
+WindowLoads::WindowLoads(const ClusterShape& shape, const Placement& served,
+                         std::size_t num_ring_slots)
+    : shape_(shape),
+      layout_(shape),
+      before_(std::make_shared<const Placement>(served)),
+      now_(before_),
       windows_(num_ring_slots) {}
 
-void WindowLoads::committed(const Placement& served) { now_ = std::make_shared<const Placement>(served); }
+void WindowLoads::committed(const Placement& served) {
+  now_ = std::make_shared<const Placement>(served);
+}
 
 void WindowLoads::window_ended(std::uint32_t ring_slot) {
   windows_[ring_slot] = {{before_, now_}};
@@ -26,8 +32,10 @@ ExpertLoad WindowLoads::map(PacketRing& ring, std::uint32_t ring_slot) const {
         const auto slots = window.segment[segment]->layer(layer);
         for (int local = 0; local < shape_.slots_per_rank(rank); ++local) {
           std::uint32_t count = 0;
-          std::memcpy(&count, counters + layout_.counter(layer, segment, local) * sizeof count, sizeof count);
-          tokens[static_cast<std::size_t>(slots[static_cast<std::size_t>(shape_.first_slot(rank) + local)])] += count;
+          std::memcpy(&count, counters + layout_.counter(layer, segment, local) * sizeof count,
+                      sizeof count);
+          tokens[static_cast<std::size_t>(
+              slots[static_cast<std::size_t>(shape_.first_slot(rank) + local)])] += count;
         }
       }
     }

@@ -1,6 +1,7 @@
 #pragma once
-// From packets to expert loads. A packet counts tokens per slot; which expert a slot held is known from the placement that
-// its window ran under (rule 15: loads carry their epoch and are split at commits). Worker thread only.
+// From packets to expert loads. A packet counts tokens per slot; which expert a slot held is known
+// from the placement that its window ran under (rule 15: loads carry their epoch and are split at
+// commits). Worker thread only.
 
 #include <cstdint>
 #include <memory>
@@ -19,7 +20,8 @@ class WindowLoads {
  public:
   WindowLoads(const ClusterShape& shape, const Placement& served, std::size_t num_ring_slots);
 
-  /// A layer was committed; segment 1 of the window under way is counted under `served` from here on.
+  /// A layer was committed; segment 1 of the window under way is counted under `served` from here
+  /// on.
   void committed(const Placement& served);
   /// The window ends: its packet is in this ring slot. Remembers the placements it ran under.
   void window_ended(std::uint32_t ring_slot);

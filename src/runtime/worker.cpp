@@ -9,19 +9,30 @@ namespace swiftbalancer {
 namespace {
 
 constexpr std::size_t kQueueCapacity = 4096;
-// The worker sleeps at most this long at a time, so that it notices a stop request even if a wake-up were lost.
+// The worker sleeps at most this long at a time, so that it notices a stop request even if a
+// wake-up were lost.
 constexpr std::chrono::milliseconds kLongestSleep{200};
 // Tags of packets; copies have their own space (rendezvous).
 constexpr std::uint64_t kPacketTag = std::uint64_t{1} << 62;
 
 }  // namespace
 
-Worker::Worker(const ClusterShape& shape, const WorkerOptions& options, std::unique_ptr<Transport> transport,
-               PacketRing& ring, std::unique_ptr<StagingPool> pool, LocalSlots slots, const ServedState& served)
-    : shape_(shape), options_(options), ring_(ring), transport_(std::move(transport)), pool_(std::move(pool)),
-      slots_(std::move(slots)), executor_(shape_, *transport_, *pool_, slots_), planner_(shape_, options_.planner),
-      loads_(shape_, served.placement, ring.num_slots()), served_(served),
-      epochs_(static_cast<std::size_t>(shape.num_moe_layers()), 0), commands_(kQueueCapacity), reports_(kQueueCapacity) {
+Worker::Worker(const ClusterShape& shape, const WorkerOptions& options,
+               std::unique_ptr<Transport> transport, PacketRing& ring,
+               std::unique_ptr<StagingPool> pool, LocalSlots slots, const ServedState& served)
+    : shape_(shape),
+      options_(options),
+      ring_(ring),
+      transport_(std::move(transport)),
+      pool_(std::move(pool)),
+      slots_(std::move(slots)),
+      executor_(shape_, *transport_, *pool_, slots_),
+      planner_(shape_, options_.planner),
+      loads_(shape_, served.placement, ring.num_slots()),
+      served_(served),
+      epochs_(static_cast<std::size_t>(shape.num_moe_layers()), 0),
+      commands_(kQueueCapacity),
+      reports_(kQueueCapacity) {
   gathers_.reserve(ring.num_slots());
   planner_.on_served(served_, false);
 }
@@ -64,7 +75,8 @@ void Worker::wait_for_report(std::chrono::steady_clock::time_point deadline) {
 
 void Worker::report(const Report& report) {
   reports_.enqueue(report);
-  // Two read-modify-writes of one atomic are ordered: either the waiter's check sees this report, or we see that it waits.
+  // Two read-modify-writes of one atomic are ordered: either the waiter's check sees this report,
+  // or we see that it waits.
   if (engine_waits_.fetch_add(0) != 0) {
     const std::scoped_lock lock(mutex_);
     reported_.notify_one();
@@ -114,11 +126,15 @@ void Worker::carry_out(const Command& command) {
   switch (command.kind) {
     case Command::Kind::kPostPacket:
       loads_.window_ended(command.slot);
-      gathers_.push_back({transport_->post_all_gather(kPacketTag | command.step, ring_.mine(command.slot), ring_.set(command.slot)),
-                          command.step, command.slot});
+      gathers_.push_back(
+          {transport_->post_all_gather(kPacketTag | command.step, ring_.mine(command.slot),
+                                       ring_.set(command.slot)),
+           command.step, command.slot});
       return;
-    case Command::Kind::kObserve: return observe(command);
-    case Command::Kind::kOpen: return open(command);
+    case Command::Kind::kObserve:
+      return observe(command);
+    case Command::Kind::kOpen:
+      return open(command);
     case Command::Kind::kClose:
       job_.reset();
       open_ = false;
@@ -130,13 +146,17 @@ void Worker::carry_out(const Command& command) {
       reported_failed_unit_ = kNoUnit;
       executor_.adopt(active_->migration);
       return tell_planner();
-    case Command::Kind::kDrop: return executor_.drop(command.unit);
-    case Command::Kind::kCommitted: return commit(command.unit);
+    case Command::Kind::kDrop:
+      return executor_.drop(command.unit);
+    case Command::Kind::kCommitted:
+      return commit(command.unit);
     case Command::Kind::kRetire:
       executor_.retire();
       active_ = nullptr;
       return tell_planner();
-    case Command::Kind::kRelease: delete command.plan; return;
+    case Command::Kind::kRelease:
+      delete command.plan;
+      return;
   }
 }
 
@@ -145,14 +165,17 @@ void Worker::tell_planner() { planner_.on_served(served_, active_ != nullptr || 
 void Worker::observe(const Command& command) {
   last_observed_ = loads_.map(ring_, command.slot);
   planner_.observe(last_observed_);
-  report({.kind = Report::Kind::kObserved, .wants_rebalance = planner_.wants_rebalance(), .step = command.step});
+  report({.kind = Report::Kind::kObserved,
+          .wants_rebalance = planner_.wants_rebalance(),
+          .step = command.step});
 }
 
 void Worker::open(const Command& command) {
   job_generation_ = command.generation;
   job_base_ = served_;
   job_epochs_ = epochs_;
-  job_ = options_.begin_plan ? options_.begin_plan(command.generation.step) : planner_.begin_plan(command.generation.step);
+  job_ = options_.begin_plan ? options_.begin_plan(command.generation.step)
+                             : planner_.begin_plan(command.generation.step);
   open_ = true;
   tell_planner();
 }
@@ -175,7 +198,8 @@ bool Worker::poll_gathers() {
     const TransferStatus status = transport_->poll(oldest.handle);
     if (status.state == TransferState::kPending) break;
     if (status.state == TransferState::kFailed) {
-      throw Error(ErrorCode::kTransport, "gathering the packets of step " + std::to_string(oldest.step) + " failed");
+      throw Error(ErrorCode::kTransport,
+                  "gathering the packets of step " + std::to_string(oldest.step) + " failed");
     }
     report({.kind = Report::Kind::kSetReady, .slot = oldest.slot, .step = oldest.step});
     gathers_.erase(gathers_.begin());
@@ -190,9 +214,12 @@ bool Worker::plan_a_piece() {
     if (!job_->advance()) return true;
     const Plan plan = job_->take();
     job_.reset();
-    auto prepared = std::make_unique<PreparedPlan>(prepare_plan(job_generation_, plan, job_base_, job_epochs_, shape_,
-                                                                transport_->rank(), pool_->capacity()));
-    report({.kind = Report::Kind::kPlanReady, .generation = job_generation_, .plan = prepared.release()});
+    auto prepared =
+        std::make_unique<PreparedPlan>(prepare_plan(job_generation_, plan, job_base_, job_epochs_,
+                                                    shape_, transport_->rank(), pool_->capacity()));
+    report({.kind = Report::Kind::kPlanReady,
+            .generation = job_generation_,
+            .plan = prepared.release()});
   } catch (const std::exception& error) {
     // A planner that fails ends its generation on all ranks; serving and the next generation go on.
     if (options_.log) options_.log(std::string("planning failed: ") + error.what());
@@ -216,14 +243,18 @@ bool Worker::report_staging() {
       }
     }
     reported_cursor_ = cursor;
-    report({.kind = Report::Kind::kStaged, .cursor = cursor, .generation = active_->migration.generation});
+    report({.kind = Report::Kind::kStaged,
+            .cursor = cursor,
+            .generation = active_->migration.generation});
     any = true;
   }
   const std::uint32_t failed = executor_.failed_unit().value_or(kNoUnit);
   if (failed != reported_failed_unit_) {
     reported_failed_unit_ = failed;
     if (failed != kNoUnit) {
-      report({.kind = Report::Kind::kUnitFailed, .cursor = failed, .generation = active_->migration.generation});
+      report({.kind = Report::Kind::kUnitFailed,
+              .cursor = failed,
+              .generation = active_->migration.generation});
       any = true;
     }
   }

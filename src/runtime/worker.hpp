@@ -1,6 +1,7 @@
 #pragma once
-// The balancer worker of one rank: a thread that owns the transport, gathers packets, maps loads, plans in small pieces and
-// drives copies. The engine thread talks to it through two lock-free queues and never waits for planning or copies.
+// The balancer worker of one rank: a thread that owns the transport, gathers packets, maps loads,
+// plans in small pieces and drives copies. The engine thread talks to it through two lock-free
+// queues and never waits for planning or copies.
 
 #include <atomic>
 #include <chrono>
@@ -39,20 +40,23 @@ struct WorkerOptions {
 class Worker {
  public:
   /// @param ring, pool and slots are shared with the engine thread as their comments say.
-  Worker(const ClusterShape& shape, const WorkerOptions& options, std::unique_ptr<Transport> transport, PacketRing& ring,
-         std::unique_ptr<StagingPool> pool, LocalSlots slots, const ServedState& served);
+  Worker(const ClusterShape& shape, const WorkerOptions& options,
+         std::unique_ptr<Transport> transport, PacketRing& ring, std::unique_ptr<StagingPool> pool,
+         LocalSlots slots, const ServedState& served);
   ~Worker();
 
   /// Starts the thread. Without it, run_once() is called by hand (deterministic simulation).
   void launch();
   /// One round: commands, packets, copies, a piece of planning. @returns whether anything was done.
   bool run_once();
-  /// For the simulation, between rounds: buffers not in use, and the loads of the last set that was observed.
+  /// For the simulation, between rounds: buffers not in use, and the loads of the last set that was
+  /// observed.
   int num_free_buffers() const noexcept { return pool_->num_free(); }
   const ExpertLoad& last_observed() const noexcept { return last_observed_; }
 
   // --- Engine thread ---
-  /// Enqueues; takes effect at the next flush(). @returns false when the queue is full (the worker is stuck).
+  /// Enqueues; takes effect at the next flush(). @returns false when the queue is full (the worker
+  /// is stuck).
   bool send(const Command& command) noexcept;
   /// Wakes the worker if anything was sent since the last flush. The only system call.
   void flush() noexcept;

@@ -28,7 +28,8 @@ bool RingWriter::fits(std::size_t bytes) noexcept {
 
 bool RingWriter::reserve(std::size_t bytes, bool& first_wish) noexcept {
   if (fits(bytes)) return true;
-  // The receiver frees space, then takes the wish: either it sees the wish or this end sees the space.
+  // The receiver frees space, then takes the wish: either it sees the wish or this end sees the
+  // space.
   const bool first = block_->space_wanted.exchange(1, std::memory_order_acq_rel) == 0;
   if (fits(bytes)) return true;
   first_wish = first_wish || first;
@@ -39,7 +40,8 @@ void RingWriter::write(const void* from, std::size_t bytes) noexcept {
   const std::size_t at = static_cast<std::size_t>(tail_) & (bytes_ - 1);
   const std::size_t first = std::min(bytes, bytes_ - at);
   if (first != 0) std::memcpy(data_ + at, from, first);
-  if (bytes != first) std::memcpy(data_, static_cast<const std::byte*>(from) + first, bytes - first);
+  if (bytes != first)
+    std::memcpy(data_, static_cast<const std::byte*>(from) + first, bytes - first);
   tail_ += bytes;
 }
 

@@ -1,7 +1,7 @@
 #pragma once
-// The two ends of one byte ring with a single sender and a single receiver. Whole frames are made visible at once, so a
-// receiver never sees half a frame, even of a sender that was killed. Each end belongs to one thread, and
-// starts at 0: a rank opens its end of a group once.
+// The two ends of one byte ring with a single sender and a single receiver. Whole frames are made
+// visible at once, so a receiver never sees half a frame, even of a sender that was killed. Each
+// end belongs to one thread, and starts at 0: a rank opens its end of a group once.
 
 #include <cstddef>
 #include <cstdint>
@@ -12,18 +12,20 @@
 namespace swiftbalancer::ring {
 
 enum class FrameKind : std::uint32_t {
-  kEager = 1,    ///< A piece of an eager message.
-  kGather,       ///< A piece of an all-gather contribution.
-  kRequest,      ///< A rendezvous receive was posted: total is its capacity, serial names it.
-  kUnrequest,    ///< The receive named by serial was given up.
-  kBulk,         ///< A piece of the message for the request named by serial.
+  kEager = 1,  ///< A piece of an eager message.
+  kGather,     ///< A piece of an all-gather contribution.
+  kRequest,    ///< A rendezvous receive was posted: total is its capacity, serial names it.
+  kUnrequest,  ///< The receive named by serial was given up.
+  kBulk,       ///< A piece of the message for the request named by serial.
 };
 
 /// Starts each frame; `length` bytes follow, padded to kFrameAlignment.
 struct FrameHeader {
   std::uint64_t tag = 0;
-  std::uint64_t serial = 0;  ///< kEager, kGather: of the message; kRequest, kUnrequest, kBulk: of the request.
-  std::uint64_t offset = 0;  ///< Of this piece in its message. 0 begins a message and drops what came of an unfinished one.
+  std::uint64_t serial =
+      0;  ///< kEager, kGather: of the message; kRequest, kUnrequest, kBulk: of the request.
+  std::uint64_t offset = 0;  ///< Of this piece in its message. 0 begins a message and drops what
+                             ///< came of an unfinished one.
   std::uint64_t total = 0;   ///< Bytes of the whole message.
   std::uint32_t length = 0;
   FrameKind kind = FrameKind::kEager;
@@ -34,14 +36,16 @@ inline constexpr std::size_t frame_bytes(std::size_t length) noexcept {
   return sizeof(FrameHeader) + (length + kFrameAlignment - 1) / kFrameAlignment * kFrameAlignment;
 }
 /// Longest piece: four frames fit into a ring, so that both sides can work at the same time.
-inline constexpr std::size_t max_piece(std::size_t ring_bytes) noexcept { return ring_bytes / 4 - sizeof(FrameHeader); }
+inline constexpr std::size_t max_piece(std::size_t ring_bytes) noexcept {
+  return ring_bytes / 4 - sizeof(FrameHeader);
+}
 
 class RingWriter {
  public:
   RingWriter(RingBlock& block, std::byte* data, std::size_t bytes);
 
-  /// @returns true when `bytes` more can be written now. Otherwise the receiver rings once it has made space; first_wish
-  /// is then set if it has to be told so.
+  /// @returns true when `bytes` more can be written now. Otherwise the receiver rings once it has
+  /// made space; first_wish is then set if it has to be told so.
   bool reserve(std::size_t bytes, bool& first_wish) noexcept;
   void write(const void* from, std::size_t bytes) noexcept;
   /// Ends a frame: pads it and makes it visible.
@@ -74,7 +78,9 @@ class RingReader {
   void release() noexcept;
   /// @returns true if the sender waits for space; it then has to be told.
   bool take_space_wish() noexcept;
-  bool space_wanted() const noexcept { return block_->space_wanted.load(std::memory_order_acquire) != 0; }
+  bool space_wanted() const noexcept {
+    return block_->space_wanted.load(std::memory_order_acquire) != 0;
+  }
   /// The sender's position makes no sense.
   bool corrupt() const noexcept { return corrupt_; }
 

@@ -10,9 +10,11 @@
 namespace swiftbalancer::ring {
 namespace {
 
-static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t), "the kernel sees the bare word");
+static_assert(sizeof(std::atomic<std::uint32_t>) == sizeof(std::uint32_t),
+              "the kernel sees the bare word");
 
-long futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value, const timespec* deadline) noexcept {
+long futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value,
+           const timespec* deadline) noexcept {
   return ::syscall(SYS_futex, &word, operation, value, deadline, nullptr, FUTEX_BITSET_MATCH_ANY);
 }
 
@@ -24,9 +26,12 @@ void arm_doorbell(std::atomic<std::uint32_t>& word, std::uint32_t rings) noexcep
   word.exchange(rings, std::memory_order_acq_rel);
 }
 
-void disarm_doorbell(std::atomic<std::uint32_t>& word) noexcept { word.exchange(0, std::memory_order_acq_rel); }
+void disarm_doorbell(std::atomic<std::uint32_t>& word) noexcept {
+  word.exchange(0, std::memory_order_acq_rel);
+}
 
-void sleep_on_doorbell(std::atomic<std::uint32_t>& word, std::chrono::steady_clock::time_point deadline) noexcept {
+void sleep_on_doorbell(std::atomic<std::uint32_t>& word,
+                       std::chrono::steady_clock::time_point deadline) noexcept {
   // FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time, which is what steady_clock counts.
   const auto since = deadline.time_since_epoch();
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(since);
@@ -43,7 +48,8 @@ void sleep_on_doorbell(std::atomic<std::uint32_t>& word, std::chrono::steady_clo
 void ring_doorbell(std::atomic<std::uint32_t>& word) noexcept {
   // Written even if the word is 0: the ring must be ordered against arming.
   std::uint32_t value = word.load(std::memory_order_relaxed);
-  while (!word.compare_exchange_weak(value, value == 0 ? 0 : value - 1, std::memory_order_acq_rel, std::memory_order_relaxed)) {
+  while (!word.compare_exchange_weak(value, value == 0 ? 0 : value - 1, std::memory_order_acq_rel,
+                                     std::memory_order_relaxed)) {
   }
   if (value == 1) wake(word);
 }

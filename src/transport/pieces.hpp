@@ -7,9 +7,11 @@
 
 namespace swiftbalancer::ring {
 
-/// Calls visit(span) for the memory of bytes [offset, offset + bytes) of the concatenated parts, in order.
+/// Calls visit(span) for the memory of bytes [offset, offset + bytes) of the concatenated parts, in
+/// order.
 template <typename Byte, typename Visit>
-void for_each_piece(std::span<const std::span<Byte>> parts, std::size_t offset, std::size_t bytes, Visit&& visit) {
+void for_each_piece(std::span<const std::span<Byte>> parts, std::size_t offset, std::size_t bytes,
+                    Visit&& visit) {
   for (const std::span<Byte>& part : parts) {
     if (bytes == 0) return;
     if (offset >= part.size()) {

@@ -1,8 +1,8 @@
 #pragma once
-// The memory that the ranks of a group share: a header, one block per rank, and for each ordered pair of ranks two byte
-// rings. The same layout lies in private memory (ranks are threads) and in shared memory (ranks are processes). Whatever
-// is read back from it is checked before use: the other side may have died or be hostile. Thread-safe: after construction
-// only atomics change here.
+// The memory that the ranks of a group share: a header, one block per rank, and for each ordered
+// pair of ranks two byte rings. The same layout lies in private memory (ranks are threads) and in
+// shared memory (ranks are processes). Whatever is read back from it is checked before use: the
+// other side may have died or be hostile. Thread-safe: after construction only atomics change here.
 
 #include <atomic>
 #include <cstddef>
@@ -31,12 +31,14 @@ struct RankBlock {
 
 /// Positions count bytes since the beginning and never wrap. The bytes of the ring follow.
 struct RingBlock {
-  alignas(kCacheLine) std::atomic<std::uint64_t> tail;        ///< Written by the sender.
-  alignas(kCacheLine) std::atomic<std::uint64_t> head;        ///< Written by the receiver.
-  std::atomic<std::uint32_t> space_wanted;                    ///< Set by a sender that cannot go on, cleared by the receiver.
+  alignas(kCacheLine) std::atomic<std::uint64_t> tail;  ///< Written by the sender.
+  alignas(kCacheLine) std::atomic<std::uint64_t> head;  ///< Written by the receiver.
+  std::atomic<std::uint32_t>
+      space_wanted;  ///< Set by a sender that cannot go on, cleared by the receiver.
 };
 
-static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<RankState>::is_always_lock_free);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free &&
+              std::atomic<RankState>::is_always_lock_free);
 
 /// Owns a mapping and finds its way in it.
 class Region {

@@ -50,8 +50,9 @@ bool RingTransport::take(Peer& from, RingReader& reader, Lane lane) {
     FrameHeader header;
     const std::size_t available = reader.available();
     if (available >= sizeof header) reader.read(&header, sizeof header);
-    if (available < sizeof header || header.length > max_piece_ || frame_bytes(header.length) > available ||
-        header.offset > header.total || header.length > header.total - header.offset || !belongs_in(header.kind, lane)) {
+    if (available < sizeof header || header.length > max_piece_ ||
+        frame_bytes(header.length) > available || header.offset > header.total ||
+        header.length > header.total - header.offset || !belongs_in(header.kind, lane)) {
       corrupt(from, "a frame header");
       break;
     }
@@ -85,7 +86,8 @@ void RingTransport::take_piece(Peer& from, RingReader& reader, const FrameHeader
   if (header.offset == 0) {
     begin_message(from, header);
   } else if (incoming.to == Incoming::To::kNothing || header.serial != incoming.first.serial ||
-             header.kind != incoming.first.kind || header.total != incoming.first.total || header.offset != incoming.received) {
+             header.kind != incoming.first.kind || header.total != incoming.first.total ||
+             header.offset != incoming.received) {
     return corrupt(from, "the order of pieces");
   }
   const auto read = [&](std::span<std::byte> to) { reader.read(to.data(), to.size()); };
@@ -120,14 +122,18 @@ void RingTransport::begin_message(Peer& from, const FrameHeader& header) {
   const bool gather = header.kind == FrameKind::kGather;
   for (const OpIndex index : gather ? gathers_ : from.eager_recvs) {
     const Operation& op = operations_[index];
-    if (op.tag != header.tag || (gather ? op.contributed[static_cast<std::size_t>(from.rank)] : op.matched)) continue;
+    if (op.tag != header.tag ||
+        (gather ? op.contributed[static_cast<std::size_t>(from.rank)] : op.matched))
+      continue;
     incoming.op = index;
-    incoming.to = accept(index, from, header.total) ? Incoming::To::kOperation : Incoming::To::kDropped;
+    incoming.to =
+        accept(index, from, header.total) ? Incoming::To::kOperation : Incoming::To::kDropped;
     return;
   }
 }
 
-// A message of `bytes` is to go into a receive or all-gather. @returns false if it does not fit; the operation has failed then.
+// A message of `bytes` is to go into a receive or all-gather. @returns false if it does not fit;
+// the operation has failed then.
 bool RingTransport::accept(OpIndex index, Peer& from, std::size_t bytes) {
   Operation& op = operations_[index];
   const bool gather = op.kind == OpKind::kGather;
@@ -177,9 +183,11 @@ void RingTransport::end_gather_if_complete(OpIndex index) {
 }
 
 void RingTransport::take_bulk(Peer& from, RingReader& reader, const FrameHeader& header) {
-  const auto found = std::find_if(from.rendezvous_recvs.begin(), from.rendezvous_recvs.end(),
-                                  [&](OpIndex index) { return operations_[index].request == header.serial; });
-  if (found == from.rendezvous_recvs.end()) return reader.skip(header.length);  // given up meanwhile
+  const auto found =
+      std::find_if(from.rendezvous_recvs.begin(), from.rendezvous_recvs.end(),
+                   [&](OpIndex index) { return operations_[index].request == header.serial; });
+  if (found == from.rendezvous_recvs.end())
+    return reader.skip(header.length);  // given up meanwhile
   const OpIndex index = *found;
   Operation& op = operations_[index];
   if (header.total > op.total) {
@@ -187,7 +195,8 @@ void RingTransport::take_bulk(Peer& from, RingReader& reader, const FrameHeader&
     from.rendezvous_recvs.erase(found);
     return finish(index, TransferState::kFailed, 0);
   }
-  if (header.offset == 0) op.moved = 0;  // the first piece, or that of another send after the first one was given up
+  if (header.offset == 0)
+    op.moved = 0;  // the first piece, or that of another send after the first one was given up
   if (header.offset != op.moved) return corrupt(from, "the order of pieces");
   for_each_piece(std::span<const std::span<std::byte>>(op.targets), op.moved, header.length,
                  [&](std::span<std::byte> to) { reader.read(to.data(), to.size()); });
@@ -206,7 +215,8 @@ void RingTransport::take_request(Peer& from, const FrameHeader& header) {
 }
 
 void RingTransport::take_unrequest(Peer& from, const FrameHeader& header) {
-  std::erase_if(from.requests, [&](const Request& request) { return request.serial == header.serial; });
+  std::erase_if(from.requests,
+                [&](const Request& request) { return request.serial == header.serial; });
   for (const OpIndex index : from.rendezvous_sends) {
     Operation& op = operations_[index];
     if (!op.matched || op.request != header.serial) continue;
@@ -253,8 +263,12 @@ bool RingTransport::push_eager(Peer& to) {
     Operation& op = operations_[message.op];
     bool whole = false;
     while (!whole) {
-      const auto length = static_cast<std::uint32_t>(std::min(op.total - message.offset, max_piece_));
-      if (!push_frame(to, to.out, {op.tag, message.serial, message.offset, op.total, length, message.kind}, op.sources)) break;
+      const auto length =
+          static_cast<std::uint32_t>(std::min(op.total - message.offset, max_piece_));
+      if (!push_frame(to, to.out,
+                      {op.tag, message.serial, message.offset, op.total, length, message.kind},
+                      op.sources))
+        break;
       moved = true;
       message.offset += length;
       whole = message.offset == op.total;
@@ -268,7 +282,8 @@ bool RingTransport::push_eager(Peer& to) {
       end_gather_if_complete(message.op);
     }
   }
-  to.eager_sends.erase(to.eager_sends.begin(), to.eager_sends.begin() + static_cast<std::ptrdiff_t>(sent));
+  to.eager_sends.erase(to.eager_sends.begin(),
+                       to.eager_sends.begin() + static_cast<std::ptrdiff_t>(sent));
   return moved;
 }
 
@@ -285,8 +300,12 @@ bool RingTransport::push_bulk(Peer& to) {
     bool whole = false;
     while (!whole) {
       // A message that is too long is announced only, so that the receive fails as well.
-      const auto length = static_cast<std::uint32_t>(too_long ? 0 : std::min(op.total - op.moved, max_piece_));
-      if (!push_frame(to, to.bulk_out, {op.tag, op.request, op.moved, op.total, length, FrameKind::kBulk}, op.sources)) break;
+      const auto length =
+          static_cast<std::uint32_t>(too_long ? 0 : std::min(op.total - op.moved, max_piece_));
+      if (!push_frame(to, to.bulk_out,
+                      {op.tag, op.request, op.moved, op.total, length, FrameKind::kBulk},
+                      op.sources))
+        break;
       moved = true;
       to.ring = Peer::Ring::kNow;
       op.moved += length;
@@ -307,8 +326,9 @@ bool RingTransport::push_frame(Peer& to, RingWriter& writer, const FrameHeader& 
     return false;
   }
   writer.write(&header, sizeof header);
-  for_each_piece(parts, header.offset, header.length,
-                 [&](std::span<const std::byte> piece) { writer.write(piece.data(), piece.size()); });
+  for_each_piece(parts, header.offset, header.length, [&](std::span<const std::byte> piece) {
+    writer.write(piece.data(), piece.size());
+  });
   writer.publish();
   return true;
 }
@@ -332,8 +352,9 @@ void RingTransport::pay_ring(Peer& to) {
 // Nothing in the group can be trusted any more: every operation fails, now and later.
 void RingTransport::corrupt(const Peer& from, const char* what) {
   if (!failed_.ok()) return;
-  failed_ = {ErrorCode::kTransport, "rank " + std::to_string(rank_) + ": the memory shared with rank " +
-                                        std::to_string(from.rank) + " is corrupt: " + what + " makes no sense"};
+  failed_ = {ErrorCode::kTransport,
+             "rank " + std::to_string(rank_) + ": the memory shared with rank " +
+                 std::to_string(from.rank) + " is corrupt: " + what + " makes no sense"};
   gathers_.clear();
   for (Peer& p : peers_) {
     p.control.clear();
@@ -346,7 +367,8 @@ void RingTransport::corrupt(const Peer& from, const char* what) {
   }
   for (OpIndex index = 0; index < operations_.size(); ++index) {
     const Operation& op = operations_[index];
-    if (op.kind != OpKind::kFree && op.state == TransferState::kPending) finish(index, TransferState::kFailed, 0);
+    if (op.kind != OpKind::kFree && op.state == TransferState::kPending)
+      finish(index, TransferState::kFailed, 0);
   }
 }
 

@@ -12,7 +12,8 @@ namespace {
 
 std::size_t checked_rank(const Region& region, int rank, const std::string& name) {
   if (rank >= 0 && rank < region.num_ranks()) return static_cast<std::size_t>(rank);
-  throw Error(ErrorCode::kInvalidArgument, "transport: rank " + std::to_string(rank) + " of " + name + ", allowed are 0 to " +
+  throw Error(ErrorCode::kInvalidArgument, "transport: rank " + std::to_string(rank) + " of " +
+                                               name + ", allowed are 0 to " +
                                                std::to_string(region.num_ranks() - 1));
 }
 
@@ -26,21 +27,33 @@ void copy_into(std::span<const std::span<std::byte>> targets, std::span<const st
 }  // namespace
 
 RingTransport::Peer::Peer(const Region& region, int self, int other)
-    : rank(other), block(&region.rank(other)),
-      out(region.ring(self, other, kMessages), region.ring_data(self, other, kMessages), region.ring_bytes()),
-      bulk_out(region.ring(self, other, kBulk), region.ring_data(self, other, kBulk), region.ring_bytes()),
-      in(region.ring(other, self, kMessages), region.ring_data(other, self, kMessages), region.ring_bytes()),
-      bulk_in(region.ring(other, self, kBulk), region.ring_data(other, self, kBulk), region.ring_bytes()) {}
+    : rank(other),
+      block(&region.rank(other)),
+      out(region.ring(self, other, kMessages), region.ring_data(self, other, kMessages),
+          region.ring_bytes()),
+      bulk_out(region.ring(self, other, kBulk), region.ring_data(self, other, kBulk),
+               region.ring_bytes()),
+      in(region.ring(other, self, kMessages), region.ring_data(other, self, kMessages),
+         region.ring_bytes()),
+      bulk_in(region.ring(other, self, kBulk), region.ring_data(other, self, kBulk),
+              region.ring_bytes()) {}
 
-RingTransport::RingTransport(std::shared_ptr<Region> region, int rank, const std::string& name, bool multi_process)
-    : region_(std::move(region)), rank_(static_cast<int>(checked_rank(*region_, rank, name))), multi_process_(multi_process),
-      max_piece_(max_piece(region_->ring_bytes())), self_(region_->rank(rank)),
+RingTransport::RingTransport(std::shared_ptr<Region> region, int rank, const std::string& name,
+                             bool multi_process)
+    : region_(std::move(region)),
+      rank_(static_cast<int>(checked_rank(*region_, rank, name))),
+      multi_process_(multi_process),
+      max_piece_(max_piece(region_->ring_bytes())),
+      self_(region_->rank(rank)),
       gone_(static_cast<std::size_t>(region_->num_ranks())) {
-  for (int other = 0; other < region_->num_ranks(); ++other) peers_.emplace_back(*region_, rank, other);
+  for (int other = 0; other < region_->num_ranks(); ++other)
+    peers_.emplace_back(*region_, rank, other);
   RankState expected = RankState::kFree;
   if (!self_.state.compare_exchange_strong(expected, RankState::kOpen)) {
-    throw Error(ErrorCode::kInvalidArgument, "transport: rank " + std::to_string(rank) + " of " + name + " is or was taken by process " +
-                                                 std::to_string(self_.pid.load()) + "; a rank opens once per group");
+    throw Error(ErrorCode::kInvalidArgument, "transport: rank " + std::to_string(rank) + " of " +
+                                                 name + " is or was taken by process " +
+                                                 std::to_string(self_.pid.load()) +
+                                                 "; a rank opens once per group");
   }
   self_.pid.store(static_cast<std::int32_t>(::getpid()));
 }
@@ -49,8 +62,9 @@ RingTransport::~RingTransport() { region_->mark_gone(rank_, RankState::kClosed);
 
 void RingTransport::check_peer(int other, const char* what) const {
   if (other >= 0 && other < num_ranks()) return;
-  throw Error(ErrorCode::kInvalidArgument, "transport: rank " + std::to_string(rank_) + " posts a " + what + " with rank " +
-                                               std::to_string(other) + ", allowed are 0 to " + std::to_string(num_ranks() - 1));
+  throw Error(ErrorCode::kInvalidArgument,
+              "transport: rank " + std::to_string(rank_) + " posts a " + what + " with rank " +
+                  std::to_string(other) + ", allowed are 0 to " + std::to_string(num_ranks() - 1));
 }
 
 RingTransport::OpIndex RingTransport::new_operation(OpKind kind, int other, std::uint64_t tag) {
@@ -104,11 +118,13 @@ void RingTransport::free_operation(OpIndex index) {
   free_.push_back(index);
 }
 
-TransportHandle RingTransport::post_send(int to, std::uint64_t tag, std::span<const std::span<const std::byte>> parts,
+TransportHandle RingTransport::post_send(int to, std::uint64_t tag,
+                                         std::span<const std::span<const std::byte>> parts,
                                          Delivery delivery) {
   check_peer(to, "send");
   const bool eager = delivery == Delivery::kEager;
-  const OpIndex index = new_operation(eager ? OpKind::kSendEager : OpKind::kSendRendezvous, to, tag);
+  const OpIndex index =
+      new_operation(eager ? OpKind::kSendEager : OpKind::kSendRendezvous, to, tag);
   Operation& op = operations_[index];
   op.sources.assign(parts.begin(), parts.end());
   op.total = total_bytes(parts);
@@ -126,11 +142,13 @@ TransportHandle RingTransport::post_send(int to, std::uint64_t tag, std::span<co
   return handle_of(index);
 }
 
-TransportHandle RingTransport::post_recv(int from, std::uint64_t tag, std::span<const std::span<std::byte>> parts,
+TransportHandle RingTransport::post_recv(int from, std::uint64_t tag,
+                                         std::span<const std::span<std::byte>> parts,
                                          Delivery delivery) {
   check_peer(from, "receive");
   const bool eager = delivery == Delivery::kEager;
-  const OpIndex index = new_operation(eager ? OpKind::kRecvEager : OpKind::kRecvRendezvous, from, tag);
+  const OpIndex index =
+      new_operation(eager ? OpKind::kRecvEager : OpKind::kRecvRendezvous, from, tag);
   Operation& op = operations_[index];
   op.targets.assign(parts.begin(), parts.end());
   op.total = total_bytes(parts);
@@ -149,11 +167,13 @@ TransportHandle RingTransport::post_recv(int from, std::uint64_t tag, std::span<
   return handle_of(index);
 }
 
-TransportHandle RingTransport::post_all_gather(std::uint64_t tag, std::span<const std::byte> mine, std::span<std::byte> out) {
+TransportHandle RingTransport::post_all_gather(std::uint64_t tag, std::span<const std::byte> mine,
+                                               std::span<std::byte> out) {
   if (out.size() != mine.size() * peers_.size()) {
-    throw Error(ErrorCode::kInvalidArgument, "transport: rank " + std::to_string(rank_) + " posts an all-gather of " +
-                                                 std::to_string(mine.size()) + " bytes into " + std::to_string(out.size()) +
-                                                 ", expected " + std::to_string(mine.size() * peers_.size()));
+    throw Error(ErrorCode::kInvalidArgument,
+                "transport: rank " + std::to_string(rank_) + " posts an all-gather of " +
+                    std::to_string(mine.size()) + " bytes into " + std::to_string(out.size()) +
+                    ", expected " + std::to_string(mine.size() * peers_.size()));
   }
   const OpIndex index = new_operation(OpKind::kGather, rank_, tag);
   Operation& op = operations_[index];
@@ -187,7 +207,8 @@ TransportHandle RingTransport::post_all_gather(std::uint64_t tag, std::span<cons
 }
 
 // Where the bytes of a peer go. For an all-gather the result lasts until the next call.
-std::span<const std::span<std::byte>> RingTransport::targets_of(const Operation& op, const Peer& from) {
+std::span<const std::span<std::byte>> RingTransport::targets_of(const Operation& op,
+                                                                const Peer& from) {
   if (op.kind != OpKind::kGather) return op.targets;
   slice_ = op.targets.front().subspan(static_cast<std::size_t>(from.rank) * op.total, op.total);
   return {&slice_, 1};
@@ -206,11 +227,14 @@ void RingTransport::adopt_unexpected(OpIndex index, Peer& from) {
     return end_delivery(index, from, bytes.size());
   }
   Incoming& incoming = from.incoming;
-  if (incoming.to != Incoming::To::kHeap || incoming.first.kind != kind || incoming.first.tag != op.tag) return;
+  if (incoming.to != Incoming::To::kHeap || incoming.first.kind != kind ||
+      incoming.first.tag != op.tag)
+    return;
   const std::vector<std::byte> begun = std::move(incoming.heap);
   incoming.heap.clear();
   incoming.op = index;
-  incoming.to = accept(index, from, incoming.first.total) ? Incoming::To::kOperation : Incoming::To::kDropped;
+  incoming.to =
+      accept(index, from, incoming.first.total) ? Incoming::To::kOperation : Incoming::To::kDropped;
   if (incoming.to == Incoming::To::kOperation) copy_into(targets_of(op, from), begun);
 }
 
@@ -253,7 +277,9 @@ void RingTransport::detach(OpIndex index) {
     case OpKind::kRecvRendezvous:
       std::erase(p.rendezvous_recvs, index);
       // A request that has not left yet is simply withdrawn.
-      if (std::erase_if(p.control, [&](const FrameHeader& h) { return h.kind == FrameKind::kRequest && h.serial == op.request; }) == 0) {
+      if (std::erase_if(p.control, [&](const FrameHeader& h) {
+            return h.kind == FrameKind::kRequest && h.serial == op.request;
+          }) == 0) {
         p.control.push_back({op.tag, op.request, 0, 0, 0, FrameKind::kUnrequest});
         push_and_ring(p);
       }
@@ -270,17 +296,21 @@ void RingTransport::detach_gather(OpIndex index) {
   for (Peer& p : peers_) {
     if (!op.contributed[static_cast<std::size_t>(p.rank)]) --p.gathers_missing;
     std::erase_if(p.eager_sends, [&](const Outgoing& message) { return message.op == index; });
-    if (p.incoming.to == Incoming::To::kOperation && p.incoming.op == index) p.incoming.to = Incoming::To::kDropped;
+    if (p.incoming.to == Incoming::To::kOperation && p.incoming.op == index)
+      p.incoming.to = Incoming::To::kDropped;
   }
 }
 
-// A message half arrived in a receive that is given up goes on to the heap, as if the receive had never been posted.
+// A message half arrived in a receive that is given up goes on to the heap, as if the receive had
+// never been posted.
 void RingTransport::keep_partial(Peer& from) {
   Incoming& incoming = from.incoming;
   incoming.to = Incoming::To::kHeap;
   incoming.heap.clear();
-  for_each_piece(std::span<const std::span<std::byte>>(operations_[incoming.op].targets), 0, incoming.received,
-                 [&](std::span<std::byte> piece) { incoming.heap.insert(incoming.heap.end(), piece.begin(), piece.end()); });
+  for_each_piece(std::span<const std::span<std::byte>>(operations_[incoming.op].targets), 0,
+                 incoming.received, [&](std::span<std::byte> piece) {
+                   incoming.heap.insert(incoming.heap.end(), piece.begin(), piece.end());
+                 });
   for (const OpIndex other : from.eager_recvs) {
     if (operations_[other].matched || operations_[other].tag != incoming.first.tag) continue;
     adopt_unexpected(other, from);

@@ -12,7 +12,8 @@ Status RingTransport::wait(std::chrono::steady_clock::time_point deadline) {
     Status result;
     if (settle(result)) return result;
     arm_doorbell(self_.doorbell, rings_to_wait_for());
-    // Work made visible before arming may have rung in vain, and the rings to wait for were counted before: look again.
+    // Work made visible before arming may have rung in vain, and the rings to wait for were counted
+    // before: look again.
     const std::uint64_t moves = moves_;
     const bool settled = settle(result);
     const bool asleep = !settled && moves == moves_ && std::chrono::steady_clock::now() < deadline;
@@ -20,7 +21,8 @@ Status RingTransport::wait(std::chrono::steady_clock::time_point deadline) {
     disarm_doorbell(self_.doorbell);
     if (settled) return result;
     if (!asleep && moves == moves_) {
-      return {ErrorCode::kTimeout, "rank " + std::to_string(rank_) + ": deadline reached, pending with " + pending_ranks(false)};
+      return {ErrorCode::kTimeout, "rank " + std::to_string(rank_) +
+                                       ": deadline reached, pending with " + pending_ranks(false)};
     }
   }
 }
@@ -31,7 +33,8 @@ bool RingTransport::settle(Status& result) {
   // Read first: what a peer sent before it closed is then visible below.
   for (const Peer& p : peers_) {
     const RankState state = p.block->state.load(std::memory_order_acquire);
-    gone_[static_cast<std::size_t>(p.rank)] = state == RankState::kClosed || state == RankState::kLost;
+    gone_[static_cast<std::size_t>(p.rank)] =
+        state == RankState::kClosed || state == RankState::kLost;
   }
   while (progress()) ++moves_;
   if (!failed_.ok()) {
@@ -43,8 +46,11 @@ bool RingTransport::settle(Status& result) {
     ++news_round_;
     return true;
   }
-  const bool lost = std::any_of(peers_.begin(), peers_.end(), [&](const Peer& p) { return waits_in_vain(p); });
-  if (lost) result = {ErrorCode::kPeerLost, "rank " + std::to_string(rank_) + ": lost " + pending_ranks(true)};
+  const bool lost =
+      std::any_of(peers_.begin(), peers_.end(), [&](const Peer& p) { return waits_in_vain(p); });
+  if (lost)
+    result = {ErrorCode::kPeerLost,
+              "rank " + std::to_string(rank_) + ": lost " + pending_ranks(true)};
   return lost;
 }
 
@@ -52,8 +58,8 @@ bool RingTransport::waits_in_vain(const Peer& p) const {
   return gone_[static_cast<std::size_t>(p.rank)] && p.has_pending();
 }
 
-// A number of rings without which the wait cannot be over: an all-gather needs one from each rank that is missing.
-// Whatever needs an answer of this rank rings at once and is not counted.
+// A number of rings without which the wait cannot be over: an all-gather needs one from each rank
+// that is missing. Whatever needs an answer of this rank rings at once and is not counted.
 std::uint32_t RingTransport::rings_to_wait_for() const {
   if (gathers_.empty() || gathers_.size() != num_pending_) return 1;
   int rings = num_ranks();
@@ -65,7 +71,8 @@ std::vector<int> RingTransport::lost_peers() {
   std::vector<int> lost;
   for (const Peer& p : peers_) {
     const RankState state = p.block->state.load(std::memory_order_acquire);
-    if (p.rank != rank_ && (state == RankState::kClosed || state == RankState::kLost)) lost.push_back(p.rank);
+    if (p.rank != rank_ && (state == RankState::kClosed || state == RankState::kLost))
+      lost.push_back(p.rank);
   }
   return lost;
 }
@@ -76,7 +83,8 @@ std::string RingTransport::pending_ranks(bool lost_only) const {
     if (lost_only ? !waits_in_vain(p) : !p.has_pending()) continue;
     names += (names.empty() ? "rank " : ", rank ") + std::to_string(p.rank);
     if (!lost_only) continue;
-    names += p.block->state.load(std::memory_order_acquire) == RankState::kClosed ? " (closed)" : " (died)";
+    names += p.block->state.load(std::memory_order_acquire) == RankState::kClosed ? " (closed)"
+                                                                                  : " (died)";
   }
   return names.empty() ? "no rank" : names;
 }

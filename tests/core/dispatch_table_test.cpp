@@ -20,9 +20,11 @@ ClusterShape shape_of(int experts, int ranks, int slots) {
   return ClusterShape(options);
 }
 
-std::vector<std::int32_t> table(const std::vector<std::int32_t>& slots, const std::vector<std::uint32_t>& shares,
-                                const ClusterShape& shape, int rank) {
-  std::vector<std::int32_t> out(static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries);
+std::vector<std::int32_t> table(const std::vector<std::int32_t>& slots,
+                                const std::vector<std::uint32_t>& shares, const ClusterShape& shape,
+                                int rank) {
+  std::vector<std::int32_t> out(static_cast<std::size_t>(shape.num_logical_experts()) *
+                                kDispatchEntries);
   build_dispatch_table(slots, shares, shape, rank, out);
   return out;
 }
@@ -77,7 +79,8 @@ RC_GTEST_PROP(DispatchTableProperty, EntriesNameSlotsOfTheExpertInProportion, ()
   for (int expert = 0; expert < experts; ++expert) {
     std::vector<int> count(slots.size(), 0);
     for (int i = 0; i < kDispatchEntries; ++i) {
-      const auto slot = static_cast<std::size_t>(entries[static_cast<std::size_t>(expert * kDispatchEntries + i)]);
+      const auto slot = static_cast<std::size_t>(
+          entries[static_cast<std::size_t>(expert * kDispatchEntries + i)]);
       RC_ASSERT(slots[slot] == expert);
       ++count[slot];
     }

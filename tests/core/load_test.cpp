@@ -23,7 +23,8 @@ TEST(RankLoad, SplitsAnExpertsLoadOverItsSlotsByShare) {
   const std::vector<std::int32_t> slots{0, 1, 0, 2};
   const std::vector<std::int64_t> load{100, 10, 30};
   EXPECT_THAT(rank_load(two_ranks(), slots, {}, load), testing::ElementsAre(60.0, 80.0));
-  const std::vector<std::uint32_t> shares{kShareUnit / 4 * 3, kShareUnit, kShareUnit / 4, kShareUnit};
+  const std::vector<std::uint32_t> shares{kShareUnit / 4 * 3, kShareUnit, kShareUnit / 4,
+                                          kShareUnit};
   EXPECT_THAT(rank_load(two_ranks(), slots, shares, load), testing::ElementsAre(85.0, 55.0));
 }
 

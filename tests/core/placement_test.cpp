@@ -30,7 +30,8 @@ TEST(Placement, DerivedMapsFollowTheSlots) {
   EXPECT_THAT(replica_count(slots, 4), ElementsAre(2, 1, 2, 1));
   EXPECT_THAT(expert_map(slots, shape, 0), ElementsAre(0, 1, -1, -1));
   EXPECT_THAT(expert_map(slots, shape, 2), ElementsAre(-1, -1, 1, 0));
-  // Own slot first, then the node, then anywhere: expert 2 of rank 0 goes to slot 2 (its node), not slot 5.
+  // Own slot first, then the node, then anywhere: expert 2 of rank 0 goes to slot 2 (its node), not
+  // slot 5.
   EXPECT_THAT(log2phy(slots, shape, 0), ElementsAre(0, 1, 2, 4));
   EXPECT_THAT(log2phy(slots, shape, 2), ElementsAre(0, 1, 5, 4));
 }
@@ -46,9 +47,11 @@ TEST(Placement, CountsMovesOncePerRankAndExpert) {
   const ClusterShape shape = small_shape();
   const std::vector<std::int32_t> before{0, 1, 2, 0, 3, 2};
   EXPECT_EQ(count_moves(before, before, shape), 0);
-  EXPECT_EQ(count_moves(before, std::vector<std::int32_t>{1, 0, 2, 0, 3, 2}, shape), 0) << "a permutation inside a rank";
+  EXPECT_EQ(count_moves(before, std::vector<std::int32_t>{1, 0, 2, 0, 3, 2}, shape), 0)
+      << "a permutation inside a rank";
   EXPECT_EQ(count_moves(before, std::vector<std::int32_t>{0, 3, 2, 1, 3, 2}, shape), 2);
-  EXPECT_EQ(count_moves(before, std::vector<std::int32_t>{3, 3, 2, 0, 1, 2}, shape), 2) << "a duplicate is not sent twice";
+  EXPECT_EQ(count_moves(before, std::vector<std::int32_t>{3, 3, 2, 0, 1, 2}, shape), 2)
+      << "a duplicate is not sent twice";
 }
 
 TEST(Placement, ValidateNamesLayerSlotAndExpert) {
@@ -60,7 +63,8 @@ TEST(Placement, ValidateNamesLayerSlotAndExpert) {
     validate(placement, shape);
     FAIL();
   } catch (const Error& error) {
-    EXPECT_THAT(error.what(), testing::AllOf(testing::HasSubstr("slot 3"), testing::HasSubstr("expert 9")));
+    EXPECT_THAT(error.what(),
+                testing::AllOf(testing::HasSubstr("slot 3"), testing::HasSubstr("expert 9")));
   }
   std::fill(placement.layer(0).begin(), placement.layer(0).end(), 0);
   EXPECT_FALSE(is_valid_layer(placement.layer(0), shape));
@@ -72,7 +76,8 @@ RC_GTEST_PROP(PlacementProperty, InitialIsLegalAndWithoutAvoidableDuplicates, ()
   options.num_moe_layers = *rc::gen::inRange(1, 4);
   options.num_ranks = *rc::gen::inRange(1, 20);
   options.num_logical_experts = *rc::gen::inRange(1, 80);
-  options.num_slots = std::max(options.num_ranks, options.num_logical_experts) + *rc::gen::inRange(0, 40);
+  options.num_slots =
+      std::max(options.num_ranks, options.num_logical_experts) + *rc::gen::inRange(0, 40);
   const ClusterShape shape(options);
   const Placement placement = Placement::initial(shape);
   validate(placement, shape);

@@ -25,12 +25,14 @@ ServeOptions balanced_run(const Case& c) {
   options.balancer.rebalance_interval = 3;
   options.balancer.window_assignments = 256;
   options.balancer.min_gain = 0.0;
-  options.balancer.staging_bytes = std::size_t{6} << 16;  // about ten experts: layers are committed in units
+  options.balancer.staging_bytes = std::size_t{6}
+                                   << 16;  // about ten experts: layers are committed in units
   return options;
 }
 
 const Outputs& reference() {
-  static const Outputs outputs = local_outputs(balanced_run({"", "static", InstallMode::kSwap, 1, TransportKind::kThread}));
+  static const Outputs outputs =
+      local_outputs(balanced_run({"", "static", InstallMode::kSwap, 1, TransportKind::kThread}));
   return outputs;
 }
 
@@ -41,33 +43,37 @@ TEST_P(BalancedServe, KeepsOutputsAndSlotBytesThroughEveryCommit) {
   EXPECT_EQ(run.outputs, reference());
   EXPECT_TRUE(run.healthy) << run.health_reason;
   EXPECT_GT(run.commits.size(), 0U) << "the run was to be disturbed by commits";
-  EXPECT_EQ(run.verified_commits, run.commits.size() * static_cast<std::size_t>(GetParam().num_ranks));
+  EXPECT_EQ(run.verified_commits,
+            run.commits.size() * static_cast<std::size_t>(GetParam().num_ranks));
   EXPECT_EQ(run.waits.for_plans, 0U);
   EXPECT_EQ(run.waits.for_copies, 0U);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Policies, BalancedServe,
-    ::testing::Values(Case{"stress_swap_thread_3", "stress", InstallMode::kSwap, 3, TransportKind::kThread},
-                      Case{"stress_copy_thread_3", "stress", InstallMode::kCopy, 3, TransportKind::kThread},
-                      Case{"stress_swap_shm_8", "stress", InstallMode::kSwap, 8, TransportKind::kShm},
-                      Case{"stress_copy_shm_8", "stress", InstallMode::kCopy, 8, TransportKind::kShm},
-                      Case{"stress_swap_thread_16", "stress", InstallMode::kSwap, 16, TransportKind::kThread},
-                      Case{"eplb_swap_shm_8", "eplb", InstallMode::kSwap, 8, TransportKind::kShm},
-                      Case{"eplb_copy_thread_2", "eplb", InstallMode::kCopy, 2, TransportKind::kThread},
-                      Case{"swift_swap_shm_8", "swift", InstallMode::kSwap, 8, TransportKind::kShm},
-                      Case{"swift_copy_shm_3", "swift", InstallMode::kCopy, 3, TransportKind::kShm}),
+    ::testing::Values(
+        Case{"stress_swap_thread_3", "stress", InstallMode::kSwap, 3, TransportKind::kThread},
+        Case{"stress_copy_thread_3", "stress", InstallMode::kCopy, 3, TransportKind::kThread},
+        Case{"stress_swap_shm_8", "stress", InstallMode::kSwap, 8, TransportKind::kShm},
+        Case{"stress_copy_shm_8", "stress", InstallMode::kCopy, 8, TransportKind::kShm},
+        Case{"stress_swap_thread_16", "stress", InstallMode::kSwap, 16, TransportKind::kThread},
+        Case{"eplb_swap_shm_8", "eplb", InstallMode::kSwap, 8, TransportKind::kShm},
+        Case{"eplb_copy_thread_2", "eplb", InstallMode::kCopy, 2, TransportKind::kThread},
+        Case{"swift_swap_shm_8", "swift", InstallMode::kSwap, 8, TransportKind::kShm},
+        Case{"swift_copy_shm_3", "swift", InstallMode::kCopy, 3, TransportKind::kShm}),
     [](const auto& param) { return param.param.name; });
 
 TEST(BalancedServeStatic, NeverMoves) {
-  const RunRecord run = serve(balanced_run({"", "static", InstallMode::kSwap, 3, TransportKind::kThread}));
+  const RunRecord run =
+      serve(balanced_run({"", "static", InstallMode::kSwap, 3, TransportKind::kThread}));
   EXPECT_TRUE(run.commits.empty());
   EXPECT_EQ(run.outputs, reference());
 }
 
 TEST(BalancedServeOneRank, NeverMovesAnExpert) {
   for (const char* policy : {"eplb", "swift"}) {
-    const RunRecord run = serve(balanced_run({"", policy, InstallMode::kSwap, 1, TransportKind::kThread}));
+    const RunRecord run =
+        serve(balanced_run({"", policy, InstallMode::kSwap, 1, TransportKind::kThread}));
     for (const CommitRecord& commit : run.commits) EXPECT_EQ(commit.moves, 0) << policy;
     EXPECT_EQ(run.outputs, reference());
   }

@@ -40,7 +40,8 @@ std::vector<pid_t> children() {
     std::string line;
     if (!std::getline(file, line)) continue;
     const auto fields = line.substr(line.rfind(')') + 2);  // "S ppid ..."
-    if (std::stol(fields.substr(2)) == getpid()) pids.push_back(static_cast<pid_t>(std::stol(line)));
+    if (std::stol(fields.substr(2)) == getpid())
+      pids.push_back(static_cast<pid_t>(std::stol(line)));
   }
   std::sort(pids.begin(), pids.end());
   return pids;
@@ -50,7 +51,8 @@ void expect_nothing_left() {
   EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
   EXPECT_EQ(errno, ECHILD);
   for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
-    EXPECT_THAT(entry.path().filename().string(), Not(HasSubstr("swiftbalancer." + std::to_string(getpid()) + ".")));
+    EXPECT_THAT(entry.path().filename().string(),
+                Not(HasSubstr("swiftbalancer." + std::to_string(getpid()) + ".")));
   }
 }
 
@@ -123,11 +125,14 @@ TEST(FailedRun, RefusesBadCounts) {
     return error_of(options, ErrorCode::kInvalidArgument);
   };
   EXPECT_THAT(with([](ServeOptions& o) { o.num_ranks = 0; }), HasSubstr("num_ranks is 0"));
-  EXPECT_THAT(with([](ServeOptions& o) { o.num_redundant_experts = -1; }), HasSubstr("num_redundant_experts is -1"));
-  EXPECT_THAT(with([](ServeOptions& o) { o.max_batch_tokens = 0; }), HasSubstr("max_batch_tokens is 0"));
+  EXPECT_THAT(with([](ServeOptions& o) { o.num_redundant_experts = -1; }),
+              HasSubstr("num_redundant_experts is -1"));
+  EXPECT_THAT(with([](ServeOptions& o) { o.max_batch_tokens = 0; }),
+              HasSubstr("max_batch_tokens is 0"));
   EXPECT_THAT(with([](ServeOptions& o) { o.token_scale = 0; }), HasSubstr("token_scale is 0"));
   EXPECT_THAT(with([](ServeOptions& o) { o.balancer.policy = "magic"; }), HasSubstr("magic"));
-  EXPECT_THAT(with([](ServeOptions& o) { o.device = DeviceKind::kTimed; }), HasSubstr("hardware profile"));
+  EXPECT_THAT(with([](ServeOptions& o) { o.device = DeviceKind::kTimed; }),
+              HasSubstr("hardware profile"));
 }
 
 TEST(FailedRun, SaysABadBalancerValueWithoutNamingARank) {

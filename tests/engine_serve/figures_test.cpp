@@ -11,7 +11,8 @@
 namespace swiftbalancer::engine::testing {
 namespace {
 
-// One layer, 4 experts on 2 ranks without spare slots, top-1, 10 tokens a step: rank 0 receives 8 until step 40, then 5.
+// One layer, 4 experts on 2 ranks without spare slots, top-1, 10 tokens a step: rank 0 receives 8
+// until step 40, then 5.
 RunRecord run_of(const std::string& policy, bool answered) {
   RunRecord run;
   run.policy = policy;
@@ -28,7 +29,8 @@ RunRecord run_of(const std::string& policy, bool answered) {
   for (std::uint64_t step = 1; step <= run.steps; ++step) {
     const std::uint32_t hot = answered && step > 40 ? 5 : 8;
     run.step_tokens.push_back(10);
-    for (const std::uint32_t tokens : {hot - 1, 1U, 10 - hot, 0U}) run.slot_tokens.push_back(tokens);
+    for (const std::uint32_t tokens : {hot - 1, 1U, 10 - hot, 0U})
+      run.slot_tokens.push_back(tokens);
     for (const std::uint32_t tokens : {4U, 4U, 1U, 1U}) run.expert_tokens.push_back(tokens);
     run.tokens += 10;
   }
@@ -46,7 +48,8 @@ TEST(Figures, GroupStepsIntoWindowsAndLeaveOutTheUnsettledOnes) {
   std::vector<bool> settled;
   for (const Window& window : c.windows) settled.push_back(window.settled);
   // The switch at step 31 lies in window 6.
-  EXPECT_THAT(settled, ::testing::ElementsAre(false, false, true, true, true, true, false, false, true, true, true, true));
+  EXPECT_THAT(settled, ::testing::ElementsAre(false, false, true, true, true, true, false, false,
+                                              true, true, true, true));
 }
 
 TEST(Figures, CompareRunsWithEachOtherAndWithHindsight) {
@@ -98,7 +101,9 @@ TEST(Figures, AreNotANumberWithoutAWindow) {
 TEST(RunJson, HoldsTheRunsFiguresAndNullWhereThereIsNone) {
   std::vector<RunRecord> runs{run_of("static", false), run_of("swift", true)};
   runs[1].generations = {{36, 38, 0, "", 2, 200, 1.6, 1.0}};
-  const std::string text = run_json(runs, compare(runs, 45), {"0.1.0", "2026-11-24T03:00:00Z", "swiftbalancer serve", "{\"seed\": 1}"});
+  const std::string text =
+      run_json(runs, compare(runs, 45),
+               {"0.1.0", "2026-11-24T03:00:00Z", "swiftbalancer serve", "{\"seed\": 1}"});
   const auto json = nlohmann::json::parse(text);
   EXPECT_EQ(json["format"], "swiftbalancer.run");
   EXPECT_EQ(json["config"]["seed"], 1);

@@ -29,10 +29,14 @@ TEST_P(ServeOutputs, EqualAPlainLocalForward) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, ServeOutputs,
-                         ::testing::Values(Case{"thread_1", 1, TransportKind::kThread}, Case{"thread_2", 2, TransportKind::kThread},
-                                           Case{"thread_3", 3, TransportKind::kThread}, Case{"thread_16", 16, TransportKind::kThread},
-                                           Case{"shm_1", 1, TransportKind::kShm}, Case{"shm_2", 2, TransportKind::kShm},
-                                           Case{"shm_3", 3, TransportKind::kShm}, Case{"shm_16", 16, TransportKind::kShm}),
+                         ::testing::Values(Case{"thread_1", 1, TransportKind::kThread},
+                                           Case{"thread_2", 2, TransportKind::kThread},
+                                           Case{"thread_3", 3, TransportKind::kThread},
+                                           Case{"thread_16", 16, TransportKind::kThread},
+                                           Case{"shm_1", 1, TransportKind::kShm},
+                                           Case{"shm_2", 2, TransportKind::kShm},
+                                           Case{"shm_3", 3, TransportKind::kShm},
+                                           Case{"shm_16", 16, TransportKind::kShm}),
                          [](const auto& param) { return param.param.name; });
 
 TEST(ServeOutputsDigest, DependsOnOutputsOnly) {

@@ -106,8 +106,10 @@ TEST(Merge, AddsUpWhatTheRanksSaw) {
 
 TEST(Merge, ReadsCountsUnderThePlacementOfTheirStep) {
   auto parts = ranks();
-  for (RankRecord& rank : parts) rank.commits = {{2, 1, 0, 0, 2, 0, {1, 0}}};  // exchanged from step 2 on
-  EXPECT_THAT(merge_error(parts), HasSubstr("step 2, layer 0: tokens recorded are not those routed"));
+  for (RankRecord& rank : parts)
+    rank.commits = {{2, 1, 0, 0, 2, 0, {1, 0}}};  // exchanged from step 2 on
+  EXPECT_THAT(merge_error(parts),
+              HasSubstr("step 2, layer 0: tokens recorded are not those routed"));
   std::swap(parts[0].slot_tokens[1], parts[1].slot_tokens[1]);
   EXPECT_EQ(merge_error(parts), "");
 }

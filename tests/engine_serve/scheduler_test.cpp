@@ -13,7 +13,9 @@ class SchedulerTest : public ::testing::Test {
  protected:
   // Plays the forward pass: grows no cache, the hidden rows are zero.
   void finish(Scheduler& scheduler, const Batch& batch) {
-    hidden_.assign(static_cast<std::size_t>(batch.num_tokens()) * static_cast<std::size_t>(model_->info().hidden_size), 0.0F);
+    hidden_.assign(static_cast<std::size_t>(batch.num_tokens()) *
+                       static_cast<std::size_t>(model_->info().hidden_size),
+                   0.0F);
     scheduler.finish(hidden_);
   }
   std::unique_ptr<Model> model_ = load_model(small_run(1).model);
@@ -39,7 +41,8 @@ TEST_F(SchedulerTest, RunsEveryTokenOnceWithinItsRoomAndEndsWithAllAnswered) {
   }
   std::int64_t prompts = 0, outputs = 0;
   std::vector<int> answered;
-  for (const Request& request : traffic_.requests) prompts += request.id % 2 == 1 ? static_cast<std::int64_t>(request.prompt.size()) : 0;
+  for (const Request& request : traffic_.requests)
+    prompts += request.id % 2 == 1 ? static_cast<std::int64_t>(request.prompt.size()) : 0;
   for (const Output& output : scheduler.outputs()) {
     EXPECT_EQ(output.request % 2, 1);
     answered.push_back(output.request);

@@ -6,7 +6,8 @@ namespace swiftbalancer::engine::testing {
 namespace {
 
 // Runs tokens through all layers; returns the last row.
-std::vector<float> forward(const Model& model, std::span<const std::int32_t> tokens, KvCache& cache, int first_position) {
+std::vector<float> forward(const Model& model, std::span<const std::int32_t> tokens, KvCache& cache,
+                           int first_position) {
   const auto width = static_cast<std::size_t>(model.info().hidden_size);
   const auto top_k = static_cast<std::size_t>(model.info().top_k);
   std::vector<float> hidden(tokens.size() * width);
@@ -19,8 +20,10 @@ std::vector<float> forward(const Model& model, std::span<const std::int32_t> tok
     std::vector<const float*> rows;
     for (std::size_t i = 0; i < tokens.size() * top_k; ++i) {
       std::vector<const std::byte*> parts;
-      for (const auto& part : model.expert_parts(layer, routing.topk_ids[i])) parts.push_back(part.data());
-      const auto input = std::span<const float>(routing.expert_input).subspan(i / top_k * width, width);
+      for (const auto& part : model.expert_parts(layer, routing.topk_ids[i]))
+        parts.push_back(part.data());
+      const auto input =
+          std::span<const float>(routing.expert_input).subspan(i / top_k * width, width);
       model.run_expert(parts, input, 1, std::span<float>(results).subspan(i * width, width));
       rows.push_back(results.data() + i * width);
     }
@@ -46,7 +49,9 @@ Outputs local_outputs(const ServeOptions& options) {
       position += static_cast<int>(next.size());
       model->logits(last, logits);
       output.push_back(choose_token(logits, options.traffic, request.id, position));
-      if (static_cast<int>(output.size()) == request.max_output_tokens || output.back() == model->info().end_of_text) break;
+      if (static_cast<int>(output.size()) == request.max_output_tokens ||
+          output.back() == model->info().end_of_text)
+        break;
       next.assign(1, output.back());
     }
     outputs.push_back(output);

@@ -1,5 +1,6 @@
 #pragma once
-// Small runs of the shipped checkpoint for the tests of serving, and the plain local forward they are compared with.
+// Small runs of the shipped checkpoint for the tests of serving, and the plain local forward they
+// are compared with.
 
 #include <cstdint>
 #include <string>
@@ -9,7 +10,9 @@
 
 namespace swiftbalancer::engine::testing {
 
-inline std::string data(const std::string& path) { return std::string(SWIFTBALANCER_SOURCE_DIR) + "/data/" + path; }
+inline std::string data(const std::string& path) {
+  return std::string(SWIFTBALANCER_SOURCE_DIR) + "/data/" + path;
+}
 
 /// A few dozen short requests of three domains, threads, no balancing.
 inline ServeOptions small_run(int num_ranks) {
@@ -34,7 +37,8 @@ inline ServeOptions small_run(int num_ranks) {
 
 using Outputs = std::vector<std::vector<std::int32_t>>;
 
-/// Answers every request alone: whole prompt at once, experts straight from the checkpoint, no exchange, no placement.
+/// Answers every request alone: whole prompt at once, experts straight from the checkpoint, no
+/// exchange, no placement.
 Outputs local_outputs(const ServeOptions& options);
 
 }  // namespace swiftbalancer::engine::testing

@@ -74,7 +74,8 @@ TEST(Traffic, ContentDependsOnSeedIdAndDomainOnly) {
   fewer.num_requests = 5;
   fewer.arrivals_per_step = 1;
   const Traffic a = make_traffic(more, model_info()), b = make_traffic(fewer, model_info());
-  for (std::size_t i = 0; i < b.requests.size(); ++i) EXPECT_EQ(text(a.requests[i]), text(b.requests[i]));
+  for (std::size_t i = 0; i < b.requests.size(); ++i)
+    EXPECT_EQ(text(a.requests[i]), text(b.requests[i]));
   more.seed += 1;
   EXPECT_NE(text(make_traffic(more, model_info()).requests[0]), text(a.requests[0]));
   EXPECT_NE(text(a.requests[0]), text(a.requests[1]));
@@ -94,15 +95,19 @@ TEST(Traffic, RefusesWhatItCannotServe) {
     change(o);
     return error_of(o, code);
   };
-  EXPECT_THAT(with([](auto& o) { o.domains = {"klingon"}; }), HasSubstr("it has c_headers, english"));
+  EXPECT_THAT(with([](auto& o) { o.domains = {"klingon"}; }),
+              HasSubstr("it has c_headers, english"));
   EXPECT_THAT(with([](auto& o) { o.domains.clear(); }), HasSubstr("domains is empty"));
   EXPECT_THAT(with([](auto& o) { o.arrivals_per_step = 0; }), HasSubstr("arrivals_per_step"));
-  EXPECT_THAT(with([](auto& o) { o.steps_per_segment = -3; }), HasSubstr("steps_per_segment is -3"));
+  EXPECT_THAT(with([](auto& o) { o.steps_per_segment = -3; }),
+              HasSubstr("steps_per_segment is -3"));
   EXPECT_THAT(with([](auto& o) { o.num_requests = -1; }), HasSubstr("num_requests is -1"));
   EXPECT_THAT(with([](auto& o) { o.min_prompt_tokens = 0; }), HasSubstr("prompt tokens from 0"));
-  EXPECT_THAT(with([](auto& o) { o.max_output_tokens = 1; }), HasSubstr("output tokens from 2 to 1"));
+  EXPECT_THAT(with([](auto& o) { o.max_output_tokens = 1; }),
+              HasSubstr("output tokens from 2 to 1"));
   EXPECT_THAT(with([](auto& o) { o.max_prompt_tokens = 1020; }), HasSubstr("1024 positions"));
-  EXPECT_THAT(with([](auto& o) { o.prompts_file = "/nowhere.json"; }, ErrorCode::kIo), HasSubstr("/nowhere.json"));
+  EXPECT_THAT(with([](auto& o) { o.prompts_file = "/nowhere.json"; }, ErrorCode::kIo),
+              HasSubstr("/nowhere.json"));
 }
 
 TEST(Traffic, RefusesAFileThatHoldsNoPrompts) {

@@ -15,7 +15,9 @@ using Clocks = std::vector<std::int64_t>;
 class TimedDeviceCharges : public ::testing::Test {
  protected:
   TimedDevice device(int rank = 0) { return device_with(options_for(shape_), rank); }
-  TimedDevice device_with(const TimedDeviceOptions& options, int rank = 0) { return {round_profile(), shape_, rank, options}; }
+  TimedDevice device_with(const TimedDeviceOptions& options, int rank = 0) {
+    return {round_profile(), shape_, rank, options};
+  }
 
   ClusterShape shape_ = even_shape(2);
 };
@@ -85,7 +87,8 @@ TEST_F(TimedDeviceCharges, RowsOfOtherNodesGoOverTheNodeLinkBesideTheLink) {
   TimedDevice far = device();
   EXPECT_EQ(far.dispatch(Rows{9, 5, 2, 1}, Rows{9, 0, 0, 0}), 670);  // 70 + max(5 * 20, 3 * 200)
   TimedDevice near = device();
-  EXPECT_EQ(near.dispatch(Rows{9, 50, 2, 1}, Rows{9, 0, 0, 0}), 1070);  // 70 + max(50 * 20, 3 * 200)
+  EXPECT_EQ(near.dispatch(Rows{9, 50, 2, 1}, Rows{9, 0, 0, 0}),
+            1070);  // 70 + max(50 * 20, 3 * 200)
 }
 
 TEST_F(TimedDeviceCharges, OneRankHasNoLinkNoBarrierAndNoPackets) {
@@ -134,12 +137,13 @@ TEST_F(TimedDeviceCharges, AStepBeginsAtTheLatestClockPlusTheAgreement) {
 // Packets of step s: 7 + (2 - 1) * 100 bytes * 10 ns after the last rank ended s.
 TEST_F(TimedDeviceCharges, AStepWaitsForThePacketsOfPacketLagStepsBefore) {
   TimedDevice timed = device();
-  EXPECT_EQ(timed.begin_step(1, Clocks{0, 0}), 0);       // 11
-  EXPECT_EQ(timed.begin_step(2, Clocks{11, 500}), 0);    // no set is due before step 3; 511
-  EXPECT_EQ(timed.begin_step(3, Clocks{511, 700}), 796); // set 1 left at 500, is here at 1507; otherwise 711
+  EXPECT_EQ(timed.begin_step(1, Clocks{0, 0}), 0);     // 11
+  EXPECT_EQ(timed.begin_step(2, Clocks{11, 500}), 0);  // no set is due before step 3; 511
+  EXPECT_EQ(timed.begin_step(3, Clocks{511, 700}),
+            796);  // set 1 left at 500, is here at 1507; otherwise 711
   EXPECT_EQ(timed.now_ns(), 1507);
   EXPECT_EQ(timed.terms().at("packet_stall"), 796);
-  EXPECT_EQ(timed.begin_step(4, Clocks{1507, 9000}), 0); // set 2 left at 700
+  EXPECT_EQ(timed.begin_step(4, Clocks{1507, 9000}), 0);  // set 2 left at 700
   EXPECT_EQ(timed.visible().observed_step, 2U);
 }
 
@@ -177,8 +181,9 @@ TEST_F(TimedDeviceCharges, TermsAddUpToTheClock) {
   timed.combine(Rows{1, 4}, Rows{1, 2});
   timed.head(3);
   timed.balancer_calls(1);
-  const auto sum = std::accumulate(timed.terms().begin(), timed.terms().end(), std::int64_t{0},
-                                   [](std::int64_t total, const auto& term) { return total + term.second; });
+  const auto sum =
+      std::accumulate(timed.terms().begin(), timed.terms().end(), std::int64_t{0},
+                      [](std::int64_t total, const auto& term) { return total + term.second; });
   EXPECT_EQ(sum, timed.now_ns());
   EXPECT_EQ(timed.terms().size(), 12U);
 }
@@ -201,8 +206,11 @@ TEST_F(TimedDeviceCharges, OptionsOutOfRangeAreRefused) {
   EXPECT_THROW(device_with(broken([](auto& options) { options.token_scale = 0; })), Error);
   EXPECT_THROW(device_with(broken([](auto& options) { options.packet_lag = 0; })), Error);
   EXPECT_THROW(device_with(broken([](auto& options) { options.packet_interval = 0; })), Error);
-  EXPECT_THROW(device_with(broken([](auto& options) { options.staging_capacity_per_rank = {1}; })), Error);
-  EXPECT_THROW(device_with(broken([](auto& options) { options.staging_capacity_per_rank = {1, 0}; })), Error);
+  EXPECT_THROW(device_with(broken([](auto& options) { options.staging_capacity_per_rank = {1}; })),
+               Error);
+  EXPECT_THROW(
+      device_with(broken([](auto& options) { options.staging_capacity_per_rank = {1, 0}; })),
+      Error);
   EXPECT_THROW(device_with(options_for(shape_), 2), Error);
   try {
     device_with(broken([](auto& options) { options.policy = "best"; }));

@@ -13,14 +13,16 @@ using enum BalancerEventKind;
 using Events = std::vector<BalancerEvent>;
 using Rows = std::vector<int>;
 
-// Two ranks; every step begins with both at the same clock. A step begins 11 ns later (agreement); its call costs 13 ns.
+// Two ranks; every step begins with both at the same clock. A step begins 11 ns later (agreement);
+// its call costs 13 ns.
 class TimedDeviceCopies : public ::testing::Test {
  protected:
   TimedDeviceCopies() { start(options_for(shape_)); }
 
   void start(const TimedDeviceOptions& options) {
     devices_.clear();
-    for (int rank = 0; rank < 2; ++rank) devices_.push_back(std::make_unique<TimedDevice>(round_profile(), shape_, rank, options));
+    for (int rank = 0; rank < 2; ++rank)
+      devices_.push_back(std::make_unique<TimedDevice>(round_profile(), shape_, rank, options));
     step_ = 0;
   }
   /// Both ranks begin the next step when the later of them is ready, and see these events.
@@ -114,7 +116,8 @@ TEST_F(TimedDeviceCopies, BetweenNodesTheNodeLinkCarriesTheCopy) {
 TEST_F(TimedDeviceCopies, ACopyUnderWaySlowsTheDirectionThatItUses) {
   const MigrationPlan plan = plan_of({{copy_between(shape_, 0, 1)}});
   step({event(kAdopted, &plan)});
-  device(0).dispatch(Rows{0, 30}, Rows{0, 0});  // 600 ns alone, 800 ns on three quarters of the link
+  device(0).dispatch(Rows{0, 30},
+                     Rows{0, 0});  // 600 ns alone, 800 ns on three quarters of the link
   EXPECT_EQ(device(0).terms().at("dispatch"), 607);
   EXPECT_EQ(device(0).terms().at("copy_slowdown"), 200);
   device(0).combine(Rows{0, 0}, Rows{0, 30});  // the other direction is free
@@ -140,7 +143,8 @@ TEST_F(TimedDeviceCopies, CopiesWithinARankDoNotSlowTheLink) {
 
 TEST_F(TimedDeviceCopies, FewBuffersMakeLaterUnitsWaitForCommits) {
   start(options_for(shape_, 1));
-  const MigrationPlan plan = plan_of({{copy_between(shape_, 0, 1, 0)}, {copy_between(shape_, 0, 1, 1)}});
+  const MigrationPlan plan =
+      plan_of({{copy_between(shape_, 0, 1, 0)}, {copy_between(shape_, 0, 1, 1)}});
   step({event(kAdopted, &plan)});
   wait_until(started_ + 3 * kLinkCopyNs);
   EXPECT_EQ(cursor(1), 1U);
@@ -152,7 +156,8 @@ TEST_F(TimedDeviceCopies, FewBuffersMakeLaterUnitsWaitForCommits) {
 }
 
 TEST_F(TimedDeviceCopies, ADropLetsTheNextCopyStartAtOnce) {
-  const MigrationPlan plan = plan_of({{copy_between(shape_, 0, 1, 0)}, {copy_between(shape_, 0, 1, 1)}});
+  const MigrationPlan plan =
+      plan_of({{copy_between(shape_, 0, 1, 0)}, {copy_between(shape_, 0, 1, 1)}});
   step({event(kAdopted, &plan)});
   step({event(kDropped, &plan, 0)});
   wait_until(started_ + kLinkCopyNs - 1);
@@ -163,9 +168,11 @@ TEST_F(TimedDeviceCopies, ADropLetsTheNextCopyStartAtOnce) {
 
 TEST_F(TimedDeviceCopies, ASupersedingPlanStartsAfresh) {
   const MigrationPlan old_plan = plan_of({{copy_between(shape_, 0, 1, 0)}});
-  const MigrationPlan plan = plan_of({{copy_between(shape_, 0, 1, 1)}, {copy_between(shape_, 0, 1, 2)}});
+  const MigrationPlan plan =
+      plan_of({{copy_between(shape_, 0, 1, 1)}, {copy_between(shape_, 0, 1, 2)}});
   step({event(kAdopted, &old_plan)});
-  step({event(kDropped, &old_plan, 0), event(kRetired), event(kAdopted, &plan), event(kDropped, &plan, 0)});
+  step({event(kDropped, &old_plan, 0), event(kRetired), event(kAdopted, &plan),
+        event(kDropped, &plan, 0)});
   wait_until(started_ + kLinkCopyNs - 1);
   EXPECT_EQ(cursor(1), 1U);
   wait_until(started_ + kLinkCopyNs);
@@ -176,11 +183,12 @@ TEST_F(TimedDeviceCopies, ASwapInstallCostsAFixedTimePerExpertReceivedHere) {
   TimedDeviceOptions options = options_for(shape_);
   options.packet_lag = 8;  // no stall for packets in between
   start(options);
-  const MigrationPlan plan = plan_of({{copy_between(shape_, 0, 1, 0), copy_between(shape_, 0, 1, 1)}});
+  const MigrationPlan plan =
+      plan_of({{copy_between(shape_, 0, 1, 0), copy_between(shape_, 0, 1, 1)}});
   step({event(kAdopted, &plan)});
   wait_until(started_ + 2 * kLinkCopyNs);
   step({event(kCommitted, &plan, 0), event(kRetired)});
-  EXPECT_EQ(device(0).terms().at("install"), 23);           // tables alone
+  EXPECT_EQ(device(0).terms().at("install"), 23);  // tables alone
   EXPECT_EQ(device(1).terms().at("install"), 23 + 2 * 19);
   EXPECT_EQ(device(1).now_ns() - device(0).now_ns(), 2 * 19);
   const std::int64_t latest = device(1).now_ns();
@@ -192,7 +200,8 @@ TEST_F(TimedDeviceCopies, ACopyInstallReadsAndWritesEveryExpertReceived) {
   TimedDeviceOptions options = options_for(shape_);
   options.install_mode = InstallMode::kCopy;
   start(options);
-  const MigrationPlan plan = plan_of({{copy_between(shape_, 0, 1, 0), copy_between(shape_, 0, 1, 1)}});
+  const MigrationPlan plan =
+      plan_of({{copy_between(shape_, 0, 1, 0), copy_between(shape_, 0, 1, 1)}});
   step({event(kAdopted, &plan)});
   wait_until(started_ + 2 * kLinkCopyNs);
   step({event(kCommitted, &plan, 0), event(kRetired)});
@@ -205,20 +214,24 @@ TEST_F(TimedDeviceCopies, SameInputsGiveTheSameTimesOnEveryRun) {
   const auto run = [&](unsigned seed) {
     start(options_for(shape_, 2));
     std::mt19937 random(seed);
-    const MigrationPlan plan = plan_of({{copy_between(shape_, 0, 1, 0), copy_between(shape_, 1, 0, 1)},
-                                        {copy_between(shape_, 0, 1, 2)},
-                                        {copy_between(shape_, 1, 0, 3), copy_between(shape_, 0, 1, 3)}});
+    const MigrationPlan plan =
+        plan_of({{copy_between(shape_, 0, 1, 0), copy_between(shape_, 1, 0, 1)},
+                 {copy_between(shape_, 0, 1, 2)},
+                 {copy_between(shape_, 1, 0, 3), copy_between(shape_, 0, 1, 3)}});
     std::vector<std::int64_t> trace;
     std::uint32_t committed = 0;
     for (int i = 0; i < 60; ++i) {
       Events events;
       if (i == 2) events.push_back(event(kOpened));
       if (i == 5) events.push_back(event(kAdopted, &plan));
-      for (; i > 6 && committed < std::min(cursor(0), cursor(1)); ++committed) events.push_back(event(kCommitted, &plan, committed));
+      for (; i > 6 && committed < std::min(cursor(0), cursor(1)); ++committed)
+        events.push_back(event(kCommitted, &plan, committed));
       step(events);
       for (int rank = 0; rank < 2; ++rank) {
-        device(rank).attention(static_cast<int>(random() % 9), static_cast<std::int64_t>(random() % 500));
-        device(rank).dispatch(Rows{static_cast<int>(random() % 90), static_cast<int>(random() % 90)}, Rows{7, 7});
+        device(rank).attention(static_cast<int>(random() % 9),
+                               static_cast<std::int64_t>(random() % 500));
+        device(rank).dispatch(
+            Rows{static_cast<int>(random() % 90), static_cast<int>(random() % 90)}, Rows{7, 7});
         trace.push_back(device(rank).now_ns());
         trace.push_back(device(rank).terms().at("copy_slowdown"));
         trace.push_back(device(rank).visible().staged_cursor);
@@ -233,7 +246,8 @@ TEST_F(TimedDeviceCopies, SameInputsGiveTheSameTimesOnEveryRun) {
   }
 }
 
-// Ranks differ in their own work, yet the timetable is agreed: sender and receiver see the copy end at the same clock.
+// Ranks differ in their own work, yet the timetable is agreed: sender and receiver see the copy end
+// at the same clock.
 TEST_F(TimedDeviceCopies, RanksWithDifferentWorkHaveTheSameTimetable) {
   const MigrationPlan plan = plan_of({{copy_between(shape_, 0, 1)}});
   device(0).attention(50, 1000);

@@ -16,16 +16,21 @@ struct Times {
   std::int64_t start;
   std::int64_t end;
   friend bool operator==(const Times&, const Times&) = default;
-  friend void PrintTo(const Times& times, std::ostream* out) { *out << times.start << ".." << times.end; }
+  friend void PrintTo(const Times& times, std::ostream* out) {
+    *out << times.start << ".." << times.end;
+  }
 };
 constexpr Times kNever = {CopyTimetable::kNotScheduled, CopyTimetable::kNotScheduled};
 
 class CopyTimetableTest : public ::testing::Test {
  protected:
   CopyTimetable timetable(int buffers = 100) {
-    return {shape_, kCopyNs, std::vector<int>(static_cast<std::size_t>(shape_.num_ranks()), buffers)};
+    return {shape_, kCopyNs,
+            std::vector<int>(static_cast<std::size_t>(shape_.num_ranks()), buffers)};
   }
-  ExpertCopy copy(int source, int destination) const { return copy_between(shape_, source, destination); }
+  ExpertCopy copy(int source, int destination) const {
+    return copy_between(shape_, source, destination);
+  }
   static std::vector<Times> times(const CopyTimetable& timetable) {
     std::vector<Times> result;
     for (const auto& each : timetable.copies()) result.push_back({each.start_ns, each.end_ns});
@@ -153,17 +158,21 @@ TEST_F(CopyTimetableTest, NothingIsLeftAfterRetirement) {
   EXPECT_FALSE(table.sending(0, Link::kLink, 50));
 }
 
-// Random plans, commits of what is staged everywhere, and drops: no direction of a link ever carries two copies at once, no
-// rank holds more experts than buffers, a rank's cursor never falls, and every plan ends.
+// Random plans, commits of what is staged everywhere, and drops: no direction of a link ever
+// carries two copies at once, no rank holds more experts than buffers, a rank's cursor never falls,
+// and every plan ends.
 TEST_F(CopyTimetableTest, RandomPlansKeepTheRulesAndEnd) {
   for (unsigned seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937 random(seed);
-    const auto draw = [&](int bound) { return static_cast<int>(random() % static_cast<unsigned>(bound)); };
+    const auto draw = [&](int bound) {
+      return static_cast<int>(random() % static_cast<unsigned>(bound));
+    };
     const int buffers = 1 + draw(3);
     CopyTimetable table = timetable(buffers);
     std::vector<std::vector<ExpertCopy>> units(static_cast<std::size_t>(1 + draw(6)));
-    for (auto& copies : units) {  // at most one expert per rank and unit, as every pool has a buffer
+    for (auto& copies :
+         units) {  // at most one expert per rank and unit, as every pool has a buffer
       for (int destination = 0; destination < 4; ++destination) {
         if (draw(2) == 0) copies.push_back(copy(draw(4), destination));
       }
@@ -182,9 +191,11 @@ TEST_F(CopyTimetableTest, RandomPlansKeepTheRulesAndEnd) {
       for (std::size_t a = 0; a < copies.size(); ++a) {
         held[static_cast<std::size_t>(copies[a].destination_rank)] += copies[a].granted ? 1 : 0;
         for (std::size_t b = 0; b < a; ++b) {
-          const bool one_lane = copies[a].link == copies[b].link && (copies[a].source_rank == copies[b].source_rank ||
-                                                                    copies[a].destination_rank == copies[b].destination_rank);
-          EXPECT_TRUE(!one_lane || copies[a].start_ns >= copies[b].end_ns || copies[b].start_ns >= copies[a].end_ns);
+          const bool one_lane = copies[a].link == copies[b].link &&
+                                (copies[a].source_rank == copies[b].source_rank ||
+                                 copies[a].destination_rank == copies[b].destination_rank);
+          EXPECT_TRUE(!one_lane || copies[a].start_ns >= copies[b].end_ns ||
+                      copies[b].start_ns >= copies[a].end_ns);
         }
       }
       for (const int experts : held) EXPECT_LE(experts, buffers);

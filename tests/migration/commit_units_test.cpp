@@ -26,7 +26,8 @@ ClusterShape make_shape(int experts, std::vector<int> slots_per_rank, int nodes 
   return ClusterShape(options);
 }
 
-std::vector<CommitUnit> split(CommitUnitBuilder& builder, const ClusterShape& shape, const Row& before, const Row& after) {
+std::vector<CommitUnit> split(CommitUnitBuilder& builder, const ClusterShape& shape,
+                              const Row& before, const Row& after) {
   return builder.add_layer(0, before, even_shares(before, shape.num_logical_experts()), after,
                            even_shares(after, shape.num_logical_experts()));
 }
@@ -42,7 +43,8 @@ TEST(CommitUnits, ChangedSharesAloneGiveOneUnitWithoutCopies) {
   const ClusterShape shape = make_shape(3, {2, 2});
   CommitUnitBuilder builder(shape, 1);
   const Row row{0, 1, 2, 0};
-  const std::vector<std::uint32_t> planned{kShareUnit / 4, kShareUnit, kShareUnit, kShareUnit - kShareUnit / 4};
+  const std::vector<std::uint32_t> planned{kShareUnit / 4, kShareUnit, kShareUnit,
+                                           kShareUnit - kShareUnit / 4};
   const auto units = builder.add_layer(5, row, even_shares(row, 3), row, planned);
   ASSERT_EQ(units.size(), 1U);
   EXPECT_EQ(units[0].moe_layer_id, 5);
@@ -89,7 +91,8 @@ TEST(CommitUnits, ALayerThatFitsThePoolIsOneUnit) {
 }
 
 TEST(CommitUnits, ASlotIsReadBeforeItIsOverwritten) {
-  // Rank 0 takes 2 and 3; expert 2 also moves on inside rank 1, whose slot 2 is then overwritten by 4.
+  // Rank 0 takes 2 and 3; expert 2 also moves on inside rank 1, whose slot 2 is then overwritten
+  // by 4.
   const ClusterShape shape = make_shape(5, {3, 3});
   CommitUnitBuilder builder(shape, 1);
   const auto units = split(builder, shape, {0, 0, 1, 2, 3, 4}, {2, 3, 1, 0, 3, 4});
@@ -143,8 +146,8 @@ void check_shares(const CommitUnit& unit, const ClusterShape& shape) {
   for (std::uint32_t sum : sums) RC_ASSERT(sum == kShareUnit);
 }
 
-void check_units(const std::vector<CommitUnit>& units, const ClusterShape& shape, int capacity, const Row& before,
-                 const Row& after) {
+void check_units(const std::vector<CommitUnit>& units, const ClusterShape& shape, int capacity,
+                 const Row& before, const Row& after) {
   Row row = before;
   std::vector<bool> overwritten(before.size(), false);
   for (const CommitUnit& unit : units) {
@@ -187,9 +190,11 @@ Case random_case() {
     largest = std::max(largest, count);
   }
   const int ranks = static_cast<int>(slots_per_rank.size());
-  ClusterShape shape = make_shape(1 + below(random, slots), slots_per_rank, 1 + below(random, ranks));
+  ClusterShape shape =
+      make_shape(1 + below(random, slots), slots_per_rank, 1 + below(random, ranks));
   Row before = random_row(shape, random);
-  Row after = below(random, 2) == 0 ? random_row(shape, random) : changed_row(before, shape, 1 + below(random, 5), random);
+  Row after = below(random, 2) == 0 ? random_row(shape, random)
+                                    : changed_row(before, shape, 1 + below(random, 5), random);
   return {shape, 1 + below(random, largest), before, after};
 }
 
@@ -215,7 +220,8 @@ RC_GTEST_PROP(CommitUnitsProperty, UnitsInOrderGiveThePlannedRowAndKeepEveryRule
   }
   RC_ASSERT(units.empty() == (c.before == c.after));
   check_units(units, c.shape, c.capacity, c.before, c.after);
-  if (!units.empty()) RC_ASSERT(units.back().shares == even_shares(c.after, c.shape.num_logical_experts()));
+  if (!units.empty())
+    RC_ASSERT(units.back().shares == even_shares(c.after, c.shape.num_logical_experts()));
 }
 
 RC_GTEST_PROP(CommitUnitsProperty, NeverMoreSendsThanMovesUnlessARankGetsAnExpertTwice, ()) {
@@ -235,7 +241,8 @@ RC_GTEST_PROP(CommitUnitsProperty, NeverMoreSendsThanMovesUnlessARankGetsAnExper
 RC_GTEST_PROP(CommitUnitsProperty, TheSameInputGivesTheSameUnits, ()) {
   const Case c = random_case();
   CommitUnitBuilder first(c.shape, c.capacity), second(c.shape, c.capacity);
-  const auto a = split(first, c.shape, c.before, c.after), b = split(second, c.shape, c.before, c.after);
+  const auto a = split(first, c.shape, c.before, c.after),
+             b = split(second, c.shape, c.before, c.after);
   RC_ASSERT(a.size() == b.size());
   for (std::size_t unit = 0; unit < a.size(); ++unit) {
     RC_ASSERT(a[unit].copies == b[unit].copies);
@@ -245,10 +252,13 @@ RC_GTEST_PROP(CommitUnitsProperty, TheSameInputGivesTheSameUnits, ()) {
 }
 
 RC_GTEST_PROP(CommitUnitsProperty, UnitsAreAsFewAsThePoolAllowsWhenNoSourceIsOverwritten, ()) {
-  // The first slot of every rank is a spare that changes, the others keep one replica of every expert.
+  // The first slot of every rank is a spare that changes, the others keep one replica of every
+  // expert.
   Random random(*rc::gen::inRange<std::uint64_t>(0, 1U << 30).as("seed of rows"));
-  const int ranks = 1 + below(random, 5), spare = 1 + below(random, 6), experts = 2 + below(random, 6);
-  const ClusterShape shape = make_shape(experts, std::vector<int>(static_cast<std::size_t>(ranks), spare + experts));
+  const int ranks = 1 + below(random, 5), spare = 1 + below(random, 6),
+            experts = 2 + below(random, 6);
+  const ClusterShape shape =
+      make_shape(experts, std::vector<int>(static_cast<std::size_t>(ranks), spare + experts));
   Row before, after;
   for (int rank = 0; rank < ranks; ++rank) {
     for (int slot = 0; slot < spare; ++slot) {
@@ -276,7 +286,8 @@ TEST(CommitUnits, NoRankSendsMuchMoreThanItsShare) {
     for (int layer = 0; layer < 10; ++layer) {
       // Four replicas of each expert, so that nearly every copy has a choice.
       Row before(48);
-      for (std::size_t slot = 0; slot < before.size(); ++slot) before[slot] = static_cast<std::int32_t>(slot % 12);
+      for (std::size_t slot = 0; slot < before.size(); ++slot)
+        before[slot] = static_cast<std::int32_t>(slot % 12);
       std::shuffle(before.begin(), before.end(), random);
       split(builder, shape, before, changed_row(before, shape, 12, random));
     }

@@ -1,4 +1,5 @@
-// CopyExecutor when units are dropped and transfers fail: buffers come back untouched, promises are kept.
+// CopyExecutor when units are dropped and transfers fail: buffers come back untouched, promises are
+// kept.
 
 #include <gtest/gtest.h>
 
@@ -31,7 +32,8 @@ int canaries(StagingPool& pool) {
     bool same = true;
     for (std::size_t part = 0; part < pool.part_bytes().size(); ++part) {
       const std::byte* bytes = pool.parts(buffer)[part];
-      same = same && std::all_of(bytes, bytes + pool.part_bytes()[part], [](std::byte b) { return b == kCanary; });
+      same = same && std::all_of(bytes, bytes + pool.part_bytes()[part],
+                                 [](std::byte b) { return b == kCanary; });
     }
     intact += same ? 1 : 0;
   }
@@ -135,12 +137,15 @@ TEST(CopyExecutorDrop, AFailedTransferStopsTheCursorUntilTheUnitIsDropped) {
 }
 
 TEST(CopyExecutorDrop, AFailedSendStopsAUnitThatStillWaitsForItsOwnBytes) {
-  // The ranks exchange experts, so that each both sends and receives; what rank 0 sends fails while rank 1's is held.
+  // The ranks exchange experts, so that each both sends and receives; what rank 0 sends fails while
+  // rank 1's is held.
   FakeCluster cluster(make_cluster(1, 2, 2, 2), 1);
   Placement target = cluster.served;
   std::ranges::reverse(target.layer(0));
   const MigrationPlan plan = make_plan(cluster.shape, cluster.served, target, 1, 1);
-  cluster.network.rule = [](const Transfer& transfer) { return transfer.sender == 0 ? Fate::kFailSend : Fate::kHold; };
+  cluster.network.rule = [](const Transfer& transfer) {
+    return transfer.sender == 0 ? Fate::kFailSend : Fate::kHold;
+  };
   cluster.adopt(plan);
   cluster.progress();
   EXPECT_EQ(cluster.executor(0).failed_unit(), 0U);
@@ -173,7 +178,8 @@ TEST(CopyExecutorDrop, AShortMessageIsAFailure) {
   cluster.executor(1).adopt(plan);
   const std::vector<std::byte> few(5);
   const std::vector<std::span<const std::byte>> parts{few};
-  cluster.network.transport(0).post_send(1, copy_tag(plan.generation, 0, 0), parts, Delivery::kRendezvous);
+  cluster.network.transport(0).post_send(1, copy_tag(plan.generation, 0, 0), parts,
+                                         Delivery::kRendezvous);
   cluster.executor(1).progress();
   cluster.executor(1).progress();
   EXPECT_EQ(cluster.executor(1).failed_unit(), 0U);
@@ -189,11 +195,15 @@ TEST(CopyExecutorDrop, RandomCommitsDropsAndFailuresNeverSpoilASlotOrLoseABuffer
     FakeCluster cluster(make_cluster(3, 5, ranks, 5 + below(random, 6)), buffers);
     cluster.network.rule = [&](const Transfer&) {
       const int draw = below(random, 100);
-      return draw < 40 ? Fate::kDeliver : draw < 70 ? Fate::kHold : draw < 98 ? Fate::kHalf : Fate::kFailBoth;
+      return draw < 40   ? Fate::kDeliver
+             : draw < 70 ? Fate::kHold
+             : draw < 98 ? Fate::kHalf
+                         : Fate::kFailBoth;
     };
     for (std::uint64_t step = 1; step <= 4; ++step) {
       Placement target = cluster.served;
-      for (int layer = 0; layer < 3; ++layer) std::ranges::copy(random_row(cluster.shape, random), target.layer(layer).begin());
+      for (int layer = 0; layer < 3; ++layer)
+        std::ranges::copy(random_row(cluster.shape, random), target.layer(layer).begin());
       const MigrationPlan plan = make_plan(cluster.shape, cluster.served, target, buffers, step);
       cluster.adopt(plan);
       std::vector<bool> pending(plan.units.size(), true);
@@ -207,7 +217,8 @@ TEST(CopyExecutorDrop, RandomCommitsDropsAndFailuresNeverSpoilASlotOrLoseABuffer
       for (int i = 0; i < 5000 && std::ranges::find(pending, true) != pending.end(); ++i) {
         cluster.executor(below(random, ranks)).progress();
         for (auto& rank : cluster.ranks) {
-          if (const auto failed = rank->executor->failed_unit(); failed && pending[*failed]) drop_with_later(*failed);
+          if (const auto failed = rank->executor->failed_unit(); failed && pending[*failed])
+            drop_with_later(*failed);
         }
         for (std::uint32_t unit = 0; unit < cluster.smallest_cursor(); ++unit) {
           if (!pending[unit]) continue;
@@ -215,7 +226,8 @@ TEST(CopyExecutorDrop, RandomCommitsDropsAndFailuresNeverSpoilASlotOrLoseABuffer
           cluster.commit(plan, unit, swap);
         }
         if (below(random, 60) == 0 && !plan.units.empty()) {
-          drop_with_later(static_cast<std::uint32_t>(below(random, static_cast<int>(plan.units.size()))));
+          drop_with_later(
+              static_cast<std::uint32_t>(below(random, static_cast<int>(plan.units.size()))));
         }
       }
       ASSERT_EQ(std::ranges::find(pending, true), pending.end());

@@ -1,4 +1,5 @@
-// CopyExecutor over a network in memory: what it stages and installs, in which order, and how it refuses misuse.
+// CopyExecutor over a network in memory: what it stages and installs, in which order, and how it
+// refuses misuse.
 
 #include "migration/copy_executor.hpp"
 
@@ -33,8 +34,8 @@ TEST_P(EveryInstall, LeavesThePlannedBytesInEverySlot) {
   Random random(seed);
   FakeCluster cluster(make_cluster(4, 7, ranks, 7 + ranks), buffers);
   for (std::uint64_t step = 1; step <= 4; ++step) {
-    const MigrationPlan plan =
-        make_plan(cluster.shape, cluster.served, random_placement(cluster.shape, random), buffers, step);
+    const MigrationPlan plan = make_plan(cluster.shape, cluster.served,
+                                         random_placement(cluster.shape, random), buffers, step);
     cluster.run(plan, swap);
     cluster.expect_served();
     cluster.expect_no_leak();
@@ -42,13 +43,15 @@ TEST_P(EveryInstall, LeavesThePlannedBytesInEverySlot) {
 }
 
 INSTANTIATE_TEST_SUITE_P(CopyExecutor, EveryInstall,
-                         ::testing::Combine(::testing::Values(1, 2, 3, 5), ::testing::Values(1, 2, 8),
-                                            ::testing::Bool()));
+                         ::testing::Combine(::testing::Values(1, 2, 3, 5),
+                                            ::testing::Values(1, 2, 8), ::testing::Bool()));
 
 TEST(CopyExecutor, StagesLayersWhosePartsDiffer) {
   Random random(11);
-  FakeCluster cluster(make_cluster(2, 4, 2, 6), {{64, 8}, {40, 16}}, 3, Placement::initial(make_cluster(2, 4, 2, 6)));
-  const MigrationPlan plan = make_plan(cluster.shape, cluster.served, random_placement(cluster.shape, random), 3, 1);
+  FakeCluster cluster(make_cluster(2, 4, 2, 6), {{64, 8}, {40, 16}}, 3,
+                      Placement::initial(make_cluster(2, 4, 2, 6)));
+  const MigrationPlan plan =
+      make_plan(cluster.shape, cluster.served, random_placement(cluster.shape, random), 3, 1);
   cluster.run(plan, false);
   cluster.expect_served();
   cluster.expect_no_leak();

@@ -10,20 +10,24 @@
 namespace swiftbalancer::testing {
 
 struct FakeCluster {
-  FakeCluster(const ClusterShape& cluster, std::vector<PartBytes> part_bytes, int buffers, Placement at_start)
+  FakeCluster(const ClusterShape& cluster, std::vector<PartBytes> part_bytes, int buffers,
+              Placement at_start)
       : shape(cluster), network(shape.num_ranks()), served(std::move(at_start)) {
     PartBytes largest(part_bytes[0].size(), 0);
     for (const PartBytes& layer : part_bytes) {
-      for (std::size_t part = 0; part < layer.size(); ++part) largest[part] = std::max(largest[part], layer[part]);
+      for (std::size_t part = 0; part < layer.size(); ++part)
+        largest[part] = std::max(largest[part], layer[part]);
     }
     for (int rank = 0; rank < shape.num_ranks(); ++rank) {
-      ranks.push_back(
-          std::make_unique<ExpertRank>(shape, network.transport(rank), part_bytes, largest, buffers, served));
+      ranks.push_back(std::make_unique<ExpertRank>(shape, network.transport(rank), part_bytes,
+                                                   largest, buffers, served));
     }
   }
   FakeCluster(const ClusterShape& cluster, int buffers)
-      : FakeCluster(cluster, std::vector<PartBytes>(static_cast<std::size_t>(cluster.num_moe_layers()), {96, 8}),
-                    buffers, Placement::initial(cluster)) {}
+      : FakeCluster(
+            cluster,
+            std::vector<PartBytes>(static_cast<std::size_t>(cluster.num_moe_layers()), {96, 8}),
+            buffers, Placement::initial(cluster)) {}
 
   CopyExecutor& executor(int rank) { return *ranks[static_cast<std::size_t>(rank)]->executor; }
   StagingPool& pool(int rank) { return ranks[static_cast<std::size_t>(rank)]->pool; }
@@ -67,7 +71,8 @@ struct FakeCluster {
     for (const auto& rank : ranks) rank->expect_placement(served);
   }
   void expect_no_leak() const {
-    for (const auto& rank : ranks) EXPECT_EQ(rank->pool.num_free(), rank->pool.capacity()) << "rank " << rank->rank;
+    for (const auto& rank : ranks)
+      EXPECT_EQ(rank->pool.num_free(), rank->pool.capacity()) << "rank " << rank->rank;
     EXPECT_EQ(network.num_open(), 0U);
   }
 
@@ -86,10 +91,12 @@ inline ClusterShape make_cluster(int layers, int experts, int ranks, int slots) 
   return ClusterShape(options);
 }
 
-/// Two ranks. A plan of one unit per layer brings expert 0 from rank 0 to the last slot of rank 1; nothing else moves.
+/// Two ranks. A plan of one unit per layer brings expert 0 from rank 0 to the last slot of rank 1;
+/// nothing else moves.
 struct OneCopyCluster : FakeCluster {
   OneCopyCluster(int layers, int buffers)
-      : OneCopyCluster(std::vector<PartBytes>(static_cast<std::size_t>(layers), {96, 8}), buffers) {}
+      : OneCopyCluster(std::vector<PartBytes>(static_cast<std::size_t>(layers), {96, 8}), buffers) {
+  }
   OneCopyCluster(const std::vector<PartBytes>& part_bytes, int buffers)
       : FakeCluster(make_cluster(static_cast<int>(part_bytes.size()), 2, 2, 4), part_bytes, buffers,
                     all_layers(static_cast<int>(part_bytes.size()), {0, 1, 1, 1})) {}
@@ -99,7 +106,8 @@ struct OneCopyCluster : FakeCluster {
   }
   static Placement all_layers(int layers, const std::vector<std::int32_t>& row) {
     Placement placement(layers, static_cast<int>(row.size()));
-    for (int layer = 0; layer < layers; ++layer) std::ranges::copy(row, placement.layer(layer).begin());
+    for (int layer = 0; layer < layers; ++layer)
+      std::ranges::copy(row, placement.layer(layer).begin());
     return placement;
   }
 };

@@ -11,8 +11,8 @@ std::size_t total_bytes(const std::vector<std::span<std::byte>>& parts) {
   return sum;
 }
 
-void copy_bytes(const std::vector<std::span<std::byte>>& from, const std::vector<std::span<std::byte>>& to,
-                std::size_t bytes) {
+void copy_bytes(const std::vector<std::span<std::byte>>& from,
+                const std::vector<std::span<std::byte>>& to, std::size_t bytes) {
   std::vector<std::byte> message;
   for (const auto& part : from) message.insert(message.end(), part.begin(), part.end());
   message.resize(bytes);
@@ -28,35 +28,45 @@ void copy_bytes(const std::vector<std::span<std::byte>>& from, const std::vector
 
 class FakeNetwork::Endpoint final : public Transport {
  public:
-  Endpoint(FakeNetwork& network, int rank, int num_ranks) : network_(network), rank_(rank), num_ranks_(num_ranks) {}
+  Endpoint(FakeNetwork& network, int rank, int num_ranks)
+      : network_(network), rank_(rank), num_ranks_(num_ranks) {}
   int rank() const noexcept override { return rank_; }
   int num_ranks() const noexcept override { return num_ranks_; }
-  TransportCapabilities capabilities() const noexcept override { return {false, network_.can_cancel}; }
+  TransportCapabilities capabilities() const noexcept override {
+    return {false, network_.can_cancel};
+  }
 
-  TransportHandle post_all_gather(std::uint64_t, std::span<const std::byte>, std::span<std::byte>) override {
+  TransportHandle post_all_gather(std::uint64_t, std::span<const std::byte>,
+                                  std::span<std::byte>) override {
     throw std::logic_error("expert copies gather nothing");
   }
-  TransportHandle post_send(int peer, std::uint64_t tag, std::span<const std::span<const std::byte>> parts,
+  TransportHandle post_send(int peer, std::uint64_t tag,
+                            std::span<const std::span<const std::byte>> parts,
                             Delivery delivery) override {
     std::vector<std::span<std::byte>> memory;  // read only, as the operation is a send
-    for (const auto& part : parts) memory.emplace_back(const_cast<std::byte*>(part.data()), part.size());
+    for (const auto& part : parts)
+      memory.emplace_back(const_cast<std::byte*>(part.data()), part.size());
     return post(true, {rank_, peer, tag}, std::move(memory), delivery);
   }
-  TransportHandle post_recv(int peer, std::uint64_t tag, std::span<const std::span<std::byte>> parts,
+  TransportHandle post_recv(int peer, std::uint64_t tag,
+                            std::span<const std::span<std::byte>> parts,
                             Delivery delivery) override {
     return post(false, {peer, rank_, tag}, {parts.begin(), parts.end()}, delivery);
   }
   TransferStatus poll(TransportHandle handle) override { return network_.poll(handle.id); }
   void cancel(TransportHandle handle) override {
-    if (network_.operations_.erase(handle.id) == 0) throw std::logic_error("cancel of a handle that is forgotten");
+    if (network_.operations_.erase(handle.id) == 0)
+      throw std::logic_error("cancel of a handle that is forgotten");
   }
   Status wait(std::chrono::steady_clock::time_point) override { return {}; }
   void wake() noexcept override {}
   std::vector<int> lost_peers() override { return {}; }
 
  private:
-  TransportHandle post(bool is_send, Transfer transfer, std::vector<std::span<std::byte>> parts, Delivery delivery) {
-    if (delivery != Delivery::kRendezvous) throw std::logic_error("bulk data that is not rendezvous");
+  TransportHandle post(bool is_send, Transfer transfer, std::vector<std::span<std::byte>> parts,
+                       Delivery delivery) {
+    if (delivery != Delivery::kRendezvous)
+      throw std::logic_error("bulk data that is not rendezvous");
     return network_.post(is_send, transfer, std::move(parts));
   }
 
@@ -72,17 +82,20 @@ FakeNetwork::FakeNetwork(int num_ranks) {
 }
 
 std::size_t FakeNetwork::num_open_sends(int rank, int peer) const {
-  return static_cast<std::size_t>(std::count_if(operations_.begin(), operations_.end(), [&](const auto& entry) {
-    const Operation& operation = entry.second;
-    return operation.is_send && operation.transfer.sender == rank && operation.transfer.receiver == peer;
-  }));
+  return static_cast<std::size_t>(
+      std::count_if(operations_.begin(), operations_.end(), [&](const auto& entry) {
+        const Operation& operation = entry.second;
+        return operation.is_send && operation.transfer.sender == rank &&
+               operation.transfer.receiver == peer;
+      }));
 }
 
-TransportHandle FakeNetwork::post(bool is_send, Transfer transfer, std::vector<std::span<std::byte>> parts) {
+TransportHandle FakeNetwork::post(bool is_send, Transfer transfer,
+                                  std::vector<std::span<std::byte>> parts) {
   for (const auto& [id, other] : operations_) {
     const Transfer& known = other.transfer;
-    if (other.is_send == is_send && known.sender == transfer.sender && known.receiver == transfer.receiver &&
-        known.tag == transfer.tag) {
+    if (other.is_send == is_send && known.sender == transfer.sender &&
+        known.receiver == transfer.receiver && known.tag == transfer.tag) {
       throw std::logic_error("a tag is used twice at a time");
     }
   }
@@ -94,7 +107,8 @@ TransportHandle FakeNetwork::post(bool is_send, Transfer transfer, std::vector<s
 FakeNetwork::Operation* FakeNetwork::counterpart(const Operation& operation) {
   for (auto& [id, other] : operations_) {
     if (other.is_send != operation.is_send && other.transfer.sender == operation.transfer.sender &&
-        other.transfer.receiver == operation.transfer.receiver && other.transfer.tag == operation.transfer.tag &&
+        other.transfer.receiver == operation.transfer.receiver &&
+        other.transfer.tag == operation.transfer.tag &&
         other.status.state == TransferState::kPending) {
       return &other;
     }
@@ -111,15 +125,24 @@ void FakeNetwork::settle(Operation& operation) {
   Fate fate = rule(operation.transfer);
   if (bytes > total_bytes(receive.parts)) fate = Fate::kFailReceive;
   switch (fate) {
-    case Fate::kHold: return;
-    case Fate::kHalf: copy_bytes(send.parts, receive.parts, bytes / 2); return;
+    case Fate::kHold:
+      return;
+    case Fate::kHalf:
+      copy_bytes(send.parts, receive.parts, bytes / 2);
+      return;
     case Fate::kDeliver:
-    case Fate::kFailSend: copy_bytes(send.parts, receive.parts, bytes); break;
+    case Fate::kFailSend:
+      copy_bytes(send.parts, receive.parts, bytes);
+      break;
     case Fate::kFailBoth:
-    case Fate::kFailReceive: break;
+    case Fate::kFailReceive:
+      break;
   }
-  send.status = {fate == Fate::kFailBoth || fate == Fate::kFailSend ? TransferState::kFailed : TransferState::kDone, bytes};
-  receive.status = {fate == Fate::kFailBoth || fate == Fate::kFailReceive ? TransferState::kFailed : TransferState::kDone,
+  send.status = {fate == Fate::kFailBoth || fate == Fate::kFailSend ? TransferState::kFailed
+                                                                    : TransferState::kDone,
+                 bytes};
+  receive.status = {fate == Fate::kFailBoth || fate == Fate::kFailReceive ? TransferState::kFailed
+                                                                          : TransferState::kDone,
                     bytes};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// A network in memory for tests: rendezvous transfers between ranks of one thread, which a rule delivers, holds, leaves
-// half done or fails one by one. Everything posted is recorded. Misuse of the Transport contract throws std::logic_error.
+// A network in memory for tests: rendezvous transfers between ranks of one thread, which a rule
+// delivers, holds, leaves half done or fails one by one. Everything posted is recorded. Misuse of
+// the Transport contract throws std::logic_error.
 
 #include <cstdint>
 #include <functional>

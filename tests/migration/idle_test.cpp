@@ -1,4 +1,5 @@
-// A progress() that finds nothing to do allocates nothing: it runs between packets for as long as an engine serves.
+// A progress() that finds nothing to do allocates nothing: it runs between packets for as long as
+// an engine serves.
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,5 @@
-// CopyExecutor over the thread transport: ranks are threads that commit what all of them have staged.
+// CopyExecutor over the thread transport: ranks are threads that commit what all of them have
+// staged.
 
 #include <gtest/gtest.h>
 
@@ -33,7 +34,8 @@ TEST_P(ThreadRanks, StageAndInstallPlanAfterPlan) {
   for (std::uint64_t step = 1; step <= kPlans; ++step) {
     Placement next = targets.back();
     for (int layer = 0; layer < kLayers; ++layer) {
-      std::ranges::copy(changed_row(random_row(shape, random), shape, 3, random), next.layer(layer).begin());
+      std::ranges::copy(changed_row(random_row(shape, random), shape, 3, random),
+                        next.layer(layer).begin());
     }
     plans.push_back(make_plan(shape, targets.back(), next, kBuffers, step));
     for (const CommitUnit& unit : plans.back().units) {
@@ -48,8 +50,9 @@ TEST_P(ThreadRanks, StageAndInstallPlanAfterPlan) {
   const std::vector<PartBytes> part_bytes(kLayers, parts);
   std::vector<std::unique_ptr<ExpertRank>> ranks;
   for (int rank = 0; rank < kRanks; ++rank) {
-    ranks.push_back(std::make_unique<ExpertRank>(shape, *transports[static_cast<std::size_t>(rank)], part_bytes, parts,
-                                                 kBuffers, Placement::initial(shape)));
+    ranks.push_back(std::make_unique<ExpertRank>(shape, *transports[static_cast<std::size_t>(rank)],
+                                                 part_bytes, parts, kBuffers,
+                                                 Placement::initial(shape)));
   }
 
   // Units staged by each rank, counted over all plans: what packets carry in a running system.

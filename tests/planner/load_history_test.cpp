@@ -13,8 +13,10 @@ using testing::RoutingTraffic;
 constexpr std::int64_t kWindow = 4096;
 
 ClusterShape shape() {
-  return ClusterShape({.num_moe_layers = RecordedRouting::kLayers, .num_logical_experts = RecordedRouting::kExperts,
-                       .num_ranks = 8, .num_slots = 80});
+  return ClusterShape({.num_moe_layers = RecordedRouting::kLayers,
+                       .num_logical_experts = RecordedRouting::kExperts,
+                       .num_ranks = 8,
+                       .num_slots = 80});
 }
 
 TEST(LoadHistory, SeesNoChangeInOneDomain) {
@@ -23,8 +25,10 @@ TEST(LoadHistory, SeesNoChangeInOneDomain) {
     SCOPED_TRACE(seed);
     for (int concurrency : {64, 256}) {
       LoadHistory history(shape(), kWindow);
-      RoutingTraffic traffic(routing, concurrency, static_cast<int>(seed) % RecordedRouting::kDomains, seed);
-      while (history.assignments_since_change() < 60 * kWindow && history.num_changes() == 0) history.add(traffic.next_step());
+      RoutingTraffic traffic(routing, concurrency,
+                             static_cast<int>(seed) % RecordedRouting::kDomains, seed);
+      while (history.assignments_since_change() < 60 * kWindow && history.num_changes() == 0)
+        history.add(traffic.next_step());
       EXPECT_EQ(history.num_changes(), 0) << concurrency << " requests";
     }
   }
@@ -38,7 +42,8 @@ TEST(LoadHistory, SeesASwitchWithinAWindowAndForgetsWhatWasBefore) {
       SCOPED_TRACE(std::to_string(from) + " to " + std::to_string(to));
       LoadHistory history(shape(), kWindow);
       RoutingTraffic traffic(routing, 256, from, static_cast<unsigned>(17 * from + to));
-      for (int step = 0; step < 41; ++step) history.add(traffic.next_step());  // not at a block's border
+      for (int step = 0; step < 41; ++step)
+        history.add(traffic.next_step());  // not at a block's border
       ASSERT_EQ(history.num_changes(), 0);
       traffic.switch_to(to);
       std::int64_t after = 0;
@@ -76,7 +81,8 @@ TEST(LoadHistory, TokensOfARequestMakeLoadsNoisier) {
 }
 
 TEST(LoadHistory, LastWindowHoldsTheLatestBlocksOnly) {
-  const ClusterShape small({.num_moe_layers = 1, .num_logical_experts = 2, .num_ranks = 2, .num_slots = 2});
+  const ClusterShape small(
+      {.num_moe_layers = 1, .num_logical_experts = 2, .num_ranks = 2, .num_slots = 2});
   LoadHistory history(small, 100);
   ExpertLoad first(1, 2), second(1, 2);
   first.layer(0)[0] = 25;
@@ -92,7 +98,8 @@ TEST(LoadHistory, LastWindowHoldsTheLatestBlocksOnly) {
 
 TEST(LoadHistory, IdleStepsAreNoEvidence) {
   LoadHistory history(shape(), kWindow);
-  for (int i = 0; i < 100; ++i) history.add(ExpertLoad(RecordedRouting::kLayers, RecordedRouting::kExperts));
+  for (int i = 0; i < 100; ++i)
+    history.add(ExpertLoad(RecordedRouting::kLayers, RecordedRouting::kExperts));
   EXPECT_EQ(history.num_blocks(), 0);
   EXPECT_EQ(history.num_changes(), 0);
 }

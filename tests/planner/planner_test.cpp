@@ -23,22 +23,29 @@ constexpr int kStepsPerWindow = 4;  // 256 requests, top-4: 1,024 assignments pe
 constexpr int kInterval = 50;       // steps; not a multiple of the window
 
 ClusterShape shape_of(int num_ranks, int num_slots) {
-  return ClusterShape({.num_moe_layers = RecordedRouting::kLayers, .num_logical_experts = RecordedRouting::kExperts,
-                       .num_ranks = num_ranks, .num_slots = num_slots});
+  return ClusterShape({.num_moe_layers = RecordedRouting::kLayers,
+                       .num_logical_experts = RecordedRouting::kExperts,
+                       .num_ranks = num_ranks,
+                       .num_slots = num_slots});
 }
 
-// Serves traffic as the runtime does: a plan at every interval and whenever the planner wants one, committed at once.
+// Serves traffic as the runtime does: a plan at every interval and whenever the planner wants one,
+// committed at once.
 class Service {
  public:
   Service(const ClusterShape& shape, const PlannerConfig& config)
-      : shape_(shape), planner_(shape, config), served_(ServedState::initial(shape)),
+      : shape_(shape),
+        planner_(shape, config),
+        served_(ServedState::initial(shape)),
         window_(static_cast<std::size_t>(shape.num_moe_layers()),
                 std::vector<double>(static_cast<std::size_t>(shape.num_ranks()), 0.0)) {}
 
   void step(const ExpertLoad& load) {
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-      const auto loads = rank_load(shape_, served_.placement.layer(layer), shares(layer), load.layer(layer));
-      for (std::size_t rank = 0; rank < loads.size(); ++rank) window_[static_cast<std::size_t>(layer)][rank] += loads[rank];
+      const auto loads =
+          rank_load(shape_, served_.placement.layer(layer), shares(layer), load.layer(layer));
+      for (std::size_t rank = 0; rank < loads.size(); ++rank)
+        window_[static_cast<std::size_t>(layer)][rank] += loads[rank];
     }
     planner_.observe(load);
     ++steps_;
@@ -77,7 +84,9 @@ class Service {
   int moves() const { return moves_; }
 
  private:
-  std::span<const std::uint32_t> shares(int layer) const { return served_.shares[static_cast<std::size_t>(layer)]; }
+  std::span<const std::uint32_t> shares(int layer) const {
+    return served_.shares[static_cast<std::size_t>(layer)];
+  }
 
   ClusterShape shape_;
   Planner planner_;
@@ -98,15 +107,19 @@ class PlannerOnRanks : public ::testing::TestWithParam<Ranks> {
  protected:
   ClusterShape shape() const { return shape_of(GetParam().num_ranks, GetParam().num_slots); }
 };
-INSTANTIATE_TEST_SUITE_P(Shapes, PlannerOnRanks, ::testing::Values(Ranks{3, 72}, Ranks{8, 80}, Ranks{16, 96}),
-                         [](const auto& test) { return std::to_string(test.param.num_ranks) + "Ranks"; });
+INSTANTIATE_TEST_SUITE_P(Shapes, PlannerOnRanks,
+                         ::testing::Values(Ranks{3, 72}, Ranks{8, 80}, Ranks{16, 96}),
+                         [](const auto& test) {
+                           return std::to_string(test.param.num_ranks) + "Ranks";
+                         });
 
 TEST_P(PlannerOnRanks, MovesNothingInOneDomainAfterItsFirstPlanAndTheCorrection) {
   const RecordedRouting routing;
   for (unsigned seed = 0; seed < 8; ++seed) {
     SCOPED_TRACE(seed);
     Service service(shape(), {});
-    RoutingTraffic traffic(routing, kRequests, static_cast<int>(seed) % RecordedRouting::kDomains, 1000 + seed);
+    RoutingTraffic traffic(routing, kRequests, static_cast<int>(seed) % RecordedRouting::kDomains,
+                           1000 + seed);
     serve_windows(service, traffic, 5);
     const int first = service.moves();
     EXPECT_GT(first, 0);
@@ -120,7 +133,8 @@ TEST_P(PlannerOnRanks, RespondsToASwitchWithinTwoWindows) {
   for (unsigned seed = 0; seed < 12; ++seed) {
     SCOPED_TRACE(seed);
     const int from = static_cast<int>(seed) % RecordedRouting::kDomains;
-    const int to = (from + 1 + static_cast<int>(seed) / RecordedRouting::kDomains) % RecordedRouting::kDomains;
+    const int to =
+        (from + 1 + static_cast<int>(seed) / RecordedRouting::kDomains) % RecordedRouting::kDomains;
     Service service(shape(), {});
     RoutingTraffic traffic(routing, kRequests, from, seed);
     serve_windows(service, traffic, 10 + static_cast<int>(seed));
@@ -131,10 +145,12 @@ TEST_P(PlannerOnRanks, RespondsToASwitchWithinTwoWindows) {
   }
 }
 
-// The promise as a whole: nearly the balance of replanning everything every window, for a few of its moves.
+// The promise as a whole: nearly the balance of replanning everything every window, for a few of
+// its moves.
 TEST_P(PlannerOnRanks, KeepsUpWithEplbEveryWindowAtASmallPartOfItsMoves) {
   const RecordedRouting routing;
-  Service none(shape(), {.policy = "static"}), swift(shape(), {}), eplb(shape(), {.policy = "eplb"});
+  Service none(shape(), {.policy = "static"}), swift(shape(), {}),
+      eplb(shape(), {.policy = "eplb"});
   double sum_none = 0.0, sum_swift = 0.0, sum_eplb = 0.0;
   int windows = 0;
   RoutingTraffic traffic(routing, kRequests, 0, 42);
@@ -146,8 +162,10 @@ TEST_P(PlannerOnRanks, KeepsUpWithEplbEveryWindowAtASmallPartOfItsMoves) {
         for (Service* service : {&none, &swift, &eplb}) service->step(load);
       }
       eplb.commit(eplb.plan());
-      const double now_none = none.window_imbalance(), now_swift = swift.window_imbalance(), now_eplb = eplb.window_imbalance();
-      if (window < 1) continue;  // the response may take up to two windows; measured from the second
+      const double now_none = none.window_imbalance(), now_swift = swift.window_imbalance(),
+                   now_eplb = eplb.window_imbalance();
+      if (window < 1)
+        continue;  // the response may take up to two windows; measured from the second
       sum_none += now_none, sum_swift += now_swift, sum_eplb += now_eplb;
       ++windows;
     }
@@ -251,7 +269,8 @@ TEST(Planner, CommitsTheMostGainPerMoveFirstAndReportsAllLayers) {
   for (const LayerChange& change : plan.changes) {
     moves += change.plan.moves;
     if (change.plan.moves == 0) continue;
-    const double ratio = (change.plan.imbalance_before - change.plan.imbalance_after) / change.plan.moves;
+    const double ratio =
+        (change.plan.imbalance_before - change.plan.imbalance_after) / change.plan.moves;
     EXPECT_LE(ratio, last);
     last = ratio;
   }
@@ -294,7 +313,8 @@ TEST(Planner, RefusesValuesThatMakeNoSenseAndSaysWhatIsAllowed) {
   EXPECT_EQ(refusal(shape, {.imbalance_trigger = 0.5}),
             "imbalance_trigger is 0.500000; it must be at least 1 (max / mean rank load)");
   EXPECT_EQ(refusal(shape, {.min_gain = -1.0}), "min_gain is -1.000000; it must be at least 0");
-  EXPECT_EQ(refusal(shape, {.window_assignments = 0}), "window_assignments is 0; it must be at least 1");
+  EXPECT_EQ(refusal(shape, {.window_assignments = 0}),
+            "window_assignments is 0; it must be at least 1");
   Planner planner(shape, {});
   EXPECT_THROW(planner.observe(ExpertLoad(4, 63)), Error);
 }

@@ -1,5 +1,5 @@
-// Every registered policy is tested for what all must keep and for what it declares, over random shapes. A new policy is
-// tested without touching this file.
+// Every registered policy is tested for what all must keep and for what it declares, over random
+// shapes. A new policy is tested without touching this file.
 
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
@@ -63,7 +63,12 @@ struct Scene {
   std::uint64_t seed = 0;
 
   LayerProblem problem() const {
-    return {.shape = &shape, .load = load, .placement = placement, .shares = shares, .max_moves = max_moves, .seed = seed};
+    return {.shape = &shape,
+            .load = load,
+            .placement = placement,
+            .shares = shares,
+            .max_moves = max_moves,
+            .seed = seed};
   }
 };
 
@@ -91,18 +96,24 @@ Scene any_scene() {
   return scene;
 }
 
-LayerPlan planned(const std::string& name, const Scene& scene) { return make_policy(name)->plan_layer(scene.problem()); }
-
-std::span<const std::int32_t> of_rank(std::span<const std::int32_t> slots, const ClusterShape& shape, int rank) {
-  return slots.subspan(static_cast<std::size_t>(shape.first_slot(rank)), static_cast<std::size_t>(shape.slots_per_rank(rank)));
+LayerPlan planned(const std::string& name, const Scene& scene) {
+  return make_policy(name)->plan_layer(scene.problem());
 }
 
-// A rank with more slots than experts that may live there must repeat some; every other duplicate is avoidable, because
-// replica counts are the policy's choice.
+std::span<const std::int32_t> of_rank(std::span<const std::int32_t> slots,
+                                      const ClusterShape& shape, int rank) {
+  return slots.subspan(static_cast<std::size_t>(shape.first_slot(rank)),
+                       static_cast<std::size_t>(shape.slots_per_rank(rank)));
+}
+
+// A rank with more slots than experts that may live there must repeat some; every other duplicate
+// is avoidable, because replica counts are the policy's choice.
 int forced_duplicates(const ClusterShape& shape, bool hierarchical) {
-  const int available = hierarchical ? shape.num_logical_experts() / shape.num_nodes() : shape.num_logical_experts();
+  const int available =
+      hierarchical ? shape.num_logical_experts() / shape.num_nodes() : shape.num_logical_experts();
   int forced = 0;
-  for (int rank = 0; rank < shape.num_ranks(); ++rank) forced += std::max(0, shape.slots_per_rank(rank) - available);
+  for (int rank = 0; rank < shape.num_ranks(); ++rank)
+    forced += std::max(0, shape.slots_per_rank(rank) - available);
   return forced;
 }
 
@@ -127,7 +138,8 @@ TEST_P(PolicyConformance, LosesNoExpertAndSharesAddUp) {
     RC_ASSERT(is_valid_layer(plan.placement, scene.shape));
     RC_ASSERT(plan.shares.size() == plan.placement.size());
     std::map<std::int32_t, std::uint64_t> sums;
-    for (std::size_t slot = 0; slot < plan.placement.size(); ++slot) sums[plan.placement[slot]] += plan.shares[slot];
+    for (std::size_t slot = 0; slot < plan.placement.size(); ++slot)
+      sums[plan.placement[slot]] += plan.shares[slot];
     for (const auto& [expert, sum] : sums) RC_ASSERT(sum == kShareUnit);
   }));
 }
@@ -163,8 +175,10 @@ TEST_P(PolicyConformance, ReportsWhatTheCoreComputes) {
   EXPECT_TRUE(rc::check([&] {
     const Scene scene = any_scene();
     const LayerPlan plan = planned(name(), scene);
-    RC_ASSERT(plan.imbalance_before == imbalance(rank_load(scene.shape, scene.placement, scene.shares, scene.load)));
-    RC_ASSERT(plan.imbalance_after == imbalance(rank_load(scene.shape, plan.placement, plan.shares, scene.load)));
+    RC_ASSERT(plan.imbalance_before ==
+              imbalance(rank_load(scene.shape, scene.placement, scene.shares, scene.load)));
+    RC_ASSERT(plan.imbalance_after ==
+              imbalance(rank_load(scene.shape, plan.placement, plan.shares, scene.load)));
     RC_ASSERT(plan.moves == count_moves(scene.placement, plan.placement, scene.shape));
   }));
 }
@@ -187,11 +201,13 @@ TEST_P(PolicyConformance, KeepsSlotsAndBudgetIfIncremental) {
     const LayerPlan plan = planned(name(), scene);
     RC_ASSERT(scene.max_moves < 0 || plan.moves <= scene.max_moves);
     for (int rank = 0; rank < scene.shape.num_ranks(); ++rank) {
-      const auto before = of_rank(scene.placement, scene.shape, rank), after = of_rank(plan.placement, scene.shape, rank);
+      const auto before = of_rank(scene.placement, scene.shape, rank),
+                 after = of_rank(plan.placement, scene.shape, rank);
       for (std::int32_t expert : after) {
         if (std::ranges::find(before, expert) == before.end()) continue;
         bool kept = false;
-        for (std::size_t i = 0; i < after.size(); ++i) kept |= before[i] == expert && after[i] == expert;
+        for (std::size_t i = 0; i < after.size(); ++i)
+          kept |= before[i] == expert && after[i] == expert;
         RC_ASSERT(kept);
       }
     }
@@ -261,25 +277,31 @@ std::string refusal(const std::string& name, const LayerProblem& problem) {
 }
 
 TEST_P(PolicyConformance, RefusesAProblemThatDoesNotFitItsShape) {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 3, .num_ranks = 2, .num_slots = 4});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 3, .num_ranks = 2, .num_slots = 4});
   const std::vector<std::int64_t> load = {1, 2, 3}, short_load = {1, 2}, negative = {1, -2, 3};
-  const std::vector<std::int32_t> slots = {0, 1, 2, 0}, short_slots = {0, 1, 2}, lost = {0, 1, 1, 0}, unknown = {0, 1, 2, 3};
-  const std::vector<std::uint32_t> short_shares = {kShareUnit}, wrong_shares = {1, kShareUnit, kShareUnit, 1};
+  const std::vector<std::int32_t> slots = {0, 1, 2, 0}, short_slots = {0, 1, 2},
+                                  lost = {0, 1, 1, 0}, unknown = {0, 1, 2, 3};
+  const std::vector<std::uint32_t> short_shares = {kShareUnit},
+                                   wrong_shares = {1, kShareUnit, kShareUnit, 1};
   EXPECT_EQ(refusal(name(), {.shape = nullptr, .load = load, .placement = slots}),
             "LayerProblem::shape is not set; give the ClusterShape of the model");
   EXPECT_EQ(refusal(name(), {.shape = &shape, .load = short_load, .placement = slots}),
             "LayerProblem::load has 2 entries; the shape has 3 logical experts");
   EXPECT_EQ(refusal(name(), {.shape = &shape, .load = load, .placement = short_slots}),
             "LayerProblem::placement has 3 entries; the shape has 4 slots");
-  EXPECT_EQ(refusal(name(), {.shape = &shape, .load = load, .placement = slots, .shares = short_shares}),
-            "LayerProblem::shares has 1 entries; the shape has 4 slots");
-  EXPECT_EQ(refusal(name(), {.shape = &shape, .load = load, .placement = slots, .shares = wrong_shares}),
-            "LayerProblem::shares of expert 0 sum to 2; they must sum to 65536");
+  EXPECT_EQ(
+      refusal(name(), {.shape = &shape, .load = load, .placement = slots, .shares = short_shares}),
+      "LayerProblem::shares has 1 entries; the shape has 4 slots");
+  EXPECT_EQ(
+      refusal(name(), {.shape = &shape, .load = load, .placement = slots, .shares = wrong_shares}),
+      "LayerProblem::shares of expert 0 sum to 2; they must sum to 65536");
   EXPECT_EQ(refusal(name(), {.shape = &shape, .load = negative, .placement = slots}),
             "LayerProblem::load of expert 1 is -2; loads count tokens, at least 0");
   for (const auto& wrong : {lost, unknown}) {
     EXPECT_EQ(refusal(name(), {.shape = &shape, .load = load, .placement = wrong}),
-              "LayerProblem::placement names an expert outside 0 to 2 or has no slot for one; every expert needs a slot");
+              "LayerProblem::placement names an expert outside 0 to 2 or has no slot for one; "
+              "every expert needs a slot");
   }
 }
 
@@ -289,7 +311,8 @@ TEST(PolicyRegistry, AnUnknownNameIsRefusedWithTheNamesThatExist) {
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    for (std::string_view name : policy_names()) EXPECT_NE(std::string(error.what()).find(name), std::string::npos);
+    for (std::string_view name : policy_names())
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos);
   }
 }
 

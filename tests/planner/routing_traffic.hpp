@@ -1,7 +1,8 @@
 #pragma once
-// Traffic with recorded routing for planner tests: a fixed number of requests is served at a time, each emits one token a
-// step and is replaced by another of its domain when it ends. Tokens of a request are alike, so loads are noisier than
-// independent tokens: what a planner meets in service. Seeded; single thread.
+// Traffic with recorded routing for planner tests: a fixed number of requests is served at a time,
+// each emits one token a step and is replaced by another of its domain when it ends. Tokens of a
+// request are alike, so loads are noisier than independent tokens: what a planner meets in service.
+// Seeded; single thread.
 
 #include <cstdint>
 #include <random>
@@ -14,11 +15,12 @@ namespace swiftbalancer::testing {
 /// data/tinymoe_routing_u8.bin, see data/README.md.
 class RecordedRouting {
  public:
-  static constexpr int kDomains = 4, kRequests = 40, kTokens = 128, kLayers = 4, kTopK = 4, kExperts = 64;
+  static constexpr int kDomains = 4, kRequests = 40, kTokens = 128, kLayers = 4, kTopK = 4,
+                       kExperts = 64;
   RecordedRouting();
   int expert(int domain, int request, int token, int layer, int choice) const {
-    const std::size_t at =
-        static_cast<std::size_t>((((domain * kRequests + request) * kTokens + token) * kLayers + layer) * kTopK + choice);
+    const std::size_t at = static_cast<std::size_t>(
+        (((domain * kRequests + request) * kTokens + token) * kLayers + layer) * kTopK + choice);
     return ids_[at];
   }
 

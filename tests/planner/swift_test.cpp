@@ -22,7 +22,8 @@ std::vector<std::int64_t> lognormal_load(int experts, unsigned seed) {
 }
 
 TEST(SwiftState, LevellingFillsTheLowerRanksFirst) {
-  // Expert 0 (load 12) on all three ranks, which carry 2, 4 and 9 besides: 27 / 3 = 9 each, nothing for the third.
+  // Expert 0 (load 12) on all three ranks, which carry 2, 4 and 9 besides: 27 / 3 = 9 each, nothing
+  // for the third.
   const ClusterShape shape(
       {.num_moe_layers = 1, .num_logical_experts = 4, .num_ranks = 3, .num_slots = 6});
   const std::vector<std::int64_t> load = {12, 2, 4, 9};
@@ -36,7 +37,8 @@ TEST(SwiftState, LevellingFillsTheLowerRanksFirst) {
 }
 
 TEST(SwiftState, TrialsPredictWhatTheChangeBrings) {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 32, .num_ranks = 4, .num_slots = 44});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 32, .num_ranks = 4, .num_slots = 44});
   const auto load = lognormal_load(32, 3);
   const Placement initial = Placement::initial(shape);
   const LayerProblem problem{.shape = &shape, .load = load, .placement = initial.layer(0)};
@@ -44,7 +46,8 @@ TEST(SwiftState, TrialsPredictWhatTheChangeBrings) {
   state.level(3);
   const auto potential = [&](const SwiftState& s) {
     double sum = 0.0;
-    for (int rank = 0; rank < 4; ++rank) sum += std::pow(std::max(0.0, s.rank_load(rank) - s.mean()), 2);
+    for (int rank = 0; rank < 4; ++rank)
+      sum += std::pow(std::max(0.0, s.rank_load(rank) - s.mean()), 2);
     return sum;
   };
   int tried = 0;
@@ -55,7 +58,8 @@ TEST(SwiftState, TrialsPredictWhatTheChangeBrings) {
       const double predicted = state.gain_of_replace(slot, expert, state.mean());
       SwiftState changed = state;
       changed.replace(slot, expert);
-      EXPECT_NEAR(predicted, potential(state) - potential(changed), 1e-6 * state.mean() * state.mean());
+      EXPECT_NEAR(predicted, potential(state) - potential(changed),
+                  1e-6 * state.mean() * state.mean());
       ++tried;
     }
   }
@@ -63,15 +67,21 @@ TEST(SwiftState, TrialsPredictWhatTheChangeBrings) {
 }
 
 TEST(SwiftState, LowerBoundIsTheMeanOrTheSmallestLargestPiece) {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 4, .num_ranks = 4, .num_slots = 5});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 4, .num_ranks = 4, .num_slots = 5});
   const Placement initial = Placement::initial(shape);
   const std::vector<std::int64_t> even = {10, 10, 10, 10}, hot = {100, 1, 1, 1};
-  EXPECT_NEAR(SwiftState({.shape = &shape, .load = even, .placement = initial.layer(0)}).lower_bound(), 10.0, 0.1);
-  EXPECT_NEAR(SwiftState({.shape = &shape, .load = hot, .placement = initial.layer(0)}).lower_bound(), 50.0, 0.1);
+  EXPECT_NEAR(
+      SwiftState({.shape = &shape, .load = even, .placement = initial.layer(0)}).lower_bound(),
+      10.0, 0.1);
+  EXPECT_NEAR(
+      SwiftState({.shape = &shape, .load = hot, .placement = initial.layer(0)}).lower_bound(), 50.0,
+      0.1);
 }
 
 TEST(Swift, ReachesTheBalanceOfEplbWithAThirdOfItsMoves) {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80});
   const Placement initial = Placement::initial(shape);
   const auto swift = make_policy("swift"), eplb = make_policy("eplb");
   for (unsigned seed = 0; seed < 30; ++seed) {
@@ -85,7 +95,8 @@ TEST(Swift, ReachesTheBalanceOfEplbWithAThirdOfItsMoves) {
 }
 
 TEST(Swift, EveryMoveIsWorthItsPrice) {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80});
   const Placement initial = Placement::initial(shape);
   const auto swift = make_policy("swift");
   for (unsigned seed = 0; seed < 20; ++seed) {
@@ -107,7 +118,8 @@ TEST(Swift, EveryMoveIsWorthItsPrice) {
 }
 
 TEST(Swift, MoreMovesNeverBalanceWorse) {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80});
   const Placement initial = Placement::initial(shape);
   const auto load = lognormal_load(64, 11);
   LayerProblem problem{.shape = &shape, .load = load, .placement = initial.layer(0)};
@@ -123,10 +135,12 @@ TEST(Swift, MoreMovesNeverBalanceWorse) {
 }
 
 TEST(Swift, AWorkBudgetBoundsTheSearch) {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 256, .num_ranks = 32, .num_slots = 288});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 256, .num_ranks = 32, .num_slots = 288});
   const Placement initial = Placement::initial(shape);
   const auto load = lognormal_load(256, 2);
-  LayerProblem problem{.shape = &shape, .load = load, .placement = initial.layer(0), .max_work = 1000};
+  LayerProblem problem{
+      .shape = &shape, .load = load, .placement = initial.layer(0), .max_work = 1000};
   const LayerPlan plan = make_policy("swift")->plan_layer(problem);
   EXPECT_GT(plan.work, 0);
   EXPECT_LT(plan.work, 1000 + 5000);  // checked between steps
@@ -134,11 +148,12 @@ TEST(Swift, AWorkBudgetBoundsTheSearch) {
 }
 
 TEST(Swift, WastedSlotsAreUsedEvenWhereNothingElseIsWorthIt) {
-  const ClusterShape shape({.num_moe_layers = 1, .num_logical_experts = 4, .num_ranks = 2, .num_slots = 6});
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 4, .num_ranks = 2, .num_slots = 6});
   const std::vector<std::int64_t> load = {10, 10, 10, 10};
   const std::vector<std::int32_t> slots = {0, 1, 1, 2, 3, 3};
-  const LayerPlan plan =
-      make_policy("swift")->plan_layer({.shape = &shape, .load = load, .placement = slots, .min_gain = 1.0});
+  const LayerPlan plan = make_policy("swift")->plan_layer(
+      {.shape = &shape, .load = load, .placement = slots, .min_gain = 1.0});
   EXPECT_EQ(count_same_rank_duplicates(plan.placement, shape), 0);
   EXPECT_EQ(plan.moves, 2);
 }

@@ -12,7 +12,8 @@ namespace {
 
 using testing::ElementsAre;
 
-// Two ranks in lock step: packets of a step are exchanged at once, sets used packet_lag steps later.
+// Two ranks in lock step: packets of a step are exchanged at once, sets used packet_lag steps
+// later.
 class AgreementTest : public testing::Test {
  protected:
   static constexpr std::uint64_t kLag = 2;
@@ -92,7 +93,8 @@ TEST_F(AgreementTest, CommitsUpToTheSmallestCursor) {
   ranks[1].staged(plan.generation, 3);
   step();
   step();
-  EXPECT_THAT(step(), ElementsAre(DecisionKind::kCommit, DecisionKind::kCommit, DecisionKind::kRetire, DecisionKind::kOpen));
+  EXPECT_THAT(step(), ElementsAre(DecisionKind::kCommit, DecisionKind::kCommit,
+                                  DecisionKind::kRetire, DecisionKind::kOpen));
   EXPECT_THAT(ranks[1].epochs(), ElementsAre(1, 1, 1));
 }
 
@@ -189,7 +191,8 @@ TEST_F(AgreementTest, ANewPlanDropsWhatIsPendingAndWhatItsBaseHasLost) {
     for (const Decision& decision : last) reasons.push_back(decision.reason);
     if (std::ranges::find(all, DecisionKind::kAdopt) != all.end()) break;
   }
-  EXPECT_THAT(all, ElementsAre(DecisionKind::kCommit, DecisionKind::kDrop, DecisionKind::kRetire, DecisionKind::kAdopt, DecisionKind::kDrop));
+  EXPECT_THAT(all, ElementsAre(DecisionKind::kCommit, DecisionKind::kDrop, DecisionKind::kRetire,
+                               DecisionKind::kAdopt, DecisionKind::kDrop));
   EXPECT_EQ(reasons[1], DecisionReason::kSuperseded);
   EXPECT_EQ(reasons[4], DecisionReason::kBaseChanged);
 }

@@ -42,7 +42,8 @@ TEST(Packet, OfAnotherRankOrStepIsRefusedByName) {
   PacketHeader header;
   EXPECT_THAT(open_packet(packet, 2, 17, header).message(), testing::HasSubstr("names rank 3"));
   EXPECT_THAT(open_packet(packet, 3, 18, header).message(), testing::HasSubstr("names step 17"));
-  EXPECT_THAT(open_packet(std::span(packet).first(10), 3, 17, header).message(), testing::HasSubstr("truncated"));
+  EXPECT_THAT(open_packet(std::span(packet).first(10), 3, 17, header).message(),
+              testing::HasSubstr("truncated"));
 }
 
 TEST(Packet, LayoutKeepsSegmentsApart) {
@@ -56,7 +57,8 @@ TEST(Packet, LayoutKeepsSegmentsApart) {
   std::vector<int> used(layout.num_counters(), 0);
   for (int layer = 0; layer < 3; ++layer) {
     for (int segment = 0; segment < 2; ++segment) {
-      for (int slot = 0; slot < shape.max_slots_per_rank(); ++slot) ++used[layout.counter(layer, segment, slot)];
+      for (int slot = 0; slot < shape.max_slots_per_rank(); ++slot)
+        ++used[layout.counter(layer, segment, slot)];
     }
   }
   EXPECT_LE(*std::max_element(used.begin(), used.end()), 1);

@@ -62,19 +62,24 @@ TEST_P(BalancerOnThreads, EveryRankServesTheSamePlacementAndTheRightBytesAtEvery
   });
   EXPECT_EQ(mismatches, 0);
   EXPECT_EQ(waits, 0U) << "the engine waited for a plan or a copy";
-  // A single rank has nothing to move; the others must have been rearranged many times for this test to mean anything.
+  // A single rank has nothing to move; the others must have been rearranged many times for this
+  // test to mean anything.
   if (param.ranks > 1) {
     EXPECT_GT(commits, 10U);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BalancerOnThreads,
-                         testing::Values(Case{1, InstallMode::kSwap, 1, 1, 4}, Case{2, InstallMode::kSwap, 1, 1, 2},
-                                         Case{3, InstallMode::kCopy, 1, 2, 8}, Case{3, InstallMode::kSwap, 3, 2, 1},
+                         testing::Values(Case{1, InstallMode::kSwap, 1, 1, 4},
+                                         Case{2, InstallMode::kSwap, 1, 1, 2},
+                                         Case{3, InstallMode::kCopy, 1, 2, 8},
+                                         Case{3, InstallMode::kSwap, 3, 2, 1},
                                          Case{8, InstallMode::kCopy, 2, 5, 3}),
                          [](const auto& shape) {
-                           return "Ranks" + std::to_string(shape.param.ranks) + "Interval" + std::to_string(shape.param.interval) +
-                                  "Lag" + std::to_string(shape.param.lag) + "Pool" + std::to_string(shape.param.staging_experts);
+                           return "Ranks" + std::to_string(shape.param.ranks) + "Interval" +
+                                  std::to_string(shape.param.interval) + "Lag" +
+                                  std::to_string(shape.param.lag) + "Pool" +
+                                  std::to_string(shape.param.staging_experts);
                          });
 
 TEST(Balancer, ASkewedLoadIsBalancedAndThenLeftAlone) {
@@ -98,11 +103,12 @@ TEST(Balancer, ASkewedLoadIsBalancedAndThenLeftAlone) {
     }
   });
   EXPECT_GT(moves_at_half, 0U);
-  EXPECT_EQ(moves_at_end, moves_at_half) << "invariant 7: a stationary load causes no moves after the first good plan";
+  EXPECT_EQ(moves_at_end, moves_at_half)
+      << "invariant 7: a stationary load causes no moves after the first good plan";
   EXPECT_EQ(sets, 88U);
 }
 
-// ---------------------------------------------------------------------------------------------------------- set-up
+// ---- Set-up ----
 
 BalancerConfig good_config() { return {}; }
 
@@ -120,11 +126,15 @@ std::string refusal(Change change) {
 }
 
 TEST(BalancerSetUp, RefusesBadValuesByNameAndValue) {
-  EXPECT_THAT(refusal([](auto& c) { c.policy = "fastest"; }), testing::AllOf(HasSubstr("fastest"), HasSubstr("swift")));
+  EXPECT_THAT(refusal([](auto& c) { c.policy = "fastest"; }),
+              testing::AllOf(HasSubstr("fastest"), HasSubstr("swift")));
   EXPECT_THAT(refusal([](auto& c) { c.packet_lag = 0; }), HasSubstr("packet_lag is 0"));
-  EXPECT_THAT(refusal([](auto& c) { c.rebalance_interval = 0; }), HasSubstr("rebalance_interval is 0"));
-  EXPECT_THAT(refusal([](auto& c) { c.imbalance_trigger = 0.5; }), HasSubstr("imbalance_trigger is 0.5"));
-  EXPECT_THAT(refusal([](auto& c) { c.deadline = std::chrono::milliseconds(0); }), HasSubstr("deadline is 0"));
+  EXPECT_THAT(refusal([](auto& c) { c.rebalance_interval = 0; }),
+              HasSubstr("rebalance_interval is 0"));
+  EXPECT_THAT(refusal([](auto& c) { c.imbalance_trigger = 0.5; }),
+              HasSubstr("imbalance_trigger is 0.5"));
+  EXPECT_THAT(refusal([](auto& c) { c.deadline = std::chrono::milliseconds(0); }),
+              HasSubstr("deadline is 0"));
 }
 
 TEST(BalancerSetUp, NeedsEverySlotRegisteredAndAPoolOfAtLeastOneExpert) {
@@ -134,14 +144,16 @@ TEST(BalancerSetUp, NeedsEverySlotRegisteredAndAPoolOfAtLeastOneExpert) {
   {
     Balancer balancer(shape, good_config(), std::move(make_thread_transports(1)[0]));
     balancer.register_weights(0, 0, {&part, 1});
-    EXPECT_THAT([&] { balancer.start(Placement::initial(shape)); }, testing::ThrowsMessage<Error>(HasSubstr("layer 0 slot 1")));
+    EXPECT_THAT([&] { balancer.start(Placement::initial(shape)); },
+                testing::ThrowsMessage<Error>(HasSubstr("layer 0 slot 1")));
   }
   BalancerConfig config = good_config();
   config.staging_bytes = 7;
   Balancer balancer(shape, config, std::move(make_thread_transports(1)[0]));
   balancer.register_weights(0, 0, {&part, 1});
   balancer.register_weights(0, 1, {&part, 1});
-  EXPECT_THAT([&] { balancer.start(Placement::initial(shape)); }, testing::ThrowsMessage<Error>(HasSubstr("8")));
+  EXPECT_THAT([&] { balancer.start(Placement::initial(shape)); },
+              testing::ThrowsMessage<Error>(HasSubstr("8")));
 }
 
 TEST(BalancerSetUp, RanksConfiguredDifferentlyAreRefusedAtStart) {
@@ -155,7 +167,8 @@ TEST(BalancerSetUp, RanksConfiguredDifferentlyAreRefusedAtStart) {
         BalancerConfig config = good_config();
         config.packet_lag = rank == 0 ? 2 : 3;
         try {
-          RankUnderTest under_test(shape, config, std::move(transports[static_cast<std::size_t>(rank)]));
+          RankUnderTest under_test(shape, config,
+                                   std::move(transports[static_cast<std::size_t>(rank)]));
         } catch (const Error& error) {
           EXPECT_THAT(error.what(), HasSubstr("start all ranks alike"));
           ++refused;

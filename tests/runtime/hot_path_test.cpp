@@ -1,5 +1,6 @@
-// Zero heap allocations and zero system calls in the four engine calls when nothing is due: counted, not assumed.
-// Allocations through operator new; system calls of the engine thread through a seccomp filter that traps every one.
+// Zero heap allocations and zero system calls in the four engine calls when nothing is due:
+// counted, not assumed. Allocations through operator new; system calls of the engine thread through
+// a seccomp filter that traps every one.
 
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -56,9 +57,11 @@ namespace {
 using testing_support::make_shape;
 using testing_support::RankUnderTest;
 
-constexpr int kOk = 0, kNoFilter = 3, kAllocated = 4, kCalledTheSystem = 5, kFailed = 6, kCounterBlind = 7;
+constexpr int kOk = 0, kNoFilter = 3, kAllocated = 4, kCalledTheSystem = 5, kFailed = 6,
+              kCounterBlind = 7;
 
-void one_step(Balancer& balancer, std::uint64_t step, std::span<const std::uint32_t> counts, bool& ok, std::int64_t& sum) {
+void one_step(Balancer& balancer, std::uint64_t step, std::span<const std::uint32_t> counts,
+              bool& ok, std::int64_t& sum) {
   ok &= balancer.begin_step({step, Phase::kDecode, false}).ok();
   for (int layer = 0; layer < 8; ++layer) {
     sum += balancer.dispatch_table(layer).slot(layer, static_cast<std::uint32_t>(step));
@@ -76,14 +79,16 @@ void one_step(Balancer& balancer, std::uint64_t step, std::span<const std::uint3
 [[noreturn]] void measure() {
   BalancerConfig config;
   config.packet_interval = 1000;  // nothing is due in the steps measured
-  RankUnderTest under_test(make_shape(8, 64, 1, 80), config, std::move(make_thread_transports(1)[0]));
+  RankUnderTest under_test(make_shape(8, 64, 1, 80), config,
+                           std::move(make_thread_transports(1)[0]));
   const std::vector<std::uint32_t> counts(80, 3);
   bool ok = true;
   std::int64_t sum = 0;
   one_step(under_test.balancer, 1, counts, ok, sum);
   if (!trap_system_calls()) finish(kNoFilter);
   const std::uint64_t before = allocations_here;
-  for (std::uint64_t step = 2; step < 900; ++step) one_step(under_test.balancer, step, counts, ok, sum);
+  for (std::uint64_t step = 2; step < 900; ++step)
+    one_step(under_test.balancer, step, counts, ok, sum);
   if (allocations_here != before) finish(kAllocated);
   if (trapped_calls != 0) finish(kCalledTheSystem);
   if (!ok || sum == 0) finish(kFailed);
@@ -101,7 +106,8 @@ TEST(HotPath, NeitherAllocatesNorCallsTheSystemWhenNothingIsDue) {
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
-  EXPECT_EQ(WEXITSTATUS(status), kOk) << "3 no seccomp, 4 allocated, 5 called the system, 6 a call failed, 7 counters blind";
+  EXPECT_EQ(WEXITSTATUS(status), kOk)
+      << "3 no seccomp, 4 allocated, 5 called the system, 6 a call failed, 7 counters blind";
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 #pragma once
-// Ranks as threads, each with a real Balancer and its worker thread over the thread transport. Experts are small blocks of
-// bytes that name themselves.
+// Ranks as threads, each with a real Balancer and its worker thread over the thread transport.
+// Experts are small blocks of bytes that name themselves.
 
 #include <cstdint>
 #include <cstring>
@@ -28,15 +28,18 @@ class RankUnderTest {
  public:
   static constexpr std::size_t kExpertBytes = 96;  // two parts
 
-  RankUnderTest(const ClusterShape& shape, const BalancerConfig& config, std::unique_ptr<Transport> transport)
+  RankUnderTest(const ClusterShape& shape, const BalancerConfig& config,
+                std::unique_ptr<Transport> transport)
       : shape_(shape), rank_(transport->rank()), balancer(shape, config, std::move(transport)) {
     const Placement initial = Placement::initial(shape);
     const int slots = shape.slots_per_rank(rank_);
     memory_.resize(static_cast<std::size_t>(shape.num_moe_layers() * slots) * kExpertBytes);
     for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
       for (int slot = 0; slot < slots; ++slot) {
-        std::byte* expert = memory_.data() + static_cast<std::size_t>(layer * slots + slot) * kExpertBytes;
-        fill(expert, layer, initial.layer(layer)[static_cast<std::size_t>(shape.first_slot(rank_) + slot)]);
+        std::byte* expert =
+            memory_.data() + static_cast<std::size_t>(layer * slots + slot) * kExpertBytes;
+        fill(expert, layer,
+             initial.layer(layer)[static_cast<std::size_t>(shape.first_slot(rank_) + slot)]);
         const WeightPart parts[] = {{expert, 64}, {expert + 64, 32}};
         balancer.register_weights(layer, slot, parts);
       }
@@ -49,9 +52,13 @@ class RankUnderTest {
     std::byte expected[kExpertBytes];
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
       for (int slot = 0; slot < shape_.slots_per_rank(rank_); ++slot) {
-        fill(expected, layer, balancer.placement().layer(layer)[static_cast<std::size_t>(shape_.first_slot(rank_) + slot)]);
+        fill(expected, layer,
+             balancer.placement().layer(
+                 layer)[static_cast<std::size_t>(shape_.first_slot(rank_) + slot)]);
         const auto parts = balancer.slot_parts(layer, slot);
-        if (std::memcmp(parts[0], expected, 64) != 0 || std::memcmp(parts[1], expected + 64, 32) != 0) return false;
+        if (std::memcmp(parts[0], expected, 64) != 0 ||
+            std::memcmp(parts[1], expected + 64, 32) != 0)
+          return false;
       }
     }
     return true;
@@ -61,8 +68,10 @@ class RankUnderTest {
     std::vector<std::uint32_t> counts(static_cast<std::size_t>(shape_.slots_per_rank(rank_)));
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
       for (std::size_t slot = 0; slot < counts.size(); ++slot) {
-        const auto expert = balancer.placement().layer(layer)[static_cast<std::size_t>(shape_.first_slot(rank_)) + slot];
-        counts[slot] = static_cast<std::uint32_t>(1000 / (1 + (expert + static_cast<int>(step / 100)) % 8));
+        const auto expert = balancer.placement().layer(
+            layer)[static_cast<std::size_t>(shape_.first_slot(rank_)) + slot];
+        counts[slot] =
+            static_cast<std::uint32_t>(1000 / (1 + (expert + static_cast<int>(step / 100)) % 8));
       }
       balancer.record(layer, counts);
     }
@@ -71,7 +80,9 @@ class RankUnderTest {
  private:
   static void fill(std::byte* expert, int layer, int logical_id) {
     for (std::size_t i = 0; i < kExpertBytes; ++i) {
-      expert[i] = static_cast<std::byte>((static_cast<std::size_t>(layer) * 131 + static_cast<std::size_t>(logical_id) * 31 + i * 7) & 0xFF);
+      expert[i] = static_cast<std::byte>((static_cast<std::size_t>(layer) * 131 +
+                                          static_cast<std::size_t>(logical_id) * 31 + i * 7) &
+                                         0xFF);
     }
   }
 
@@ -91,9 +102,11 @@ inline void run_ranks(const ClusterShape& shape, const BalancerConfig& config,
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
     threads.emplace_back([&, rank] {
-      RankUnderTest under_test(shape, config, std::move(transports[static_cast<std::size_t>(rank)]));
+      RankUnderTest under_test(shape, config,
+                               std::move(transports[static_cast<std::size_t>(rank)]));
       body(under_test, rank);
-      done.arrive_and_wait();  // nobody's transport closes while a peer still reads its last packets
+      done.arrive_and_wait();  // nobody's transport closes while a peer still reads its last
+                               // packets
     });
   }
 }

@@ -1,6 +1,7 @@
 #pragma once
-// A whole cluster in one thread: the product's BalancerCore, Worker, planner hook, migration and protocol on every rank,
-// over SimNetwork, scheduled by a seed. After every event the general invariants of the design are checked.
+// A whole cluster in one thread: the product's BalancerCore, Worker, planner hook, migration and
+// protocol on every rank, over SimNetwork, scheduled by a seed. After every event the general
+// invariants of the design are checked.
 
 #include <cstdint>
 #include <map>
@@ -24,16 +25,16 @@ struct SimOptions {
   std::uint64_t packet_lag = 1;
   std::uint64_t rebalance_interval = 3;
   std::uint64_t max_open_sets = 8;
-  int staging_experts = 2;             ///< Buffers of a rank's pool.
+  int staging_experts = 2;  ///< Buffers of a rank's pool.
   InstallMode install_mode = InstallMode::kSwap;
   std::uint64_t num_steps = 30;
   // Faults, in percent of the events they apply to.
   int copy_failure = 0;
   int planner_failure = 0;
   int planner_differs = 0;
-  int early_request = 0;               ///< A rank asks for an early rebalance (supersedes a plan still moving).
+  int early_request = 0;  ///< A rank asks for an early rebalance (supersedes a plan still moving).
   int idle = 0;
-  int slow_copies = 0;                 ///< A copy that could complete does not, this often.
+  int slow_copies = 0;  ///< A copy that could complete does not, this often.
 
   static SimOptions draw(std::uint64_t seed);
   std::string to_string() const;
@@ -83,7 +84,8 @@ class SimCluster {
   SimNetwork network_;
   std::vector<std::unique_ptr<Rank>> ranks_;
   // What the first rank to get there did; the others must do the same.
-  std::map<std::uint64_t, std::pair<Placement, std::uint64_t>> forwards_;  // step -> placement, digest
+  std::map<std::uint64_t, std::pair<Placement, std::uint64_t>>
+      forwards_;  // step -> placement, digest
   std::map<std::uint64_t, ServedState> base_of_generation_;
   SimResult result_;
 };

@@ -1,6 +1,6 @@
 #pragma once
-// A network in one thread under a seeded scheduler's control: every delivery is an event that happens when the scheduler says
-// so, in any order, or fails. Implements Transport for each rank.
+// A network in one thread under a seeded scheduler's control: every delivery is an event that
+// happens when the scheduler says so, in any order, or fails. Implements Transport for each rank.
 
 #include <cstring>
 #include <deque>
@@ -19,7 +19,8 @@ class SimNetwork {
   explicit SimNetwork(int num_ranks) : num_ranks_(num_ranks) {}
   int num_ranks() const noexcept { return num_ranks_; }
 
-  /// One thing that may happen next: a packet reaches a rank, or a posted transfer completes or fails.
+  /// One thing that may happen next: a packet reaches a rank, or a posted transfer completes or
+  /// fails.
   struct Event {
     enum class Kind { kPacket, kTransfer } kind = Kind::kPacket;
     std::uint64_t tag = 0;
@@ -29,7 +30,8 @@ class SimNetwork {
   std::vector<Event> possible() const {
     std::vector<Event> events;
     for (const auto& [key, message] : packets_) {
-      if (!message.delivered) events.push_back({Event::Kind::kPacket, key.tag, key.source, key.destination});
+      if (!message.delivered)
+        events.push_back({Event::Kind::kPacket, key.tag, key.source, key.destination});
     }
     for (const auto& [key, send] : sends_) {
       if (send.state == TransferState::kPending && is_pending(recvs_, key)) {
@@ -97,7 +99,8 @@ class SimTransport final : public Transport {
   int num_ranks() const noexcept override { return network_.num_ranks_; }
   TransportCapabilities capabilities() const noexcept override { return {}; }
 
-  TransportHandle post_all_gather(std::uint64_t tag, std::span<const std::byte> mine, std::span<std::byte> out) override {
+  TransportHandle post_all_gather(std::uint64_t tag, std::span<const std::byte> mine,
+                                  std::span<std::byte> out) override {
     for (int peer = 0; peer < network_.num_ranks_; ++peer) {
       // Frozen when posted: the bytes are copied here (rule 2).
       network_.packets_[{tag, rank_, peer}] = {{mine.begin(), mine.end()}, peer == rank_};
@@ -105,13 +108,15 @@ class SimTransport final : public Transport {
     operations_[++next_] = {Operation::Kind::kGather, {tag, rank_, rank_}, out, mine.size()};
     return {next_};
   }
-  TransportHandle post_send(int peer, std::uint64_t tag, std::span<const std::span<const std::byte>> parts, Delivery) override {
+  TransportHandle post_send(int peer, std::uint64_t tag,
+                            std::span<const std::span<const std::byte>> parts, Delivery) override {
     const SimNetwork::Key key{tag, rank_, peer};
     network_.sends_[key] = {TransferState::kPending, 0, {parts.begin(), parts.end()}, {}};
     operations_[++next_] = {Operation::Kind::kSend, key, {}, 0};
     return {next_};
   }
-  TransportHandle post_recv(int peer, std::uint64_t tag, std::span<const std::span<std::byte>> parts, Delivery) override {
+  TransportHandle post_recv(int peer, std::uint64_t tag,
+                            std::span<const std::span<std::byte>> parts, Delivery) override {
     const SimNetwork::Key key{tag, peer, rank_};
     network_.recvs_[key] = {TransferState::kPending, 0, {}, {parts.begin(), parts.end()}};
     operations_[++next_] = {Operation::Kind::kRecv, key, {}, 0};
@@ -153,7 +158,8 @@ class SimTransport final : public Transport {
     }
     for (int peer = 0; peer < network_.num_ranks_; ++peer) {
       const auto message = network_.packets_.find({operation.key.tag, peer, rank_});
-      std::ranges::copy(message->second.bytes, operation.out.begin() + static_cast<std::ptrdiff_t>(operation.each) * peer);
+      std::ranges::copy(message->second.bytes,
+                        operation.out.begin() + static_cast<std::ptrdiff_t>(operation.each) * peer);
       network_.packets_.erase(message);
     }
     operations_.erase(found);

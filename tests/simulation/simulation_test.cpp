@@ -18,7 +18,7 @@ std::uint64_t environment(const char* name, std::uint64_t otherwise) {
 }
 
 SimResult operator+(const SimResult& a, const SimResult& b) {
-  return {a.commits + b.commits, a.drops + b.drops, a.adopted + b.adopted,
+  return {a.commits + b.commits, a.drops + b.drops,           a.adopted + b.adopted,
           a.closed + b.closed,   a.superseded + b.superseded, a.events + b.events};
 }
 
@@ -34,9 +34,10 @@ TEST(Simulation, EverySeededScheduleKeepsTheInvariants) {
       FAIL() << violation.what() << "\nreplay: SWIFTBALANCER_SEED=" << seed;
     }
   }
-  std::cout << last - first + 1 << " schedules: " << total.events << " events, " << total.adopted << " plans adopted, "
-            << total.closed << " generations closed, " << total.commits << " units committed, " << total.drops
-            << " dropped, " << total.superseded << " superseded\n";
+  std::cout << last - first + 1 << " schedules: " << total.events << " events, " << total.adopted
+            << " plans adopted, " << total.closed << " generations closed, " << total.commits
+            << " units committed, " << total.drops << " dropped, " << total.superseded
+            << " superseded\n";
   if (only != 0) return;
   // The schedules must have exercised what they are there for.
   EXPECT_GT(total.commits, last);

@@ -7,8 +7,9 @@ namespace {
 
 using Cancel = PairTest;
 
-constexpr std::size_t kBytes = 4 * kSmallRing;  // more than a ring: several stages in which it is half transferred
-constexpr int kStages = 24;                     // polls, alternately on both sides; more than a whole transfer needs
+constexpr std::size_t kBytes =
+    4 * kSmallRing;          // more than a ring: several stages in which it is half transferred
+constexpr int kStages = 24;  // polls, alternately on both sides; more than a whole transfer needs
 constexpr auto kCanary = std::byte{0xc5};
 
 bool untouched(const std::vector<std::byte>& bytes) {
@@ -17,7 +18,8 @@ bool untouched(const std::vector<std::byte>& bytes) {
 
 class Transfer {
  public:
-  Transfer(Transport& from, Transport& to, Delivery delivery) : from_(from), to_(to), delivery_(delivery) {}
+  Transfer(Transport& from, Transport& to, Delivery delivery)
+      : from_(from), to_(to), delivery_(delivery) {}
   void post_send() { sent = send(from_, to_.rank(), 1, out, delivery_); }
   void post_recv() { received = receive(to_, from_.rank(), 1, in, delivery_); }
   /// One poll, alternately on both sides.
@@ -90,7 +92,8 @@ TEST_P(Cancel, OfAReceiveAtEveryStageLeavesItsBufferAndTheSendToTheNextReceive) 
         auto given_up = std::move(transfer.in);
         std::fill(given_up.begin(), given_up.end(), kCanary);
         transfer.in.assign(kBytes, std::byte{0});
-        // With all of a rendezvous pushed there is nothing left to receive: the next send is what arrives.
+        // With all of a rendezvous pushed there is nothing left to receive: the next send is what
+        // arrives.
         if (delivery == Delivery::kRendezvous && !transfer.sent) transfer.post_send();
         transfer.post_recv();
         transfer.go_on();
@@ -113,7 +116,8 @@ TEST_P(Cancel, OfBothSidesAtEveryStageLeavesThePairUsable) {
       transfer.post_send();
       transfer.post_recv();
       for (int i = 0; i < stage; ++i) transfer.step();
-      if (!transfer.sent) continue;  // delivered: an eager message would be kept for the next receive
+      if (!transfer.sent)
+        continue;  // delivered: an eager message would be kept for the next receive
       if (stage % 3 == 0) at(1).cancel(transfer.received);
       at(0).cancel(transfer.sent);
       if (stage % 3 != 0) at(1).cancel(transfer.received);
@@ -149,7 +153,8 @@ TEST_P(Cancel, OfAnAllGatherAtEveryStageTouchesNothingAfterwards) {
     at(0).cancel(gather);
     std::fill(out.begin(), out.end(), kCanary);
     std::fill(mine.begin(), mine.end(), kCanary);
-    Transfer transfer(at(1), at(0), Delivery::kEager);  // behind the contributions, the pair goes on
+    Transfer transfer(at(1), at(0),
+                      Delivery::kEager);  // behind the contributions, the pair goes on
     transfer.post_send();
     transfer.post_recv();
     transfer.go_on();

@@ -1,6 +1,6 @@
 #pragma once
-// The conformance suite of all transports: every TEST_P(TransportTest, ...) in this folder runs on each kind below, for each
-// number of ranks. A new transport joins by one line in kGroupKinds.
+// The conformance suite of all transports: every TEST_P(TransportTest, ...) in this folder runs on
+// each kind below, for each number of ranks. A new transport joins by one line in kGroupKinds.
 
 #include <chrono>
 #include <cstddef>
@@ -28,9 +28,11 @@ inline TestGroup make_thread_group(int num_ranks, std::size_t ring_bytes) {
 
 inline TestGroup make_shm_group(int num_ranks, std::size_t ring_bytes) {
   static int number = 0;
-  ShmGroup group("swiftbalancer." + std::to_string(::getpid()) + ".test" + std::to_string(++number), num_ranks, {ring_bytes});
+  ShmGroup group("swiftbalancer." + std::to_string(::getpid()) + ".test" + std::to_string(++number),
+                 num_ranks, {ring_bytes});
   TestGroup result;
-  for (int rank = 0; rank < num_ranks; ++rank) result.ranks.push_back(open_shm_transport(group.name(), rank));
+  for (int rank = 0; rank < num_ranks; ++rank)
+    result.ranks.push_back(open_shm_transport(group.name(), rank));
   return result;  // the name goes, the mappings stay
 }
 
@@ -78,12 +80,14 @@ inline std::vector<std::byte> pattern(std::uint64_t seed, std::size_t bytes) {
   return result;
 }
 
-inline TransportHandle send(Transport& from, int to, std::uint64_t tag, const std::vector<std::byte>& bytes, Delivery delivery) {
+inline TransportHandle send(Transport& from, int to, std::uint64_t tag,
+                            const std::vector<std::byte>& bytes, Delivery delivery) {
   const std::span<const std::byte> part(bytes);
   return from.post_send(to, tag, {&part, 1}, delivery);
 }
 
-inline TransportHandle receive(Transport& to, int from, std::uint64_t tag, std::vector<std::byte>& bytes, Delivery delivery) {
+inline TransportHandle receive(Transport& to, int from, std::uint64_t tag,
+                               std::vector<std::byte>& bytes, Delivery delivery) {
   const std::span<std::byte> part(bytes);
   return to.post_recv(from, tag, {&part, 1}, delivery);
 }
@@ -91,7 +95,9 @@ inline TransportHandle receive(Transport& to, int from, std::uint64_t tag, std::
 class TransportTest : public testing::TestWithParam<GroupCase> {
  protected:
   int num_ranks() const { return GetParam().num_ranks; }
-  void make(std::size_t ring_bytes = kSmallRing) { group_ = GetParam().kind.make(num_ranks(), ring_bytes); }
+  void make(std::size_t ring_bytes = kSmallRing) {
+    group_ = GetParam().kind.make(num_ranks(), ring_bytes);
+  }
   Transport& at(int rank) { return *group_.ranks[static_cast<std::size_t>(rank)]; }
   void close(int rank) { group_.ranks[static_cast<std::size_t>(rank)].reset(); }
 
@@ -104,13 +110,17 @@ class TransportTest : public testing::TestWithParam<GroupCase> {
   TestGroup group_;
 };
 
-/// The same, with at least two ranks; driven by one thread, so that every interleaving is chosen by the test.
+/// The same, with at least two ranks; driven by one thread, so that every interleaving is chosen by
+/// the test.
 class PairTest : public TransportTest {
  protected:
   /// Polls both until they are final. The second may be on the same instance.
-  std::pair<TransferStatus, TransferStatus> drive(Transport& a, TransportHandle ha, Transport& b, TransportHandle hb) {
+  std::pair<TransferStatus, TransferStatus> drive(Transport& a, TransportHandle ha, Transport& b,
+                                                  TransportHandle hb) {
     TransferStatus sa, sb;
-    for (int i = 0; i < 10000 && (sa.state == TransferState::kPending || sb.state == TransferState::kPending); ++i) {
+    for (int i = 0;
+         i < 10000 && (sa.state == TransferState::kPending || sb.state == TransferState::kPending);
+         ++i) {
       if (sa.state == TransferState::kPending) sa = a.poll(ha);
       if (sb.state == TransferState::kPending) sb = b.poll(hb);
     }

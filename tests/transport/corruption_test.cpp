@@ -1,4 +1,5 @@
-// Shared memory that makes no sense, by accident or on purpose: a clear failure, never an access out of bounds.
+// Shared memory that makes no sense, by accident or on purpose: a clear failure, never an access
+// out of bounds.
 #include <cstring>
 #include <random>
 
@@ -18,7 +19,8 @@ constexpr int kRanks = 2;
 /// A group and a hand in its memory.
 class Tampered {
  public:
-  Tampered() : group_("swiftbalancer." + std::to_string(::getpid()) + ".tampered", kRanks, {kSmallRing}) {
+  Tampered()
+      : group_("swiftbalancer." + std::to_string(::getpid()) + ".tampered", kRanks, {kSmallRing}) {
     const int file = ::open(path().c_str(), O_RDWR);
     bytes_ = ring::Region::bytes_for(kRanks, {kSmallRing});
     void* memory = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
@@ -55,7 +57,8 @@ TEST(Corruption, OfTheHeaderIsRefusedWhenOpening) {
 }
 
 TEST(Corruption, OfTheSizeIsRefusedWhenOpening) {
-  for (const std::size_t size : {std::size_t{0}, std::size_t{10}, std::size_t{64}, std::size_t{4096}}) {
+  for (const std::size_t size :
+       {std::size_t{0}, std::size_t{10}, std::size_t{64}, std::size_t{4096}}) {
     Tampered memory;
     ASSERT_EQ(::truncate(memory.path().c_str(), static_cast<off_t>(size)), 0);
     EXPECT_THROW(open_shm_transport(memory.name(), 0), Error) << size;
@@ -82,7 +85,8 @@ TEST(Corruption, OfTheReceiversPositionFailsTheSender) {
   const auto t = open_shm_transport(memory.name(), 0);
   const auto message = pattern(1, 3 * kSmallRing);
   memory.region().ring(0, 1, ring::kMessages).head.store(12345);
-  EXPECT_EQ(wait_done(*t, send(*t, 1, 3, message, Delivery::kEager), soon()).code(), ErrorCode::kTransport);
+  EXPECT_EQ(wait_done(*t, send(*t, 1, 3, message, Delivery::kEager), soon()).code(),
+            ErrorCode::kTransport);
 }
 
 TEST(Corruption, OfFramesNeverReadsOrWritesOutOfBounds) {
@@ -94,14 +98,21 @@ TEST(Corruption, OfFramesNeverReadsOrWritesOutOfBounds) {
     const auto t = open_shm_transport(memory.name(), 0);
     std::vector<std::byte> eager(100), bulk(100), out(200);
     const auto mine = pattern(1, 100);
-    std::vector<TransportHandle> handles{receive(*t, 1, 1, eager, Delivery::kEager), receive(*t, 1, 1, bulk, Delivery::kRendezvous),
-                                         t->post_all_gather(1, mine, out), send(*t, 1, 1, mine, Delivery::kRendezvous)};
+    std::vector<TransportHandle> handles{
+        receive(*t, 1, 1, eager, Delivery::kEager), receive(*t, 1, 1, bulk, Delivery::kRendezvous),
+        t->post_all_gather(1, mine, out), send(*t, 1, 1, mine, Delivery::kRendezvous)};
     for (const ring::Lane lane : {ring::kMessages, ring::kBulk}) {
       // Frames that are nearly right: each field is small, or now and then anything.
       std::uint64_t position = 0;
       for (int i = 0; i < 4; ++i) {
-        const auto any = [&](std::uint64_t most) { return random() % 12 == 0 ? random() : random() % (most + 1); };
-        ring::FrameHeader header{any(1), any(2), any(1) * 50, any(2) * 50, static_cast<std::uint32_t>(any(1) * 50),
+        const auto any = [&](std::uint64_t most) {
+          return random() % 12 == 0 ? random() : random() % (most + 1);
+        };
+        ring::FrameHeader header{any(1),
+                                 any(2),
+                                 any(1) * 50,
+                                 any(2) * 50,
+                                 static_cast<std::uint32_t>(any(1) * 50),
                                  static_cast<ring::FrameKind>(any(6))};
         std::memcpy(memory.region().ring_data(1, 0, lane) + position, &header, sizeof header);
         position += ring::frame_bytes(std::min<std::size_t>(header.length, 100));

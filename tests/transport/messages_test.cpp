@@ -9,7 +9,9 @@ using Pair = PairTest;
 constexpr Delivery kDeliveries[] = {Delivery::kEager, Delivery::kRendezvous};
 constexpr std::size_t kSizes[] = {0, 1, 7, 500, kSmallRing, 10 * kSmallRing + 3};
 
-const char* name_of(Delivery delivery) { return delivery == Delivery::kEager ? "eager" : "rendezvous"; }
+const char* name_of(Delivery delivery) {
+  return delivery == Delivery::kEager ? "eager" : "rendezvous";
+}
 
 TEST_P(Messages, ArriveWhetherSendOrReceiveIsPostedFirst) {
   make();
@@ -18,7 +20,8 @@ TEST_P(Messages, ArriveWhetherSendOrReceiveIsPostedFirst) {
   for (const Delivery delivery : kDeliveries) {
     for (const std::size_t bytes : kSizes) {
       for (const bool send_first : {true, false}) {
-        SCOPED_TRACE(std::string(name_of(delivery)) + ", " + std::to_string(bytes) + " bytes, send first " + std::to_string(send_first));
+        SCOPED_TRACE(std::string(name_of(delivery)) + ", " + std::to_string(bytes) +
+                     " bytes, send first " + std::to_string(send_first));
         const auto message = pattern(++tag, bytes);
         std::vector<std::byte> in(bytes);
         TransportHandle sent, received;
@@ -53,7 +56,8 @@ TEST_P(Messages, AreScatteredIntoPartsCutDifferently) {
   for (const Delivery delivery : kDeliveries) {
     const auto message = pattern(9, 5000);
     const std::span<const std::byte> all(message);
-    const std::span<const std::byte> sources[] = {all.first(1), all.subspan(1, 0), all.subspan(1, 2999), all.subspan(3000)};
+    const std::span<const std::byte> sources[] = {all.first(1), all.subspan(1, 0),
+                                                  all.subspan(1, 2999), all.subspan(3000)};
     std::vector<std::byte> a(2000), b(0), c(1), d(4000, std::byte{0x55});
     const std::span<std::byte> targets[] = {a, b, c, d};
     const auto sent = at(from).post_send(to, 1, sources, delivery);
@@ -85,10 +89,13 @@ TEST_P(Messages, ManyAreInFlightBetweenAllRanksAtOnce) {
     const auto ranks = static_cast<std::uint64_t>(num_ranks());
     for (std::uint64_t tag = 0; tag < kPerPair; ++tag) {
       for (int peer = 0; peer < num_ranks(); ++peer) {
-        const auto me = static_cast<std::uint64_t>(t.rank()), other = static_cast<std::uint64_t>(peer);
+        const auto me = static_cast<std::uint64_t>(t.rank()),
+                   other = static_cast<std::uint64_t>(peer);
         const std::size_t bytes = tag * 311;
         transfers.push_back({{}, pattern((me * ranks + other) * kPerPair + tag, bytes), {}});
-        transfers.push_back({{}, std::vector<std::byte>(bytes), pattern((other * ranks + me) * kPerPair + tag, bytes)});
+        transfers.push_back({{},
+                             std::vector<std::byte>(bytes),
+                             pattern((other * ranks + me) * kPerPair + tag, bytes)});
       }
     }
     // Receives are posted in the opposite order of tags.
@@ -96,10 +103,12 @@ TEST_P(Messages, ManyAreInFlightBetweenAllRanksAtOnce) {
       const std::size_t pair = i / 2, tag = pair / ranks;
       const auto peer = static_cast<int>(pair % ranks);
       const std::size_t back = ((kPerPair - 1 - tag) * ranks + pair % ranks) * 2 + 1;
-      transfers[i].handle = send(t, peer, tag, transfers[i].bytes, tag % 2 == 0 ? Delivery::kEager : Delivery::kRendezvous);
+      transfers[i].handle = send(t, peer, tag, transfers[i].bytes,
+                                 tag % 2 == 0 ? Delivery::kEager : Delivery::kRendezvous);
       const std::uint64_t back_tag = kPerPair - 1 - tag;
       transfers[back].handle =
-          receive(t, peer, back_tag, transfers[back].bytes, back_tag % 2 == 0 ? Delivery::kEager : Delivery::kRendezvous);
+          receive(t, peer, back_tag, transfers[back].bytes,
+                  back_tag % 2 == 0 ? Delivery::kEager : Delivery::kRendezvous);
     }
     for (std::size_t i = 0; i < transfers.size(); ++i) {
       const Status status = wait_done(t, transfers[i].handle, soon());
@@ -149,12 +158,14 @@ TEST_P(Pair, ReceiveThatIsTooSmallFailsAndTouchesNothing) {
       if (!send_first) sent = send(at(0), 1, 1, message, delivery);
       const auto [s, r] = drive(at(0), sent, at(1), received);
       EXPECT_EQ(r.state, TransferState::kFailed);
-      EXPECT_EQ(s.state, delivery == Delivery::kEager ? TransferState::kDone : TransferState::kFailed);
+      EXPECT_EQ(s.state,
+                delivery == Delivery::kEager ? TransferState::kDone : TransferState::kFailed);
       EXPECT_EQ(in, std::vector<std::byte>(100, std::byte{0x77}));
       // The pair goes on.
       in.resize(101);
       sent = send(at(0), 1, 1, message, delivery);
-      EXPECT_EQ(drive(at(0), sent, at(1), receive(at(1), 0, 1, in, delivery)).second.state, TransferState::kDone);
+      EXPECT_EQ(drive(at(0), sent, at(1), receive(at(1), 0, 1, in, delivery)).second.state,
+                TransferState::kDone);
       EXPECT_EQ(in, message);
     }
   }
@@ -179,10 +190,13 @@ TEST_P(Pair, RendezvousSendWaitsForItsReceiveAndDoesNotBlockOthers) {
   const auto stalled = send(at(0), 1, 1, bulk, Delivery::kRendezvous);
   const auto sent = send(at(0), 1, 2, other, Delivery::kRendezvous);
   std::vector<std::byte> in(other.size());
-  EXPECT_EQ(drive(at(0), sent, at(1), receive(at(1), 0, 2, in, Delivery::kRendezvous)).second.state, TransferState::kDone);
+  EXPECT_EQ(drive(at(0), sent, at(1), receive(at(1), 0, 2, in, Delivery::kRendezvous)).second.state,
+            TransferState::kDone);
   EXPECT_EQ(in, other);
   EXPECT_EQ(at(0).poll(stalled).state, TransferState::kPending);
-  EXPECT_EQ(drive(at(0), stalled, at(1), receive(at(1), 0, 1, in, Delivery::kRendezvous)).second.state, TransferState::kDone);
+  EXPECT_EQ(
+      drive(at(0), stalled, at(1), receive(at(1), 0, 1, in, Delivery::kRendezvous)).second.state,
+      TransferState::kDone);
   EXPECT_EQ(in, bulk);
 }
 
@@ -198,7 +212,8 @@ TEST_P(Pair, HandleIsForgottenOnceReported) {
   EXPECT_EQ(at(0).poll(next).state, TransferState::kDone);
 }
 
-INSTANTIATE_TEST_SUITE_P(Transports, Messages, testing::ValuesIn(group_cases({1, 2, 3, 8})), case_name);
+INSTANTIATE_TEST_SUITE_P(Transports, Messages, testing::ValuesIn(group_cases({1, 2, 3, 8})),
+                         case_name);
 INSTANTIATE_TEST_SUITE_P(Transports, Pair, testing::ValuesIn(group_cases({2, 3})), case_name);
 
 }  // namespace

@@ -1,7 +1,8 @@
-// What only ranks in processes can show: fork, kill, names in /dev/shm, permissions, no CPU while waiting.
+// What only ranks in processes can show: fork, kill, names in /dev/shm, permissions, no CPU while
+// waiting.
+#include <algorithm>
 #include <csignal>
 #include <ctime>
-#include <algorithm>
 #include <filesystem>
 #include <functional>
 
@@ -78,7 +79,8 @@ std::string exchange_with_all(Transport& t, std::uint64_t round) {
     if (const Status status = wait_done(t, handle, soon()); !status.ok()) return status.message();
   }
   for (std::size_t peer = 0; peer < ranks; ++peer) {
-    if (in[peer] != pattern(round * 64 + peer, 700 * round)) return "wrong bytes from rank " + std::to_string(peer);
+    if (in[peer] != pattern(round * 64 + peer, 700 * round))
+      return "wrong bytes from rank " + std::to_string(peer);
   }
   return {};
 }
@@ -106,16 +108,20 @@ TEST(Shm, NamesAKilledRankToItsPeersOnceItIsMarkedLost) {
   const auto wait_for_rank_2 = [&](int rank) -> std::string {
     const auto t = open_shm_transport(group.name(), rank);
     std::vector<std::byte> mine(8), out(8 * kRanks);
-    if (Status s = wait_done(*t, t->post_all_gather(1, mine, out), soon()); !s.ok()) return s.message();
+    if (Status s = wait_done(*t, t->post_all_gather(1, mine, out), soon()); !s.ok())
+      return s.message();
     const Status status = wait_done(*t, t->post_all_gather(2, mine, out), soon());
-    if (status.code() != ErrorCode::kPeerLost) return "expected kPeerLost, got: " + status.message();
-    if (status.message().find("rank 2 (died)") == std::string::npos) return "does not name the rank: " + status.message();
+    if (status.code() != ErrorCode::kPeerLost)
+      return "expected kPeerLost, got: " + status.message();
+    if (status.message().find("rank 2 (died)") == std::string::npos)
+      return "does not name the rank: " + status.message();
     return t->lost_peers().empty() ? "no lost peers" : "";
   };
   Child victim([&]() -> std::string {
     const auto t = open_shm_transport(group.name(), 2);
     std::vector<std::byte> mine(8), out(8 * kRanks);
-    if (Status s = wait_done(*t, t->post_all_gather(1, mine, out), soon()); !s.ok()) return s.message();
+    if (Status s = wait_done(*t, t->post_all_gather(1, mine, out), soon()); !s.ok())
+      return s.message();
     ::raise(SIGKILL);
     return {};
   });
@@ -152,7 +158,7 @@ TEST(Shm, GroupIsForThisUserOnlyAndItsNameGoesWithIt) {
   const std::string name = name_for("mode");
   {
     ShmGroup group(name, 2);
-    struct stat info {};
+    struct stat info{};
     ASSERT_EQ(::stat(("/dev/shm/" + name).c_str(), &info), 0);
     EXPECT_EQ(info.st_mode & 0777, 0600U);
     const auto t = open_shm_transport(name, 0);
@@ -160,7 +166,9 @@ TEST(Shm, GroupIsForThisUserOnlyAndItsNameGoesWithIt) {
     EXPECT_FALSE(fs::exists("/dev/shm/" + name));
     EXPECT_THROW(open_shm_transport(name, 1), Error);
   }
-  { ShmGroup again(name, 2); }
+  {
+    ShmGroup again(name, 2);
+  }
   EXPECT_TRUE(names_of(::getpid()).empty());
 }
 
@@ -189,17 +197,22 @@ TEST(Shm, RefusesWhatCannotBeWithOneClearLine) {
   ShmGroup group(name, 2);
   expect_error(ErrorCode::kIo, "use another name", [&] { ShmGroup second(name, 2); });
   expect_error(ErrorCode::kIo, "cannot open", [] { open_shm_transport(name_for("none"), 0); });
-  expect_error(ErrorCode::kInvalidArgument, "allowed are 0 to 1", [&] { open_shm_transport(name, 2); });
-  expect_error(ErrorCode::kInvalidArgument, "allowed are 0 to 1", [&] { open_shm_transport(name, -1); });
+  expect_error(ErrorCode::kInvalidArgument, "allowed are 0 to 1",
+               [&] { open_shm_transport(name, 2); });
+  expect_error(ErrorCode::kInvalidArgument, "allowed are 0 to 1",
+               [&] { open_shm_transport(name, -1); });
   expect_error(ErrorCode::kInvalidArgument, "no slash", [] { ShmGroup bad("a/b", 2); });
   expect_error(ErrorCode::kInvalidArgument, "no slash", [] { open_shm_transport("", 2); });
-  expect_error(ErrorCode::kInvalidArgument, "num_ranks is 0", [] { ShmGroup bad(name_for("zero"), 0); });
-  expect_error(ErrorCode::kInvalidArgument, "ring_bytes is 3", [] { ShmGroup bad(name_for("ring"), 2, {3}); });
+  expect_error(ErrorCode::kInvalidArgument, "num_ranks is 0",
+               [] { ShmGroup bad(name_for("zero"), 0); });
+  expect_error(ErrorCode::kInvalidArgument, "ring_bytes is 3",
+               [] { ShmGroup bad(name_for("ring"), 2, {3}); });
   auto t = open_shm_transport(name, 1);
   const std::string taken = "taken by process " + std::to_string(::getpid());
   expect_error(ErrorCode::kInvalidArgument, taken, [&] { open_shm_transport(name, 1); });
   t.reset();
-  expect_error(ErrorCode::kInvalidArgument, "a rank opens once", [&] { open_shm_transport(name, 1); });
+  expect_error(ErrorCode::kInvalidArgument, "a rank opens once",
+               [&] { open_shm_transport(name, 1); });
 }
 
 TEST(Shm, NeverGoesThroughALinkNorOpensWhatOthersCanReach) {
@@ -215,7 +228,8 @@ TEST(Shm, NeverGoesThroughALinkNorOpensWhatOthersCanReach) {
 
 TEST(Shm, FullMemoryIsAnErrorAndLeavesNoName) {
   // More than any machine has: 256 ranks with rings of 1 GiB are 128 TiB.
-  expect_error(ErrorCode::kIo, "smaller rings", [] { ShmGroup huge(name_for("huge"), 256, {std::size_t{1} << 30}); });
+  expect_error(ErrorCode::kIo, "smaller rings",
+               [] { ShmGroup huge(name_for("huge"), 256, {std::size_t{1} << 30}); });
   EXPECT_TRUE(names_of(::getpid()).empty());
 }
 

@@ -21,11 +21,13 @@ struct Message {
 };
 
 std::vector<Message> messages_between(std::uint64_t seed, int from, int to) {
-  Random random(seed * 1000003 + static_cast<std::uint64_t>(from) * 1009 + static_cast<std::uint64_t>(to));
+  Random random(seed * 1000003 + static_cast<std::uint64_t>(from) * 1009 +
+                static_cast<std::uint64_t>(to));
   std::vector<Message> messages(kMessagesPerPair);
   for (Message& m : messages) {
     const std::size_t largest = random() % 4 == 0 ? 6 * kSmallRing : 300;
-    m = {random(), random() % largest, random() % 2 == 0 ? Delivery::kEager : Delivery::kRendezvous, random() % 5 == 0};
+    m = {random(), random() % largest, random() % 2 == 0 ? Delivery::kEager : Delivery::kRendezvous,
+         random() % 5 == 0};
   }
   return messages;
 }
@@ -66,10 +68,12 @@ void run_rank(Transport& t, std::uint64_t seed) {
   std::vector<Transfer> transfers;
   for (int peer = 0; peer < t.num_ranks(); ++peer) {
     for (const bool sending : {true, false}) {
-      const auto messages = sending ? messages_between(seed, t.rank(), peer) : messages_between(seed, peer, t.rank());
+      const auto messages =
+          sending ? messages_between(seed, t.rank(), peer) : messages_between(seed, peer, t.rank());
       for (std::size_t i = 0; i < messages.size(); ++i) {
         transfers.push_back({messages[i], i, peer, sending, {}, {}});
-        transfers.back().bytes = sending ? pattern(messages[i].seed, messages[i].bytes) : std::vector<std::byte>(messages[i].bytes);
+        transfers.back().bytes = sending ? pattern(messages[i].seed, messages[i].bytes)
+                                         : std::vector<std::byte>(messages[i].bytes);
         transfers.back().polls_left = static_cast<int>(random() % 12);
       }
     }
@@ -84,7 +88,9 @@ void run_rank(Transport& t, std::uint64_t seed) {
       active.push_back(&transfers[posted]);
     }
     std::erase_if(active, [&](Transfer* x) { return advance(t, *x); });
-    const bool more_to_do = posted < transfers.size() || std::any_of(active.begin(), active.end(), [](Transfer* x) { return x->message.given_up; });
+    const bool more_to_do =
+        posted < transfers.size() ||
+        std::any_of(active.begin(), active.end(), [](Transfer* x) { return x->message.given_up; });
     if (more_to_do || active.empty()) continue;
     const Status status = t.wait(deadline);
     ASSERT_TRUE(status.ok()) << status.message() << ", " << active.size() << " transfers left";
@@ -93,8 +99,10 @@ void run_rank(Transport& t, std::uint64_t seed) {
   const Status status = wait_done(t, t.post_all_gather(1, mine, out), deadline);
   ASSERT_TRUE(status.ok()) << status.message();
   for (const Transfer& x : transfers) {
-    const auto expected = x.cancelled ? std::vector<std::byte>(x.bytes.size(), kCanary) : pattern(x.message.seed, x.message.bytes);
-    ASSERT_TRUE(x.bytes == expected) << (x.sending ? "send to " : "receive from ") << x.peer << ", tag " << x.tag;
+    const auto expected = x.cancelled ? std::vector<std::byte>(x.bytes.size(), kCanary)
+                                      : pattern(x.message.seed, x.message.bytes);
+    ASSERT_TRUE(x.bytes == expected)
+        << (x.sending ? "send to " : "receive from ") << x.peer << ", tag " << x.tag;
   }
 }
 
@@ -110,7 +118,8 @@ TEST_P(Stress, RandomTrafficWithRandomCancelsArrivesByteForByte) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Transports, Stress, testing::ValuesIn(group_cases({1, 2, 3, 8})), case_name);
+INSTANTIATE_TEST_SUITE_P(Transports, Stress, testing::ValuesIn(group_cases({1, 2, 3, 8})),
+                         case_name);
 
 }  // namespace
 }  // namespace swiftbalancer

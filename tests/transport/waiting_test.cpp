@@ -55,12 +55,15 @@ TEST_P(Waiting, SleepsUntilExchangesOfAllWithAllAreDone) {
       }
       const auto deadline = soon();
       while (!handles.empty()) {
-        std::erase_if(handles, [&](TransportHandle handle) { return t.poll(handle).state == TransferState::kDone; });
+        std::erase_if(handles, [&](TransportHandle handle) {
+          return t.poll(handle).state == TransferState::kDone;
+        });
         if (handles.empty()) break;
         const Status status = t.wait(deadline);
         ASSERT_TRUE(status.ok()) << status.message();
       }
-      for (std::size_t peer = 0; peer < ranks; ++peer) ASSERT_EQ(in[peer], pattern(round * 100 + peer, round * 40));
+      for (std::size_t peer = 0; peer < ranks; ++peer)
+        ASSERT_EQ(in[peer], pattern(round * 100 + peer, round * 40));
     }
   });
 }
@@ -88,17 +91,21 @@ TEST_P(Waiting, DeliversWhatAClosedPeerHadSentAndThenReportsTheLoss) {
   EXPECT_TRUE(wait_done(at(1), receive(at(1), 0, 1, in, Delivery::kEager), soon()).ok());
   EXPECT_EQ(in, message);
   EXPECT_EQ(at(1).lost_peers(), std::vector<int>{0});
-  EXPECT_EQ(at(1).wait(soon(1)).code(), ErrorCode::kTimeout) << "no operation depends on the closed rank";
+  EXPECT_EQ(at(1).wait(soon(1)).code(), ErrorCode::kTimeout)
+      << "no operation depends on the closed rank";
   for (const Delivery delivery : {Delivery::kEager, Delivery::kRendezvous}) {
     const Status status = wait_done(at(1), receive(at(1), 0, 2, never, delivery), soon());
     EXPECT_EQ(status.code(), ErrorCode::kPeerLost);
     EXPECT_NE(status.message().find("rank 0"), std::string::npos) << status.message();
   }
-  EXPECT_EQ(wait_done(at(1), send(at(1), 0, 3, message, Delivery::kRendezvous), soon()).code(), ErrorCode::kPeerLost);
+  EXPECT_EQ(wait_done(at(1), send(at(1), 0, 3, message, Delivery::kRendezvous), soon()).code(),
+            ErrorCode::kPeerLost);
   const auto too_much = pattern(1, 3 * kSmallRing);
-  EXPECT_EQ(wait_done(at(1), send(at(1), 0, 3, too_much, Delivery::kEager), soon()).code(), ErrorCode::kPeerLost);
+  EXPECT_EQ(wait_done(at(1), send(at(1), 0, 3, too_much, Delivery::kEager), soon()).code(),
+            ErrorCode::kPeerLost);
   std::vector<std::byte> out(200 * static_cast<std::size_t>(num_ranks()));
-  EXPECT_EQ(wait_done(at(1), at(1).post_all_gather(4, message, out), soon()).code(), ErrorCode::kPeerLost);
+  EXPECT_EQ(wait_done(at(1), at(1).post_all_gather(4, message, out), soon()).code(),
+            ErrorCode::kPeerLost);
 }
 
 TEST_P(Waiting, EndsWhenAPeerClosesMeanwhile) {
