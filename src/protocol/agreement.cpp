@@ -8,7 +8,11 @@ namespace swiftbalancer {
 Agreement::Agreement(const AgreementConfig& config)
     : config_(config),
       epochs_(static_cast<std::size_t>(config.num_moe_layers), 0),
-      open_base_epochs_(epochs_) {}
+      open_base_epochs_(epochs_) {
+  // Room for the plans of every shape in use, so that adopting one does not allocate on the engine
+  // thread.
+  unit_states_.reserve(epochs_.size() * 4);
+}
 
 std::optional<std::uint64_t> Agreement::set_due(std::uint64_t step) const noexcept {
   if (step <= config_.packet_lag) return std::nullopt;

@@ -43,13 +43,13 @@ bool trap_system_calls() {
 
 }  // namespace
 
-void* operator new(std::size_t bytes) {
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
   ++allocations_here;
   if (void* memory = std::malloc(bytes)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace swiftbalancer {
 namespace {
@@ -108,6 +108,25 @@ TEST(HotPath, NeitherAllocatesNorCallsTheSystemWhenNothingIsDue) {
   ASSERT_TRUE(WIFEXITED(status)) << "ended by signal " << WTERMSIG(status);
   EXPECT_EQ(WEXITSTATUS(status), kOk)
       << "3 no seccomp, 4 allocated, 5 called the system, 6 a call failed, 7 counters blind";
+}
+
+// Packets, plans, commits: the calls may wake the worker then, but still allocate nothing.
+TEST(HotPath, AllocatesNothingWhenPacketsAreDueAndPlansAreCommitted) {
+  BalancerConfig config;
+  config.policy = "stress";
+  config.rebalance_interval = 1;
+  testing_support::run_ranks(make_shape(8, 64, 2, 80), config, [](RankUnderTest& under_test, int) {
+    const std::vector<std::uint32_t> counts(40, 3);
+    bool ok = true;
+    std::int64_t sum = 0;
+    const std::uint64_t before = allocations_here;
+    for (std::uint64_t step = 1; step <= 400; ++step) {
+      one_step(under_test.balancer, step, counts, ok, sum);
+    }
+    EXPECT_EQ(allocations_here, before);
+    EXPECT_TRUE(ok);
+    EXPECT_GT(under_test.balancer.stats().units_committed, 0U);
+  });
 }
 
 }  // namespace
