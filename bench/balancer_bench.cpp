@@ -26,26 +26,27 @@ ClusterShape deepseek_v3() {
                        .num_slots = kSlots});
 }
 
-BalancerConfig config_of(const char* policy, std::uint64_t packet_interval) {
+BalancerConfig config_of(const char* policy, std::uint64_t packet_interval,
+                         std::uint64_t rebalance_interval) {
   BalancerConfig config;
   config.policy = policy;
   config.packet_interval = packet_interval;
-  config.rebalance_interval = 1;
+  config.rebalance_interval = rebalance_interval;
   config.staging_bytes = kExpertBytes * 512;
   return config;
 }
 
 class Cluster {
  public:
-  Cluster(const char* policy, std::uint64_t packet_interval)
+  Cluster(const char* policy, std::uint64_t packet_interval, std::uint64_t rebalance_interval)
       : shape_(deepseek_v3()), counts_(kSlots / kRanks, 40) {
     auto transports = make_thread_transports(kRanks);
     const Placement initial = Placement::initial(shape_);
     for (int rank = 0; rank < kRanks; ++rank) {
       memory_.emplace_back(static_cast<std::size_t>(kLayers * kSlots / kRanks) * kExpertBytes);
-      cores_.push_back(
-          std::make_unique<BalancerCore>(shape_, config_of(policy, packet_interval),
-                                         std::move(transports[static_cast<std::size_t>(rank)])));
+      cores_.push_back(std::make_unique<BalancerCore>(
+          shape_, config_of(policy, packet_interval, rebalance_interval),
+          std::move(transports[static_cast<std::size_t>(rank)])));
       for (int layer = 0; layer < kLayers; ++layer) {
         for (int slot = 0; slot < kSlots / kRanks; ++slot) {
           const auto at = static_cast<std::size_t>(layer * kSlots / kRanks + slot) * kExpertBytes;
@@ -105,7 +106,7 @@ class Cluster {
 
 void run(benchmark::State& state, const char* policy, std::uint64_t interval,
          double Cluster::Times::* call) {
-  Cluster cluster(policy, interval);
+  Cluster cluster(policy, interval, 1'000'000);
   for (int warm = 0; warm < 10; ++warm) cluster.step();
   for (auto _ : state) state.SetIterationTime(cluster.step().*call);
 }
@@ -113,7 +114,7 @@ void run(benchmark::State& state, const char* policy, std::uint64_t interval,
 // Steps in which a set commits: what a commit adds to begin_step, per unit and per expert installed
 // on this rank.
 void commit(benchmark::State& state) {
-  Cluster cluster("stress", 1);
+  Cluster cluster("stress", 1, 1);
   double idle = 0, busy = 0;
   std::uint64_t idle_steps = 0, units = 0;
   for (auto _ : state) {
@@ -134,15 +135,24 @@ void commit(benchmark::State& state) {
 }
 
 BENCHMARK_CAPTURE(run, begin_step / nothing_due, "static", 1'000'000, &Cluster::Times::begin)
-    ->UseManualTime();
+    ->UseManualTime()
+    ->Iterations(2000);
 BENCHMARK_CAPTURE(run, end_step / nothing_due, "static", 1'000'000, &Cluster::Times::end)
-    ->UseManualTime();
-BENCHMARK_CAPTURE(run, begin_step / set_due, "static", 1, &Cluster::Times::begin)->UseManualTime();
-BENCHMARK_CAPTURE(run, end_step / packet_due, "static", 1, &Cluster::Times::end)->UseManualTime();
-BENCHMARK_CAPTURE(run, record / one_layer, "static", 1, &Cluster::Times::record)->UseManualTime();
+    ->UseManualTime()
+    ->Iterations(2000);
+BENCHMARK_CAPTURE(run, begin_step / set_due, "static", 1, &Cluster::Times::begin)
+    ->UseManualTime()
+    ->Iterations(2000);
+BENCHMARK_CAPTURE(run, end_step / packet_due, "static", 1, &Cluster::Times::end)
+    ->UseManualTime()
+    ->Iterations(2000);
+BENCHMARK_CAPTURE(run, record / one_layer, "static", 1, &Cluster::Times::record)
+    ->UseManualTime()
+    ->Iterations(2000);
 BENCHMARK_CAPTURE(run, worker / observe_loads, "swift", 1, &Cluster::Times::observe)
-    ->UseManualTime();
-BENCHMARK(commit)->UseManualTime()->Iterations(60);
+    ->UseManualTime()
+    ->Iterations(2000);
+BENCHMARK(commit)->UseManualTime()->Iterations(200);
 
 }  // namespace
 }  // namespace swiftbalancer

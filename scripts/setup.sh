@@ -6,7 +6,7 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 packages=(ca-certificates g++ cmake ninja-build ccache mold python3 python3-venv libcli11-dev nlohmann-json3-dev
-          libyaml-cpp-dev libfmt-dev libspdlog-dev libreaderwriterqueue-dev)
+          libyaml-cpp-dev libfmt-dev libspdlog-dev)
 python_packages=("vl-convert-python==1.9.*")
 if [[ $# -eq 1 && $1 == --tests ]]; then
   packages+=(git libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev valgrind chromium shellcheck codespell)

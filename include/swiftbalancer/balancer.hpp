@@ -3,10 +3,13 @@
 // registers its expert weights, starts it, and then makes four calls per step, all on the engine's
 // thread, all bounded:
 //
-//   balancer.begin_step({step, phase, idle});        // installs what was agreed for this step,
-//   enqueues due work for every MoE layer: route with balancer.dispatch_table(layer); run;
-//   balancer.record(layer, expert_token_counts); balancer.end_step(); // hands the counts over when
-//   a packet is due
+// clang-format off
+//   balancer.begin_step({step, phase, idle});    // installs what was agreed for this step, enqueues due work
+//   for every MoE layer:
+//     route with balancer.dispatch_table(layer), run the experts from balancer.slot_parts(layer, slot);
+//     balancer.record(layer, expert_token_counts);
+//   balancer.end_step();                         // hands the counts over when a packet is due
+// clang-format on
 //
 // All ranks make the same steps. Everything else (packets, planning, copies) happens on the
 // balancer worker, a thread of this object. If balancing fails, serving goes on with the last
@@ -34,7 +37,8 @@ enum class Phase : std::uint8_t { kPrefill, kDecode, kMixed };
 
 struct StepInfo {
   std::uint64_t step = 0;  ///< 1, 2, 3, ...: the same on every rank.
-  Phase phase = Phase::kMixed;
+  Phase phase =
+      Phase::kMixed;  ///< This and `idle` travel in the packets; no policy tells phases apart yet.
   bool idle = false;  ///< This rank has no tokens of its own in this step.
 };
 
@@ -87,16 +91,6 @@ enum class BalancerEventKind : std::uint8_t {
   kRetired,    ///< The last unit of the active plan was committed or dropped.
 };
 
-enum class Reason : std::uint8_t {
-  kNone,
-  kNothingToGain,
-  kPlannerFailed,
-  kDifferentPlans,
-  kTooLate,
-  kCopyFailed,
-  kSuperseded,
-  kBaseChanged
-};
 std::string_view to_string(BalancerEventKind kind);
 std::string_view to_string(Reason reason);
 
@@ -149,7 +143,9 @@ class Balancer {
   /// range, unknown policy.
   Balancer(const ClusterShape& shape, const BalancerConfig& config,
            std::unique_ptr<Transport> transport);
-  ~Balancer();  ///< Stops the worker. No call may be under way.
+  /// Stops the worker. No call may be under way, and all ranks have ended their last step: to a
+  /// slower one this rank is lost.
+  ~Balancer();
   Balancer(const Balancer&) = delete;
   Balancer& operator=(const Balancer&) = delete;
 
@@ -159,17 +155,20 @@ class Balancer {
   /// lies.
   /// @throws Error kInvalidArgument, kInvalidState after start().
   void register_weights(int moe_layer_id, int local_slot, std::span<const WeightPart> parts);
-  /// Starts the worker with the placement that the registered slots hold now.
-  /// @throws Error kInvalidArgument: invalid placement, slots missing, staging_bytes below one
-  /// expert.
+  /// Starts the worker with the placement that the registered slots hold now. Collective: returns
+  /// when all ranks have called it and are configured alike.
+  /// @throws Error kInvalidArgument: invalid placement, staging_bytes below one expert, ranks
+  /// configured differently; kInvalidState: slots missing, called twice; kTimeout, kPeerLost,
+  /// kTransport: other ranks did not come.
   void start(const Placement& served);
 
-  // --- The four calls. Engine thread. No allocation and no system call when nothing is due. ---
+  // --- The four calls. Engine thread. No allocation; no system call when nothing is due. ---
 
   /// Installs what was agreed for this step. May wait for the packet set of its step, for nothing
   /// else.
-  /// @returns kTimeout or kPeerLost (names the ranks): the step must not be run. kInvalidArgument:
-  /// step out of order.
+  /// @returns a failure when the step must not be run: kTimeout or kPeerLost (names the ranks),
+  /// kTransport (a packet that is not what it should be), kInternal (the ranks have diverged, the
+  /// worker has stopped), kInvalidArgument (step out of order).
   Status begin_step(const StepInfo& info) noexcept;
   /// The choices of one layer for this source rank; valid until the next begin_step.
   DispatchView dispatch_table(int moe_layer_id) const noexcept;

@@ -17,6 +17,18 @@ struct GenerationId {
   friend bool operator==(const GenerationId&, const GenerationId&) = default;
 };
 
+/// Why a generation ended without a plan, or a unit will not be installed.
+enum class Reason : std::uint8_t {
+  kNone,
+  kNothingToGain,
+  kPlannerFailed,
+  kDifferentPlans,
+  kTooLate,
+  kCopyFailed,
+  kSuperseded,
+  kBaseChanged
+};
+
 /// One expert's weights from a slot to a slot. Source and destination may be on the same rank.
 struct ExpertCopy {
   std::int32_t logical_id = 0;

@@ -42,8 +42,8 @@ PlannerConfig checked(const PlannerConfig& config) {
 
 }  // namespace
 
-ServedState ServedState::initial(const ClusterShape& shape) {
-  ServedState served{Placement::initial(shape), {}};
+ServedState ServedState::even(const Placement& placement, const ClusterShape& shape) {
+  ServedState served{placement, {}};
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     served.shares.push_back(
         even_shares(served.placement.layer(layer), shape.num_logical_experts()));

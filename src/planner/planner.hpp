@@ -21,7 +21,11 @@ namespace swiftbalancer {
 struct ServedState {
   Placement placement;
   std::vector<std::vector<std::uint32_t>> shares;  ///< [num_moe_layers][num_slots] in kShareUnit
-  static ServedState initial(const ClusterShape& shape);
+  /// Every expert's tokens split evenly over its slots.
+  static ServedState even(const Placement& placement, const ClusterShape& shape);
+  static ServedState initial(const ClusterShape& shape) {
+    return even(Placement::initial(shape), shape);
+  }
 };
 
 struct PlannerConfig {

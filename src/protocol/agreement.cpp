@@ -70,10 +70,7 @@ void Agreement::apply_aborts(std::span<const PacketHeader> packets) {
   if (active_ == nullptr) return;
   for (const PacketHeader& packet : packets) {
     if (packet.active_step != active_->generation.step || packet.abort_unit == kNoUnit) continue;
-    for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) {
-      if (packet.abort_unit == kAllUnits || packet.abort_unit == unit)
-        drop_unit(unit, DecisionReason::kCopyFailed);
-    }
+    if (packet.abort_unit < unit_states_.size()) drop_unit(packet.abort_unit, Reason::kCopyFailed);
   }
 }
 
@@ -90,13 +87,13 @@ void Agreement::apply_commits(std::span<const PacketHeader> packets) {
     if (unit_states_[unit] != UnitState::kPending) continue;
     unit_states_[unit] = UnitState::kCommitted;
     ++epochs_[static_cast<std::size_t>(active_->units[unit].moe_layer_id)];
-    decide({DecisionKind::kCommit, DecisionReason::kNone, active_->generation, unit, active_});
+    decide({DecisionKind::kCommit, Reason::kNone, active_->generation, unit, active_});
   }
   retire_if_finished();
 }
 
 // A unit's rows build on the earlier units of its layer: when one falls, the later ones fall too.
-void Agreement::drop_unit(std::uint32_t unit, DecisionReason reason) {
+void Agreement::drop_unit(std::uint32_t unit, Reason reason) {
   if (unit_states_[unit] != UnitState::kPending) return;
   const int layer = active_->units[unit].moe_layer_id;
   for (std::uint32_t later = unit; later < unit_states_.size(); ++later) {
@@ -112,7 +109,7 @@ void Agreement::retire_if_finished() {
   if (active_ == nullptr ||
       std::ranges::find(unit_states_, UnitState::kPending) != unit_states_.end())
     return;
-  decide({DecisionKind::kRetire, DecisionReason::kNone, active_->generation, 0, active_});
+  decide({DecisionKind::kRetire, Reason::kNone, active_->generation, 0, active_});
   active_ = nullptr;
   unit_states_.clear();
   staged_ = promised_ = 0;
@@ -137,23 +134,23 @@ void Agreement::adopt_or_close(std::uint64_t step, std::span<const PacketHeader>
       hash = reported;
     }
   }
-  if (failed) return close_open(DecisionReason::kPlannerFailed);
-  if (different) return close_open(DecisionReason::kDifferentPlans);
+  if (failed) return close_open(Reason::kPlannerFailed);
+  if (different) return close_open(Reason::kDifferentPlans);
   if (all_ready) return adopt();
   if (step - open_.step >= config_.max_open_sets * config_.packet_interval)
-    close_open(DecisionReason::kTooLate);
+    close_open(Reason::kTooLate);
 }
 
 void Agreement::adopt() {
   const MigrationPlan* plan =
       held_;  // Held: this rank has reported its hash, and reports only what it holds (rule 5).
-  if (plan->units.empty()) return close_open(DecisionReason::kNothingToGain);
+  if (plan->units.empty()) return close_open(Reason::kNothingToGain);
   if (active_ != nullptr) {
     for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit)
-      drop_unit(unit, DecisionReason::kSuperseded);
+      drop_unit(unit, Reason::kSuperseded);
     retire_if_finished();
   }
-  decide({DecisionKind::kAdopt, DecisionReason::kNone, open_, 0, plan});
+  decide({DecisionKind::kAdopt, Reason::kNone, open_, 0, plan});
   active_ = plan;
   unit_states_.assign(plan->units.size(), UnitState::kPending);
   staged_ = promised_ = 0;
@@ -164,12 +161,12 @@ void Agreement::adopt() {
   last_change_step_ = used_step_;
   for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) {
     const auto layer = static_cast<std::size_t>(plan->units[unit].moe_layer_id);
-    if (epochs_[layer] != open_base_epochs_[layer]) drop_unit(unit, DecisionReason::kBaseChanged);
+    if (epochs_[layer] != open_base_epochs_[layer]) drop_unit(unit, Reason::kBaseChanged);
   }
   retire_if_finished();
 }
 
-void Agreement::close_open(DecisionReason reason) {
+void Agreement::close_open(Reason reason) {
   decide({DecisionKind::kClose, reason, open_, 0, held_});
   open_ = {};
   held_ = nullptr;
@@ -184,8 +181,7 @@ void Agreement::maybe_open(std::uint64_t step, std::span<const PacketHeader> pac
       active_ == nullptr && step >= last_open_step_ + config_.rebalance_interval;
   // Packets posted before the last change was known may still ask for what has just been answered.
   const bool heard = step > last_change_step_ + 2 * config_.packet_lag || last_change_step_ == 0;
-  const bool wanted = config_.early_rebalance && heard &&
-                      std::ranges::any_of(packets, [](const PacketHeader& packet) {
+  const bool wanted = heard && std::ranges::any_of(packets, [](const PacketHeader& packet) {
                         return (packet.flags & kWantsRebalance) != 0;
                       });
   if (!interval_over && !wanted) return;
@@ -193,7 +189,7 @@ void Agreement::maybe_open(std::uint64_t step, std::span<const PacketHeader> pac
   open_base_epochs_ = epochs_;
   last_open_step_ = step;
   last_change_step_ = step;
-  decide({DecisionKind::kOpen, DecisionReason::kNone, open_, 0, nullptr});
+  decide({DecisionKind::kOpen, Reason::kNone, open_, 0, nullptr});
 }
 
 void Agreement::fill_packet(std::uint64_t step, PacketHeader& header) {

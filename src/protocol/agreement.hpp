@@ -23,8 +23,6 @@ struct AgreementConfig {
   std::uint64_t packet_lag = 2;
   std::uint64_t rebalance_interval = 64;
   std::uint64_t max_open_sets = 1000;
-  bool early_rebalance =
-      true;  ///< kWantsRebalance may open a generation before the interval is over.
 };
 
 enum class DecisionKind : std::uint8_t {
@@ -37,20 +35,9 @@ enum class DecisionKind : std::uint8_t {
   kOpen,    ///< A generation is open: plan it on the state as of now.
 };
 
-enum class DecisionReason : std::uint8_t {
-  kNone,
-  kNothingToGain,
-  kPlannerFailed,
-  kDifferentPlans,
-  kTooLate,
-  kCopyFailed,
-  kSuperseded,
-  kBaseChanged
-};
-
 struct Decision {
   DecisionKind kind = DecisionKind::kOpen;
-  DecisionReason reason = DecisionReason::kNone;
+  Reason reason = Reason::kNone;
   GenerationId generation;
   std::uint32_t unit = 0;  ///< kDrop, kCommit.
   const MigrationPlan* plan =
@@ -109,8 +96,8 @@ class Agreement {
   void adopt_or_close(std::uint64_t step, std::span<const PacketHeader> packets);
   void adopt();
   void maybe_open(std::uint64_t step, std::span<const PacketHeader> packets);
-  void close_open(DecisionReason reason);
-  void drop_unit(std::uint32_t unit, DecisionReason reason);
+  void close_open(Reason reason);
+  void drop_unit(std::uint32_t unit, Reason reason);
   void retire_if_finished();
   void decide(const Decision& decision);
 

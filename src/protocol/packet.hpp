@@ -13,7 +13,6 @@
 namespace swiftbalancer {
 
 inline constexpr std::uint32_t kNoUnit = 0xFFFFFFFFU;
-inline constexpr std::uint32_t kAllUnits = 0xFFFFFFFEU;
 
 enum PacketFlags : std::uint32_t {
   kWantsRebalance = 1U << 0,  ///< The planner's evidence calls for an early rebalance.
@@ -36,8 +35,7 @@ struct PacketHeader {
       0;  ///< 0: not ready. Reported only while the plan's bytes are held (rule 5).
   std::uint32_t staged_cursor =
       0;  ///< Units of the active plan, absolute, in plan order (rule 6). A promise (rule 7).
-  std::uint32_t abort_unit =
-      kNoUnit;  ///< A unit that cannot be staged here, kAllUnits, or kNoUnit.
+  std::uint32_t abort_unit = kNoUnit;  ///< A unit that cannot be staged here, or kNoUnit.
   std::uint32_t flags = 0;
   std::uint32_t phase = 0;  ///< Phase of the last step.
 };

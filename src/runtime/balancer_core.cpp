@@ -22,7 +22,10 @@ Status BalancerCore::begin_step(const StepInfo& info) {
   events.clear();
   send_releases();
   if (const auto due = agreement.set_due(step)) {
-    if (Status status = use_set(*due); !status.ok()) return status;
+    if (Status status = use_set(*due); !status.ok()) {
+      fail(status.message());
+      return status;
+    }
   }
   worker->flush();
   return {};
@@ -30,18 +33,19 @@ Status BalancerCore::begin_step(const StepInfo& info) {
 
 void BalancerCore::record(int layer, std::span<const std::uint32_t> counts) noexcept {
   std::uint32_t* now = counters.data() + layout.counter(layer, 1, 0);
-  for (std::size_t slot = 0; slot < counts.size(); ++slot) now[slot] += counts[slot];
+  const std::size_t slots = std::min(counts.size(), static_cast<std::size_t>(num_local_slots));
+  for (std::size_t slot = 0; slot < slots; ++slot) now[slot] += counts[slot];
 }
 
 Status BalancerCore::end_step() {
   if (!in_step) return {ErrorCode::kInvalidArgument, "end_step() without begin_step()"};
   in_step = false;
-  if (agreement.packet_due(step)) post_packet(step);
+  const Status posted = agreement.packet_due(step) ? post_packet(step) : Status();
   worker->flush();
-  return {};
+  return posted;
 }
 
-void BalancerCore::post_packet(std::uint64_t posted_step) {
+Status BalancerCore::post_packet(std::uint64_t posted_step) {
   take_reports();
   tell_agreement();
   const std::uint32_t slot = ring.slot_of(posted_step);
@@ -52,11 +56,9 @@ void BalancerCore::post_packet(std::uint64_t posted_step) {
   agreement.fill_packet(posted_step, header);
   std::memcpy(packet.data(), &header, sizeof header);
   std::memcpy(packet.data() + sizeof header, counters.data(), counters.size() * sizeof counters[0]);
-  seal_packet(packet);
   std::ranges::fill(counters, 0U);
   idle_window = true;
-  if (!worker->send({.kind = Command::Kind::kPostPacket, .slot = slot, .step = posted_step}))
-    fail("the worker's queue is full");
+  return send({.kind = Command::Kind::kPostPacket, .slot = slot, .step = posted_step});
 }
 
 // ---- Packet sets ----
@@ -80,7 +82,8 @@ Status BalancerCore::wait_until(std::uint64_t& waits, const char* what, Ready re
   if (stopped) return worker->failure();
   return {ErrorCode::kTimeout, "rank " + std::to_string(rank) + " waited " +
                                    std::to_string(config.deadline.count()) + " ms at step " +
-                                   std::to_string(step) + " for " + what};
+                                   std::to_string(step) + " for " + what +
+                                   "; its worker says: " + worker->waiting_for()};
 }
 
 Status BalancerCore::use_set(std::uint64_t set_step) {
@@ -88,26 +91,21 @@ Status BalancerCore::use_set(std::uint64_t set_step) {
                               [&] { return ready_step >= set_step; });
   if (!arrived.ok()) return arrived;
   const std::uint32_t slot = ring.slot_of(set_step);
-  for (int peer = 0; peer < shape.num_ranks(); ++peer) {
-    const Status status = open_packet(ring.packet(slot, peer), peer, set_step,
-                                      headers[static_cast<std::size_t>(peer)]);
-    if (!status.ok()) return status;
+  for (int peer = 0; peer < shape.num_ranks(); ++peer) {  // The worker has checked them.
+    std::memcpy(&headers[static_cast<std::size_t>(peer)], ring.packet(slot, peer).data(),
+                sizeof(PacketHeader));
   }
   ++stats.packet_sets;
-  if (Status status = agreement.use_set(set_step, headers, decisions); !status.ok()) {
-    fail(status.message());
-    return status;
-  }
+  if (Status status = agreement.use_set(set_step, headers, decisions); !status.ok()) return status;
   for (const Decision& decision : decisions) {
     if (Status status = carry_out(decision); !status.ok()) return status;
   }
-  worker->send({.kind = Command::Kind::kObserve, .slot = slot, .step = set_step});
-  last_observe_sent = set_step;
-  return {};
+  return send({.kind = Command::Kind::kObserve, .slot = slot, .step = set_step});
 }
 
 Status BalancerCore::carry_out(const Decision& decision) {
   add_event(decision);
+  tell_failure(decision);
   Command command{.unit = decision.unit, .generation = decision.generation};
   switch (decision.kind) {
     case DecisionKind::kDrop:
@@ -133,12 +131,12 @@ Status BalancerCore::carry_out(const Decision& decision) {
       ready_plan = nullptr;
       staged_generation = decision.generation;
       staged_cursor = 0;
+      failed_unit = kNoUnit;
       ++stats.plans_adopted;
       break;
     case DecisionKind::kClose:
       command.kind = Command::Kind::kClose;
-      ++(decision.reason == DecisionReason::kNothingToGain ? stats.plans_empty
-                                                           : stats.plans_dropped);
+      ++(decision.reason == Reason::kNothingToGain ? stats.plans_empty : stats.plans_dropped);
       if (ready_plan != nullptr) release_later(&ready_plan->migration);
       ready_plan = nullptr;
       break;
@@ -147,8 +145,35 @@ Status BalancerCore::carry_out(const Decision& decision) {
       ++stats.generations_opened;
       break;
   }
-  if (!worker->send(command)) fail("the worker's queue is full");
-  return {};
+  return send(command);
+}
+
+// A lost command would leave worker and engine with different views: better no step than a wrong
+// one.
+Status BalancerCore::send(const Command& command) noexcept {
+  if (worker->send(command)) return {};
+  return {ErrorCode::kInternal, "rank " + std::to_string(rank) + ": the worker's queue is full"};
+}
+
+// What goes wrong is said once, with what is needed to look into it (rule 4: different plans, with
+// the hashes).
+void BalancerCore::tell_failure(const Decision& decision) {
+  const std::string generation = "generation " + std::to_string(decision.generation.step);
+  if (decision.reason == Reason::kDifferentPlans) {
+    std::string hashes;
+    for (const PacketHeader& packet : headers) {
+      if (packet.open_step != decision.generation.step || packet.plan_hash == 0) continue;
+      hashes += " rank " + std::to_string(packet.rank) + " " + std::to_string(packet.plan_hash);
+    }
+    fail(generation + " closed, the ranks made different plans:" + hashes);
+  } else if (decision.reason == Reason::kTooLate) {
+    fail(generation + " closed, not all ranks had a plan in time");
+  } else if (decision.reason == Reason::kPlannerFailed) {
+    fail(generation + " closed, planning failed on a rank");
+  } else if (decision.reason == Reason::kCopyFailed) {
+    fail(generation + ": a copy of MoE layer " +
+         std::to_string(decision.plan->units[decision.unit].moe_layer_id) + " failed");
+  }
 }
 
 // Weights and maps together, in place. Rule 15: what was counted so far was counted under the
@@ -186,12 +211,24 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
 }
 
 void BalancerCore::add_event(const Decision& decision) {
-  constexpr BalancerEventKind kKinds[] = {
-      BalancerEventKind::kDropped, BalancerEventKind::kCommitted, BalancerEventKind::kRetired,
-      BalancerEventKind::kAdopted, BalancerEventKind::kClosed,    BalancerEventKind::kOpened};
-  events.push_back({kKinds[static_cast<std::size_t>(decision.kind)],
-                    static_cast<Reason>(decision.reason), decision.generation, decision.unit,
-                    decision.plan});
+  const auto kind = [&decision] {
+    switch (decision.kind) {
+      case DecisionKind::kDrop:
+        return BalancerEventKind::kDropped;
+      case DecisionKind::kCommit:
+        return BalancerEventKind::kCommitted;
+      case DecisionKind::kRetire:
+        return BalancerEventKind::kRetired;
+      case DecisionKind::kAdopt:
+        return BalancerEventKind::kAdopted;
+      case DecisionKind::kClose:
+        return BalancerEventKind::kClosed;
+      case DecisionKind::kOpen:
+        break;
+    }
+    return BalancerEventKind::kOpened;
+  };
+  events.push_back({kind(), decision.reason, decision.generation, decision.unit, decision.plan});
 }
 
 // ---- Plans ----
@@ -238,13 +275,12 @@ void BalancerCore::take(const Report& report) {
       return;
     case Report::Kind::kPlanFailed:
       failed_generation = report.generation;
-      fail("planning failed; the last committed placement goes on serving");
       return;
     case Report::Kind::kStaged:
       if (report.generation == staged_generation) staged_cursor = report.cursor;
       return;
     case Report::Kind::kUnitFailed:
-      agreement.unit_failed(report.generation, report.cursor);
+      if (report.generation == staged_generation) failed_unit = report.cursor;
       return;
     case Report::Kind::kObserved:
       observed_step = report.step;
@@ -261,7 +297,8 @@ void BalancerCore::take(const Report& report) {
 void BalancerCore::tell_agreement() {
   if (ready_plan != nullptr && (!limit || limit->plan_ready))
     agreement.plan_ready(ready_plan->migration);
-  if (failed_generation) agreement.plan_failed(failed_generation);
+  if (failed_generation && (!limit || limit->plan_ready)) agreement.plan_failed(failed_generation);
+  if (failed_unit != kNoUnit) agreement.unit_failed(staged_generation, failed_unit);
   agreement.staged(staged_generation,
                    limit ? std::min(limit->staged_cursor, staged_cursor) : staged_cursor);
   agreement.set_wants_rebalance(wants_rebalance);
@@ -280,7 +317,7 @@ Status BalancerCore::hold_progress_at(const WorkerProgress& target) {
   const auto reached = [&] {
     const bool plan = !target.plan_ready || !agreement.open_generation() || ready_plan != nullptr ||
                       failed_generation == agreement.open_generation();
-    return observed_step >= last_observe_sent && plan && staged_cursor >= target.staged_cursor;
+    return observed_step >= target.observed_step && plan && staged_cursor >= target.staged_cursor;
   };
   take_reports();
   while (!reached() && !stopped && Clock::now() < deadline) {

@@ -49,6 +49,7 @@ struct BalancerCore {
   Status carry_out(const Decision& decision);
   Status install(const MigrationPlan& plan, std::uint32_t unit);
   void add_event(const Decision& decision);
+  void tell_failure(const Decision& decision);
   void release_later(const MigrationPlan* plan);
   void send_releases() noexcept;
 
@@ -59,7 +60,8 @@ struct BalancerCore {
   void fail(const std::string& reason);
   PreparedPlan* prepared(const MigrationPlan* plan) noexcept;
 
-  void post_packet(std::uint64_t step);
+  Status post_packet(std::uint64_t step);
+  Status send(const Command& command) noexcept;
   Status hold_progress_at(const WorkerProgress& target);
 
   std::size_t index(int layer, int local_slot) const noexcept {
@@ -109,9 +111,9 @@ struct BalancerCore {
   GenerationId failed_generation;
   GenerationId staged_generation;
   std::uint32_t staged_cursor = 0;
+  std::uint32_t failed_unit = kNoUnit;
   std::uint64_t observed_step = 0;
   bool wants_rebalance = false;
-  std::uint64_t last_observe_sent = 0;
   std::optional<WorkerProgress> limit;
   std::chrono::nanoseconds held_time{0};
 

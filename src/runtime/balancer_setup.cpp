@@ -27,16 +27,23 @@ std::string slot_name(int layer, int local_slot) {
   return "layer " + std::to_string(layer) + " slot " + std::to_string(local_slot);
 }
 
-}  // namespace
+int checked_rank(const Transport& transport, const ClusterShape& shape) {
+  if (transport.num_ranks() != shape.num_ranks()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "the transport joins " + std::to_string(transport.num_ranks()) +
+                    " ranks, the shape has " + std::to_string(shape.num_ranks()));
+  }
+  return transport.rank();
+}
 
-// set-up
+}  // namespace
 
 BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConfig& balancer_config,
                            std::unique_ptr<Transport> worker_transport)
     : shape(cluster_shape),
       config((validate(balancer_config), balancer_config)),
       transport(std::move(worker_transport)),
-      rank(transport->rank()),
+      rank(checked_rank(*transport, shape)),
       num_local_slots(shape.slots_per_rank(rank)),
       layout(shape),
       ring(layout, shape.num_ranks(), config.packet_interval, config.packet_lag),
@@ -46,11 +53,6 @@ BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConf
       expert_bytes(static_cast<std::size_t>(shape.num_moe_layers()), 0),
       counters(layout.num_counters(), 0),
       headers(static_cast<std::size_t>(shape.num_ranks())) {
-  if (transport->num_ranks() != shape.num_ranks()) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "the transport joins " + std::to_string(transport->num_ranks()) +
-                    " ranks, the shape has " + std::to_string(shape.num_ranks()));
-  }
   make_policy(config.policy);  // Throws now, with the names that exist, rather than on the worker.
   const auto units = static_cast<std::size_t>(shape.num_moe_layers()) * 4;
   decisions.reserve(units);
@@ -62,6 +64,7 @@ BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConf
 BalancerCore::~BalancerCore() {
   worker.reset();
   for (PreparedPlan* plan : plans) delete plan;
+  for (PreparedPlan* plan : to_release) delete plan;
 }
 
 void BalancerCore::register_weights(int layer, int local_slot, std::span<const WeightPart> parts) {
@@ -83,14 +86,10 @@ void BalancerCore::register_weights(int layer, int local_slot, std::span<const W
   }
   auto& expected = part_bytes[static_cast<std::size_t>(layer)];
   if (expected.empty()) expected = sizes;
-  const bool fits = sizes == expected && (config.install_mode == InstallMode::kCopy ||
-                                          part_bytes[0].empty() || sizes == part_bytes[0]);
-  if (!fits || sizes.empty()) {
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        slot_name(layer, local_slot) +
-            " has parts of other sizes than the slots before; within a layer they are equal, and " +
-            "with install mode swap in the whole model: use install mode copy where layers differ");
+  if (sizes.empty() || sizes != expected) {
+    throw Error(ErrorCode::kInvalidArgument, slot_name(layer, local_slot) +
+                                                 " has parts of other sizes than the slots of its "
+                                                 "layer before; within a layer all are equal");
   }
   expert_bytes[static_cast<std::size_t>(layer)] =
       std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
@@ -105,13 +104,20 @@ void BalancerCore::check_all_registered() const {
                         " has no weights; call register_weights for every layer and slot first");
       }
     }
+    if (config.install_mode == InstallMode::kSwap &&
+        part_bytes[static_cast<std::size_t>(layer)] != part_bytes[0]) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  "experts of layer " + std::to_string(layer) +
+                      " have parts of other sizes than those of layer 0; install mode swap needs "
+                      "them equal: use install mode copy");
+    }
   }
 }
 
 // A rank that was configured otherwise would agree on nothing; find out before the first step, with
 // both values.
 void BalancerCore::agree_on_configuration() {
-  const std::uint64_t mine = config_digest(config, shape, placement, expert_bytes);
+  const std::uint64_t mine = config_digest(config, shape, placement, part_bytes);
   std::vector<std::uint64_t> all(static_cast<std::size_t>(shape.num_ranks()));
   const auto handle = transport->post_all_gather(0, std::as_bytes(std::span(&mine, 1)),
                                                  std::as_writable_bytes(std::span(all)));
@@ -160,11 +166,7 @@ void BalancerCore::make_worker(BeginPlan begin_plan) {
                                             config.staging_bytes);
   staging_capacity = pool->capacity();
 
-  ServedState served;
-  served.placement = placement;
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    served.shares.push_back(even_shares(placement.layer(layer), shape.num_logical_experts()));
-  }
+  const ServedState served = ServedState::even(placement, shape);
   WorkerOptions options;
   options.planner = {config.policy, config.max_moves_per_layer, config.imbalance_trigger,
                      config.min_gain, config.window_assignments};

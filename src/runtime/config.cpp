@@ -40,7 +40,8 @@ void validate(const BalancerConfig& config) {
 }
 
 std::uint64_t config_digest(const BalancerConfig& config, const ClusterShape& shape,
-                            const Placement& served, std::span<const std::size_t> expert_bytes) {
+                            const Placement& served,
+                            std::span<const std::vector<std::size_t>> part_bytes) {
   std::uint64_t digest = 0;
   for (char letter : config.policy) digest = mix(digest, static_cast<std::uint64_t>(letter));
   for (std::uint64_t word :
@@ -58,7 +59,9 @@ std::uint64_t config_digest(const BalancerConfig& config, const ClusterShape& sh
     digest = mix(digest, static_cast<std::uint64_t>(shape.slots_per_rank(rank)));
     digest = mix(digest, static_cast<std::uint64_t>(shape.node_of_rank(rank)));
   }
-  for (std::size_t bytes : expert_bytes) digest = mix(digest, bytes);
+  for (const std::vector<std::size_t>& layer : part_bytes) {
+    for (std::size_t bytes : layer) digest = mix(digest, bytes);
+  }
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     for (std::int32_t expert : served.layer(layer))
       digest = mix(digest, static_cast<std::uint64_t>(expert));

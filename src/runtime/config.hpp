@@ -14,6 +14,7 @@ void validate(const BalancerConfig& config);
 /// Of everything that must be equal on all ranks: shape, configuration, expert sizes, initial
 /// placement.
 std::uint64_t config_digest(const BalancerConfig& config, const ClusterShape& shape,
-                            const Placement& served, std::span<const std::size_t> expert_bytes);
+                            const Placement& served,
+                            std::span<const std::vector<std::size_t>> part_bytes);
 
 }  // namespace swiftbalancer

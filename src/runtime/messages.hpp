@@ -34,7 +34,7 @@ struct Command {
 /// Worker to engine thread.
 struct Report {
   enum class Kind : std::uint8_t {
-    kSetReady,    ///< The packet set of `step` is complete in ring slot `slot`.
+    kSetReady,    ///< The packet set of `step` is complete and checked.
     kPlanReady,   ///< `plan` was made for `generation`; the engine releases it.
     kPlanFailed,  ///< Planning `generation` failed.
     kStaged,      ///< Units of `generation` staged: `cursor`; their installs are filled.
@@ -45,7 +45,6 @@ struct Report {
   };
   Kind kind = Kind::kSetReady;
   bool wants_rebalance = false;
-  std::uint32_t slot = 0;
   std::uint32_t cursor = 0;
   std::uint64_t step = 0;
   GenerationId generation{};

@@ -8,7 +8,11 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr std::size_t kQueueCapacity = 4096;
+// Every unit of a plan may be decided on in one set: more units than slots per layer do not happen.
+std::size_t queue_capacity(const ClusterShape& shape) {
+  return static_cast<std::size_t>(shape.num_moe_layers() * (shape.max_slots_per_rank() + 1)) + 1024;
+}
+
 // The worker sleeps at most this long at a time, so that it notices a stop request even if a
 // wake-up were lost.
 constexpr std::chrono::milliseconds kLongestSleep{200};
@@ -31,8 +35,8 @@ Worker::Worker(const ClusterShape& shape, const WorkerOptions& options,
       loads_(shape_, served.placement, ring.num_slots()),
       served_(served),
       epochs_(static_cast<std::size_t>(shape.num_moe_layers()), 0),
-      commands_(kQueueCapacity),
-      reports_(kQueueCapacity) {
+      commands_(queue_capacity(shape)),
+      reports_(queue_capacity(shape)) {
   gathers_.reserve(ring.num_slots());
   planner_.on_served(served_, false);
 }
@@ -69,12 +73,15 @@ void Worker::flush() noexcept {
 void Worker::wait_for_report(std::chrono::steady_clock::time_point deadline) {
   std::unique_lock lock(mutex_);
   engine_waits_.exchange(1);
-  reported_.wait_until(lock, deadline, [this] { return reports_.peek() != nullptr; });
+  reported_.wait_until(lock, deadline, [this] { return !reports_.empty(); });
   engine_waits_.store(0);
 }
 
 void Worker::report(const Report& report) {
-  reports_.enqueue(report);
+  // Full only if the engine thread has long stopped calling: it loses nothing it still waits for.
+  if (!reports_.try_enqueue(report)) {
+    throw Error(ErrorCode::kInternal, "the engine thread takes no reports any more");
+  }
   // Two read-modify-writes of one atomic are ordered: either the waiter's check sees this report,
   // or we see that it waits.
   if (engine_waits_.fetch_add(0) != 0) {
@@ -85,12 +92,15 @@ void Worker::report(const Report& report) {
 
 void Worker::run(const std::stop_token& stop) {
   pthread_setname_np(pthread_self(), "swiftbalancer");
-  if (options_.thread_init) options_.thread_init();
   try {
+    if (options_.thread_init) options_.thread_init();
     while (!stop.stop_requested()) {
       if (run_once()) continue;
       const Status status = transport_->wait(std::chrono::steady_clock::now() + kLongestSleep);
-      if (!status.ok() && status.code() != ErrorCode::kTimeout) {
+      if (status.code() == ErrorCode::kTimeout) {
+        const std::scoped_lock lock(mutex_);
+        waiting_for_ = status.message();
+      } else if (!status.ok()) {
         failure_ = status;
         break;
       }
@@ -101,6 +111,11 @@ void Worker::run(const std::stop_token& stop) {
     failure_ = {ErrorCode::kInternal, std::string("balancer worker: ") + error.what()};
   }
   if (!failure_.ok()) report({.kind = Report::Kind::kStopped});
+}
+
+std::string Worker::waiting_for() {
+  const std::scoped_lock lock(mutex_);
+  return waiting_for_;
 }
 
 bool Worker::run_once() {
@@ -126,6 +141,7 @@ void Worker::carry_out(const Command& command) {
   switch (command.kind) {
     case Command::Kind::kPostPacket:
       loads_.window_ended(command.slot);
+      seal_packet(ring_.mine(command.slot));
       gathers_.push_back(
           {transport_->post_all_gather(kPacketTag | command.step, ring_.mine(command.slot),
                                        ring_.set(command.slot)),
@@ -164,6 +180,7 @@ void Worker::tell_planner() { planner_.on_served(served_, active_ != nullptr || 
 
 void Worker::observe(const Command& command) {
   last_observed_ = loads_.map(ring_, command.slot);
+  last_observed_step_ = command.step;
   planner_.observe(last_observed_);
   report({.kind = Report::Kind::kObserved,
           .wants_rebalance = planner_.wants_rebalance(),
@@ -174,10 +191,21 @@ void Worker::open(const Command& command) {
   job_generation_ = command.generation;
   job_base_ = served_;
   job_epochs_ = epochs_;
-  job_ = options_.begin_plan ? options_.begin_plan(command.generation.step)
-                             : planner_.begin_plan(command.generation.step);
   open_ = true;
+  try {
+    job_ = options_.begin_plan ? options_.begin_plan(command.generation.step)
+                               : planner_.begin_plan(command.generation.step);
+  } catch (const std::exception& error) {
+    planning_failed(error);
+  }
   tell_planner();
+}
+
+// A planner that fails ends its generation on all ranks; serving and the next generation go on.
+void Worker::planning_failed(const std::exception& error) {
+  if (options_.log) options_.log(std::string("planning failed: ") + error.what());
+  job_.reset();
+  report({.kind = Report::Kind::kPlanFailed, .generation = job_generation_});
 }
 
 void Worker::commit(std::uint32_t unit) {
@@ -201,11 +229,20 @@ bool Worker::poll_gathers() {
       throw Error(ErrorCode::kTransport,
                   "gathering the packets of step " + std::to_string(oldest.step) + " failed");
     }
-    report({.kind = Report::Kind::kSetReady, .slot = oldest.slot, .step = oldest.step});
+    check_packets(oldest);
+    report({.kind = Report::Kind::kSetReady, .step = oldest.step});
     gathers_.erase(gathers_.begin());
     any = true;
   }
   return any;
+}
+
+// Checked here, once, so that the engine thread need not.
+void Worker::check_packets(const Gather& gather) {
+  PacketHeader header;
+  for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+    open_packet(ring_.packet(gather.slot, rank), rank, gather.step, header).throw_if_failed();
+  }
 }
 
 bool Worker::plan_a_piece() {
@@ -221,10 +258,7 @@ bool Worker::plan_a_piece() {
             .generation = job_generation_,
             .plan = prepared.release()});
   } catch (const std::exception& error) {
-    // A planner that fails ends its generation on all ranks; serving and the next generation go on.
-    if (options_.log) options_.log(std::string("planning failed: ") + error.what());
-    job_.reset();
-    report({.kind = Report::Kind::kPlanFailed, .generation = job_generation_});
+    planning_failed(error);
   }
   return true;
 }

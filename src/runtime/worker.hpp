@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -14,14 +15,13 @@
 #include <thread>
 #include <vector>
 
-#include <readerwriterqueue/readerwriterqueue.h>
-
 #include <swiftbalancer/transport.hpp>
 
 #include "migration/copy_executor.hpp"
 #include "planner/planner.hpp"
 #include "runtime/messages.hpp"
 #include "runtime/packet_ring.hpp"
+#include "runtime/spsc_queue.hpp"
 #include "runtime/window_loads.hpp"
 
 namespace swiftbalancer {
@@ -53,6 +53,7 @@ class Worker {
   /// observed.
   int num_free_buffers() const noexcept { return pool_->num_free(); }
   const ExpertLoad& last_observed() const noexcept { return last_observed_; }
+  std::uint64_t last_observed_step() const noexcept { return last_observed_step_; }
 
   // --- Engine thread ---
   /// Enqueues; takes effect at the next flush(). @returns false when the queue is full (the worker
@@ -65,6 +66,8 @@ class Worker {
   void wait_for_report(std::chrono::steady_clock::time_point deadline);
   /// Why the worker stopped; call after kStopped was received.
   const Status& failure() const noexcept { return failure_; }
+  /// Which ranks the transport is waiting for, as of its last long wait; "" if it had none.
+  std::string waiting_for();
 
  private:
   struct Gather {
@@ -77,10 +80,12 @@ class Worker {
   bool carry_out_commands();
   void carry_out(const Command& command);
   bool poll_gathers();
+  void check_packets(const Gather& gather);
   bool plan_a_piece();
   bool report_staging();
   void observe(const Command& command);
   void open(const Command& command);
+  void planning_failed(const std::exception& error);
   void commit(std::uint32_t unit);
   void tell_planner();
   void report(const Report& report);
@@ -97,6 +102,7 @@ class Worker {
   Planner planner_;
   WindowLoads loads_;
   ExpertLoad last_observed_;
+  std::uint64_t last_observed_step_ = 0;
   ServedState served_;
   std::vector<std::uint64_t> epochs_;
   std::vector<Gather> gathers_;
@@ -110,12 +116,13 @@ class Worker {
   std::uint32_t reported_failed_unit_ = kNoUnit;
 
   // Both threads.
-  moodycamel::ReaderWriterQueue<Command> commands_;
-  moodycamel::ReaderWriterQueue<Report> reports_;
+  SpscQueue<Command> commands_;
+  SpscQueue<Report> reports_;
   std::atomic<int> engine_waits_{0};
   std::mutex mutex_;
   std::condition_variable reported_;
-  Status failure_;  // written before kStopped is reported
+  std::string waiting_for_;  // under mutex_
+  Status failure_;           // written before kStopped is reported
 
   bool sent_ = false;  // engine thread
   std::jthread thread_;

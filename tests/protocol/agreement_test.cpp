@@ -106,7 +106,7 @@ TEST_F(AgreementTest, NotReadyIsNoMismatchButTooManySetsClose) {
   int sets = 0;
   while ((kinds = step()).empty()) ++sets;
   EXPECT_EQ(kinds[0], DecisionKind::kClose);
-  EXPECT_EQ(last[0].reason, DecisionReason::kTooLate);
+  EXPECT_EQ(last[0].reason, Reason::kTooLate);
   EXPECT_EQ(sets, 4);
 }
 
@@ -119,7 +119,7 @@ TEST_F(AgreementTest, DifferentHashesCloseAndAreReported) {
   while ((kinds = step()).empty()) {
   }
   EXPECT_EQ(last[0].kind, DecisionKind::kClose);
-  EXPECT_EQ(last[0].reason, DecisionReason::kDifferentPlans);
+  EXPECT_EQ(last[0].reason, Reason::kDifferentPlans);
 }
 
 TEST_F(AgreementTest, AFailedPlannerClosesForAll) {
@@ -128,7 +128,7 @@ TEST_F(AgreementTest, AFailedPlannerClosesForAll) {
   std::vector<DecisionKind> kinds;
   while ((kinds = step()).empty()) {
   }
-  EXPECT_EQ(last[0].reason, DecisionReason::kPlannerFailed);
+  EXPECT_EQ(last[0].reason, Reason::kPlannerFailed);
 }
 
 TEST_F(AgreementTest, AnEmptyPlanClosesAsNothingToGain) {
@@ -139,7 +139,7 @@ TEST_F(AgreementTest, AnEmptyPlanClosesAsNothingToGain) {
   std::vector<DecisionKind> kinds;
   while ((kinds = step()).empty()) {
   }
-  EXPECT_EQ(last[0].reason, DecisionReason::kNothingToGain);
+  EXPECT_EQ(last[0].reason, Reason::kNothingToGain);
 }
 
 TEST_F(AgreementTest, AFailedCopyDropsItsUnitAndTheLaterUnitsOfItsLayer) {
@@ -185,7 +185,7 @@ TEST_F(AgreementTest, ANewPlanDropsWhatIsPendingAndWhatItsBaseHasLost) {
   ranks[0].plan_ready(second);
   ranks[1].plan_ready(second);
   std::vector<DecisionKind> all;
-  std::vector<DecisionReason> reasons;
+  std::vector<Reason> reasons;
   for (int i = 0; i < 6; ++i) {
     for (DecisionKind kind : step()) all.push_back(kind);
     for (const Decision& decision : last) reasons.push_back(decision.reason);
@@ -193,8 +193,8 @@ TEST_F(AgreementTest, ANewPlanDropsWhatIsPendingAndWhatItsBaseHasLost) {
   }
   EXPECT_THAT(all, ElementsAre(DecisionKind::kCommit, DecisionKind::kDrop, DecisionKind::kRetire,
                                DecisionKind::kAdopt, DecisionKind::kDrop));
-  EXPECT_EQ(reasons[1], DecisionReason::kSuperseded);
-  EXPECT_EQ(reasons[4], DecisionReason::kBaseChanged);
+  EXPECT_EQ(reasons[1], Reason::kSuperseded);
+  EXPECT_EQ(reasons[4], Reason::kBaseChanged);
 }
 
 TEST_F(AgreementTest, AReportOfAnotherGenerationIsIgnored) {

@@ -72,7 +72,7 @@ class SimCluster {
   void route_tokens(Rank& rank);
   void check_slots(const Rank& rank) const;
   void check_forward(const Rank& rank);
-  void check_agreed(const Rank& rank);
+  void run_worker(Rank& rank);
   void check_nothing_leaks();
   std::unique_ptr<PlanJob> begin_plan(int rank, std::uint64_t generation);
   bool chance(int percent) { return static_cast<int>(random_() % 100) < percent; }

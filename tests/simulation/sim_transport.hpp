@@ -61,7 +61,6 @@ class SimNetwork {
     send.bytes = recv.bytes = bytes;
     send.state = recv.state = TransferState::kDone;
   }
-  std::size_t num_posted() const noexcept { return sends_.size() + recvs_.size(); }
 
  private:
   friend class SimTransport;
@@ -162,8 +161,9 @@ class SimTransport final : public Transport {
                         operation.out.begin() + static_cast<std::ptrdiff_t>(operation.each) * peer);
       network_.packets_.erase(message);
     }
+    const std::size_t bytes = operation.out.size();
     operations_.erase(found);
-    return {TransferState::kDone, operation.out.size()};
+    return {TransferState::kDone, bytes};
   }
   void forget(Found found) {
     if (found->second.kind == Operation::Kind::kSend) network_.sends_.erase(found->second.key);
