@@ -10,3 +10,9 @@ die() {
   printf '%s: %s\n' "$(basename "$0")" "$*" >&2
   exit 1
 }
+
+for folder in . build .venv out; do
+  [[ ! -e $folder || -w $folder ]] ||
+    die "$PWD/$folder is not writable by $(id -un): run as its owner, $(stat -c %U "$folder"), or give it to this user (chown -R)"
+done
+unset folder

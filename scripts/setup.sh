@@ -6,10 +6,10 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 packages=(ca-certificates g++ cmake ninja-build ccache mold python3 python3-venv libcli11-dev nlohmann-json3-dev
-          libyaml-cpp-dev libfmt-dev libspdlog-dev)
+          libyaml-cpp-dev libfmt-dev)
 python_packages=("vl-convert-python==1.9.*")
 if [[ $# -eq 1 && $1 == --tests ]]; then
-  packages+=(git libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev valgrind chromium shellcheck codespell)
+  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev chromium shellcheck codespell)
   python_packages+=("clang-format==23.1.*" "clang-tidy==23.1.*")
 elif [[ $# -gt 0 ]]; then
   die "unknown argument '$*'; usage: setup.sh [--tests]"

@@ -7,7 +7,8 @@ set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
 asan_tests=(protocol_test simulation_test planner_test io_checkpoint_test transport_test transport_shm_test runtime_test
-            migration_commit_units_test migration_copy_executor_test migration_idle_test migration_thread_transport_test)
+            migration_commit_units_test migration_copy_executor_test migration_idle_test migration_thread_transport_test
+            engine_serve_units engine_model_test)
 tsan_tests=(transport_test runtime_test migration_thread_transport_test)
 
 summary=()
@@ -39,6 +40,7 @@ suite() {
 
 start=$SECONDS
 scripts/setup.sh --tests
+rm -f build/test-*.log  # of an earlier run: not to be read as this one's
 run_part "release: all tests" suite release
 run_part "lint" scripts/lint.sh
 run_part "address, undefined behaviour" suite asan "${asan_tests[@]}"
@@ -49,7 +51,8 @@ say "summary, $((SECONDS - start)) s"
 printf '%s\n' "${summary[@]}"
 for log in build/test-{release,asan,tsan}.log; do
   # ctest's own last words, without the list of passed tests.
-  [[ -f $log ]] && printf '%s: ' "$(basename "$log" .log)" && { grep -E '% tests passed' "$log" || echo 'did not run'; }
-  [[ -f $log ]] && sed -n '/The following tests FAILED/,$p' "$log"
+  printf '%s: ' "$(basename "$log" .log)"
+  grep -sE '% tests passed' "$log" || { echo 'did not run'; continue; }
+  sed -n '/The following tests FAILED/,$p' "$log"
 done
 exit "$failed"

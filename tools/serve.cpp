@@ -52,7 +52,7 @@ class ServeCommand final : public Command {
     settings.text("out", out_, "Folder for run.json and report.html");
     settings.list("policy", policies_, "Policies, one run each");
     settings.flag("stress", stress_, "Run the policy stress too (or alone), at every opportunity");
-    settings.flag("quiet", quiet_, "No progress, only the table");
+    settings.flag("quiet", quiet_, "No progress, only the table and what was cleaned up");
     declare_ranks(settings);
     declare_traffic(settings);
     declare_balancer(settings);
@@ -72,6 +72,10 @@ class ServeCommand final : public Command {
                              const std::string& line) {
         progress.report(balancer.policy, step, total_steps, line);
       };
+      options.notice = [](const std::string& line) {
+        fmt::print("{}\n", line);
+        std::fflush(stdout);
+      };
       records.push_back(engine::serve(options));
       progress.finish();
     }
@@ -88,9 +92,9 @@ class ServeCommand final : public Command {
 
  private:
   void declare_ranks(Settings& settings) {
-    settings.integer("num_ranks", options_.num_ranks, 1, 1024, "Ranks");
+    settings.integer("num_ranks", options_.num_ranks, 1, 256, "Ranks");
     settings.integer("num_redundant_experts", options_.num_redundant_experts, 0, 1'000'000,
-                     "Spare slots per layer, over all ranks");
+                     "Redundant experts per layer, over all ranks");
     settings.integer("num_nodes", options_.num_nodes, 1, 1024,
                      "Nodes that the ranks are spread over");
     settings.choice(
@@ -134,9 +138,9 @@ class ServeCommand final : public Command {
     settings.integer("max_prompt_tokens", traffic.max_prompt_tokens, 1, 1'000'000,
                      "Longest prompt");
     settings.integer("min_output_tokens", traffic.min_output_tokens, 1, 1'000'000,
-                     "Shortest answer");
+                     "Shortest output");
     settings.integer("max_output_tokens", traffic.max_output_tokens, 1, 1'000'000,
-                     "Longest answer");
+                     "Longest output");
     settings.integer("seed", traffic.seed, 0, std::numeric_limits<std::int64_t>::max(),
                      "Seed of the requests and of sampling");
     settings.choice(
@@ -145,7 +149,7 @@ class ServeCommand final : public Command {
           traffic.sampling = i == 0 ? engine::Sampling::kGreedy : engine::Sampling::kTemperature;
         },
         [&traffic] { return traffic.sampling == engine::Sampling::kGreedy ? 0 : 1; },
-        "How answers are drawn");
+        "How outputs are drawn");
     settings.number("temperature", traffic.temperature, 1e-6, 1e6, "For --sampling temperature");
   }
 

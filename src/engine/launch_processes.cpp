@@ -29,9 +29,16 @@ std::string group_name(const char* purpose) {
          purpose;
 }
 
+// 16 ranks must fit the 64 MB of /dev/shm that containers have by default: the rings of a pair of
+// ranks take four times ring_bytes here (two groups of two lanes), 32 KiB make 32 MiB of them.
+RingOptions rings_for(int num_ranks) {
+  return {.ring_bytes = num_ranks > 8 ? std::size_t{1} << 15 : std::size_t{1} << 17};
+}
+
 struct Groups {
   explicit Groups(int num_ranks)
-      : exchange(group_name("exchange"), num_ranks), balancer(group_name("balancer"), num_ranks) {}
+      : exchange(group_name("exchange"), num_ranks, rings_for(num_ranks)),
+        balancer(group_name("balancer"), num_ranks, rings_for(num_ranks)) {}
   ShmGroup exchange, balancer;
 };
 

@@ -140,7 +140,7 @@ Json stall_json(const RunRecord& run) {
           {"waits_for_copies", run.waits.for_copies},
           {"packet_wait_ms", static_cast<double>(run.waits.wait_ns) * 1e-6},
           {"virtual_stall_us", virtual_stall},
-          {"held_ms", static_cast<double>(run.waits.held_ns) * 1e-6}};
+          {"timed_device_ms", static_cast<double>(run.waits.held_ns) * 1e-6}};
 }
 
 Json run_entry(const RunRecord& run, const RunFigures& figures) {

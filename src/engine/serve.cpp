@@ -59,6 +59,13 @@ RunPlan make_plan(const ServeOptions& options) {
   return plan;
 }
 
+std::string balancing(const RunPlan& plan) {
+  const std::string& policy = plan.options.balancer.policy;
+  if (!make_policy(policy)->capabilities().moves)
+    return "balancing off: policy " + policy + " moves nothing";
+  return plan.options.num_ranks == 1 ? "balancing off: one rank" : "balancing on";
+}
+
 std::string start_line(const RunPlan& plan) {
   const ServeOptions& options = plan.options;
   return "policy " + options.balancer.policy + ": " + std::to_string(options.num_ranks) +
@@ -66,7 +73,8 @@ std::string start_line(const RunPlan& plan) {
          ", " + std::to_string(plan.shape->num_slots()) + " slots, " +
          std::to_string(plan.traffic.requests.size()) + " requests, " +
          (plan.cores.empty() ? "not pinned: fewer than two cores a rank"
-                             : "engines and workers pinned to cores of their own");
+                             : "engines and workers pinned to cores of their own") +
+         "; " + balancing(plan);
 }
 
 RunRecord describe(const RunPlan& plan, bool gated) {
@@ -101,7 +109,8 @@ RunRecord serve(const ServeOptions& options) {
   };
   if (options.transport == TransportKind::kShm) {
     for (const std::string& name : remove_stale_shm_groups())
-      say("removed shared memory \"" + name + "\" of a run that was killed");
+      if (options.notice)
+        options.notice("removed shared memory \"" + name + "\" of a run that was killed");
   }
   say(start_line(plan));
   RunRecord run = describe(plan, gated);

@@ -33,6 +33,8 @@ struct ServeOptions {
       false;  ///< After every commit, compare the bytes of all changed slots with the checkpoint.
   std::function<void(std::uint64_t step, std::uint64_t total_steps, const std::string& line)>
       progress;  ///< Called now and then.
+  std::function<void(const std::string& line)>
+      notice;  ///< What a user must learn even without progress: files of others that were removed.
 };
 
 /// Serves all requests once. @throws Error: bad options; a lost rank ends the run within the

@@ -14,6 +14,8 @@
 namespace swiftbalancer::engine {
 namespace {
 
+constexpr double kMaxRequests = 1e8;
+
 using Prompts = std::map<std::string, std::vector<std::string>>;
 
 [[noreturn]] void invalid(const std::string& message) {
@@ -125,6 +127,12 @@ Traffic make_traffic(const TrafficOptions& options, const ModelInfo& model) {
   }
   const double in_segments = options.arrivals_per_step * options.steps_per_segment *
                              static_cast<double>(options.domains.size());
+  if (options.num_requests == 0 && in_segments > kMaxRequests) {
+    invalid("arrivals_per_step " + std::to_string(options.arrivals_per_step) +
+            " x steps_per_segment " + std::to_string(options.steps_per_segment) + " x " +
+            std::to_string(options.domains.size()) +
+            " domains: more than 100000000 requests; lower them, or set num_requests");
+  }
   const int count = options.num_requests > 0
                         ? options.num_requests
                         : std::max(1, static_cast<int>(std::floor(in_segments)));

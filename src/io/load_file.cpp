@@ -12,6 +12,8 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr std::size_t kMaxDepth = 3;
+constexpr std::int64_t kMaxCount = std::int64_t{1} << 53;  // every whole double up to here is exact
 constexpr const char* kShapes = "[layers, experts] or [windows, layers, experts]";
 
 [[noreturn]] void fail(const std::string& path, const std::string& what) {
@@ -21,6 +23,8 @@ constexpr const char* kShapes = "[layers, experts] or [windows, layers, experts]
 // Nested lists, all of the same length at each depth, as an array.
 void flatten(const std::string& path, const Json& json, std::size_t depth, CountArray& array) {
   if (json.is_array()) {
+    if (depth == kMaxDepth)
+      fail(path, std::string("expert_load is nested deeper than 3 lists; loads are ") + kShapes);
     const auto extent = static_cast<std::int64_t>(json.size());
     if (depth == array.shape.size() && array.values.empty()) array.shape.push_back(extent);
     if (depth >= array.shape.size() || array.shape[depth] != extent)
@@ -29,11 +33,13 @@ void flatten(const std::string& path, const Json& json, std::size_t depth, Count
     return;
   }
   if (depth != array.shape.size()) fail(path, "expert_load has lists of unequal depth");
-  if (!json.is_number_integer() || json.get<double>() < 0) {
+  // Numbers from 2^63 on read as negative ones, so both ends are checked with one conversion.
+  const std::int64_t count = json.is_number_integer() ? json.get<std::int64_t>() : -1;
+  if (count < 0 || count > kMaxCount) {
     fail(path,
-         "expert_load holds " + json.dump() + "; loads are whole numbers of tokens, 0 or more");
+         "expert_load holds " + json.dump() + "; loads are whole numbers of tokens from 0 to 2^53");
   }
-  array.values.push_back(json.get<std::int64_t>());
+  array.values.push_back(count);
 }
 
 CountArray read_json(const std::string& path, const std::string& text) {

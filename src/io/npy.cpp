@@ -61,8 +61,11 @@ Header parse_header(const std::string& path, const std::string& text) {
   if (!std::regex_search(text, match, shape)) fail(path, "the header names no shape");
   header.shape = parse_shape(path, match[1]);
   for (const std::int64_t extent : header.shape) {
-    header.num_values *= static_cast<std::uint64_t>(extent);
-    if (header.num_values > kMaxValues) fail(path, "shape (" + match[1].str() + ") is too large");
+    const auto factor = static_cast<std::uint64_t>(extent);
+    // Asked before multiplying: the product itself may wrap around to a small number.
+    if (factor != 0 && header.num_values > kMaxValues / factor)
+      fail(path, "shape (" + match[1].str() + ") is too large");
+    header.num_values *= factor;
   }
   return header;
 }

@@ -88,8 +88,9 @@ Card outputs_card(const RunFile& file) {
   const std::string checked =
       file.slot_bytes_verified == 0
           ? "; slot bytes not compared (--verify-slots does)"
-          : fmt::format("; slot bytes equal the checkpoint's after {} layer commits",
-                        count(file.slot_bytes_verified));
+          : fmt::format(
+                "; slot bytes equal the checkpoint's in {} comparisons (rank x committed unit)",
+                count(file.slot_bytes_verified));
   if (file.runs.size() == 1) {
     return {"Output bytes", "1 run", "nothing to compare with" + checked};
   }
@@ -276,7 +277,7 @@ std::string stall_table(const RunFile& file) {
     rows.push_back({run_name(file, i), count(run.waits_for_plans), count(run.waits_for_copies),
                     count(run.waits_for_packets), format_us(run.packet_wait_ms * 1000),
                     or_na(run.virtual_stall_us, format_us),
-                    run.held_ms ? format_us(*run.held_ms * 1000) : "n/a"});
+                    run.timed_device_ms ? format_us(*run.timed_device_ms * 1000) : "n/a"});
   }
   return table({"run", "waits for a plan", "waits for a copy", "waits for packets",
                 "wall time of packet waits", "virtual stall", "held by the timed device"},

@@ -55,6 +55,15 @@ std::string imbalance_section(const RunFile& file) {
   return section("imbalance", "Imbalance over time", body);
 }
 
+/// Whether the run committed anything from the first domain switch on. Commits before it answer
+/// the first domain.
+bool answered_a_switch(const RunFile& file, const Run& run) {
+  return file.segments.size() > 1 &&
+         std::any_of(run.commits.begin(), run.commits.end(), [&](const Commit& commit) {
+           return commit.step >= file.segments[1].first_step;
+         });
+}
+
 /// The colours of the common scale, as a strip: its ends and the even load in the middle.
 std::string heat_legend(std::pair<double, double> range) {
   return fmt::format(
@@ -79,7 +88,7 @@ std::string heat_section(const RunFile& file) {
   for (std::size_t i = 0; i < file.runs.size(); ++i) {
     const Run& run = file.runs[i];
     const std::string label = escape_html(run.label);
-    const bool answered = !run.commits.empty();
+    const bool answered = answered_a_switch(file, run);
     const char* before = !switched  ? "first window"
                          : answered ? "switched, not answered"
                                     : "at the switch";

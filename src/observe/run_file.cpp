@@ -173,7 +173,7 @@ void read_stall(const Node& node, bool timed, Run& run) {
   run.packet_wait_ms = node["packet_wait_ms"].number();
   if (timed) {
     run.virtual_stall_us = node["virtual_stall_us"].number();
-    run.held_ms = node["held_ms"].number_or_null();
+    run.timed_device_ms = node["timed_device_ms"].number_or_null();
   }
 }
 

@@ -81,7 +81,7 @@ struct Run {
   std::int64_t waits_for_copies = 0;
   double packet_wait_ms = 0.0;
   std::optional<double> virtual_stall_us;
-  std::optional<double> held_ms;
+  std::optional<double> timed_device_ms;
   Matrix load_before;  ///< Just before the first switch was answered; the first window where there
                        ///< was no switch.
   Matrix

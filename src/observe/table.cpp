@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
+#include "observe/charts.hpp"
 #include "observe/figures.hpp"
 #include "observe/format.hpp"
 #include "observe/report.hpp"
@@ -46,6 +48,33 @@ std::string row(const RunFile& file, const Run& run) {
               outputs(file, run));
 }
 
+std::string cut(const std::string& text) { return text.substr(0, 99) + "\n"; }
+
+/// One line per run: virtual microseconds per step of each charged term, names in two lines of
+/// header.
+std::string terms(const RunFile& file) {
+  std::string upper = fmt::format("{:<10}", "virtual"), lower = fmt::format("{:<10}", "us/step");
+  std::vector<std::string> rows;
+  for (const Run& run : file.runs) rows.push_back(fmt::format("{:<10}", cell(run.label)));
+  for (const std::string& term : charged_terms(file)) {
+    const std::size_t split = term.find('_');
+    const bool two = split != std::string::npos;
+    const std::string above = two ? cell(term.substr(0, split)) : "";
+    const std::string below = cell(two ? term.substr(split + 1) : term);
+    const std::size_t width = 1 + std::max({above.size(), below.size(), std::size_t{7}});
+    upper += fmt::format("{:>{}}", above, width);
+    lower += fmt::format("{:>{}}", below, width);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const Run& run = file.runs[i];
+      const double steps = static_cast<double>(std::max<std::int64_t>(run.steps, 1));
+      rows[i] += fmt::format("{:>{}.1f}", term_us(run, term) / steps, width);
+    }
+  }
+  std::string text = "\n" + cut(upper) + cut(lower);
+  for (const std::string& row : rows) text += cut(row);
+  return text;
+}
+
 }  // namespace
 
 std::string render_table(const std::string& run_json) {
@@ -71,6 +100,9 @@ std::string render_table(const std::string& run_json) {
         "virtual   = timed device: computed for real, times charged by a hardware profile (see the "
         "report);\n"
         "moved     = at the size of the named large model's experts; stall is virtual.\n";
+    text += cut(fmt::format("profile   = {}; model {}; token_scale {}.", file.hardware->name,
+                            file.hardware->model, format_exact(file.hardware->token_scale)));
+    text += terms(file);
   } else {
     text +=
         "moved     = bytes really copied; stall = wall time waiting for packets; virtual time: "

@@ -73,6 +73,8 @@ PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
     for (CommitUnit& unit : units) migration.units.push_back(std::move(unit));
   }
 
+  prepared.layers_given_up = builder.num_layers_given_up();
+
   std::vector<std::vector<std::int32_t>> row(static_cast<std::size_t>(shape.num_moe_layers()));
   for (const CommitUnit& unit : migration.units) {
     auto& before = row[static_cast<std::size_t>(unit.moe_layer_id)];

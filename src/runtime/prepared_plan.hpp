@@ -32,6 +32,8 @@ struct PreparedUnit {
 struct PreparedPlan {
   MigrationPlan migration;
   std::vector<PreparedUnit> units;
+  int layers_given_up =
+      0;  ///< Whose moves do not fit into the staging pool: they stay as they are.
 };
 
 /// Turns the planner's plan into commit units, tables and hash. Deterministic but for the tables,

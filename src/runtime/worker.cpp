@@ -254,6 +254,10 @@ bool Worker::plan_a_piece() {
     auto prepared =
         std::make_unique<PreparedPlan>(prepare_plan(job_generation_, plan, job_base_, job_epochs_,
                                                     shape_, transport_->rank(), pool_->capacity()));
+    if (prepared->layers_given_up > 0 && options_.log) {
+      options_.log(std::to_string(prepared->layers_given_up) +
+                   " layers stay as they are: their moves do not fit into staging_bytes");
+    }
     report({.kind = Report::Kind::kPlanReady,
             .generation = job_generation_,
             .plan = prepared.release()});

@@ -102,6 +102,12 @@ TEST(Traffic, RefusesWhatItCannotServe) {
   EXPECT_THAT(with([](auto& o) { o.steps_per_segment = -3; }),
               HasSubstr("steps_per_segment is -3"));
   EXPECT_THAT(with([](auto& o) { o.num_requests = -1; }), HasSubstr("num_requests is -1"));
+  EXPECT_THAT(with([](auto& o) {
+                o.num_requests = 0;
+                o.arrivals_per_step = 1e6;
+                o.steps_per_segment = 1'000'000;
+              }),
+              HasSubstr("more than 100000000 requests"));
   EXPECT_THAT(with([](auto& o) { o.min_prompt_tokens = 0; }), HasSubstr("prompt tokens from 0"));
   EXPECT_THAT(with([](auto& o) { o.max_output_tokens = 1; }),
               HasSubstr("output tokens from 2 to 1"));

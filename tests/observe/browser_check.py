@@ -56,8 +56,8 @@ class Browser:
         self._answers, write_answer = os.pipe()
         # The protocol's pipe is on descriptors 3 and 4; the shell moves ours there.
         command = f'exec "$0" "$@" 3<&{read_command} 4>&{write_answer}'
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run",
-                 "--hide-scrollbars", f"--user-data-dir={profile}", "about:blank"]
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe",
+                 "--no-first-run", "--hide-scrollbars", f"--user-data-dir={profile}", "about:blank"]
         self._process = subprocess.Popen(["bash", "-c", command, executable, *flags], pass_fds=(read_command, write_answer),
                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(read_command)
@@ -198,7 +198,7 @@ def main():
     arguments = parser.parse_args()
     executable = shutil.which("chromium")
     if executable is None:
-        print("browser_check.py: chromium is not installed; run scripts/setup.sh", file=sys.stderr)
+        print("browser_check.py: chromium is not installed; run scripts/setup.sh --tests", file=sys.stderr)
         return 1
     pages = [page for entry in arguments.pages for page in (sorted(entry.glob("*.html")) if entry.is_dir() else [entry])]
     if not pages:

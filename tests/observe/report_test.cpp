@@ -86,7 +86,7 @@ TEST(Report, HeadlineShowsTheFiguresOfTheFile) {
   for (const char* figure :
        {"1.250", "static 2.000", "eplb 1.333", "hindsight 1.000", "75 %", "eplb 67 %",
         "25 % of eplb's", "7.77 GB", "4.20 MB", "6.00 ms", "static 8.00 ms",
-        "25 % less than without balancing", "41.5 us", "✓ identical", "288 layer commits"}) {
+        "25 % less than without balancing", "41.5 us", "✓ identical", "288 comparisons"}) {
     EXPECT_NE(headline.find(figure), std::string::npos) << figure << " in " << headline;
   }
 }
@@ -158,6 +158,15 @@ TEST(Report, SaysThatLongRunsAreThinned) {
   const std::string page = render_report(
       sample_run({.policies = {"static"}, .num_steps = 5000, .steps_per_window = 50}).dump());
   EXPECT_NE(page.find("Of 5000 steps 2000 are drawn"), std::string::npos);
+}
+
+TEST(Report, OnlyACommitAfterTheSwitchAnswersIt) {
+  auto run = sample_run({.policies = {"swift"}});
+  EXPECT_NE(render_report(run.dump()).find("after the answer"), std::string::npos);
+  for (auto& commit : run["runs"][0]["commits"]) commit["step"] = 1;
+  const std::string page = render_report(run.dump());
+  EXPECT_EQ(page.find("after the answer"), std::string::npos);
+  EXPECT_NE(page.find("two windows later"), std::string::npos);
 }
 
 TEST(Report, LoadsNothingFromANetwork) {

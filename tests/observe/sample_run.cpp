@@ -58,7 +58,7 @@ class RunMaker {
                     {"waits_for_copies", 0},
                     {"packet_wait_ms", 3.25}};
     run["stall"]["virtual_stall_us"] = options_.timed ? Json(moves ? 41.5 : 0.0) : Json(nullptr);
-    run["stall"]["held_ms"] = options_.timed ? Json(moves ? 120.5 : 0.0) : Json(nullptr);
+    run["stall"]["timed_device_ms"] = options_.timed ? Json(moves ? 120.5 : 0.0) : Json(nullptr);
     const double after = true_imbalance(policy_, 3, 1);
     run["rank_load"] = {{"first_window", load(1.75)},
                         {"last_window", load(after)},

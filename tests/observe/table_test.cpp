@@ -58,14 +58,36 @@ TEST(Table, StaysWithinAHundredColumns) {
   run["runs"][1]["health"] = {{"ok", false}, {"reason", std::string(300, 'x')}};
   run["runs"][1]["moves"] = 123456789;
   run["runs"][1]["migrated_bytes_at_scale"] = 9.99e15;
+  for (auto& [term, total] : run["runs"][1]["virtual_terms_us"].items()) total = 1e15;
+  run["hardware"]["name"] = std::string(120, 'n');
   run["checks"]["outputs_identical"] = false;
   EXPECT_LE(widest(render_table(run.dump())), 100u) << render_table(run.dump());
+}
+
+TEST(Table, NamesTheProfileAndShowsWhatAStepIsChargedForPerRun) {
+  auto run = sample_run();
+  run["runs"][2]["steps"] = 400;
+  run["runs"][2]["virtual_terms_us"]["attention"] = 400 * 123.5;
+  run["runs"][2]["virtual_terms_us"]["expert_weights"] = 400 * 67.25;
+  const std::string table = render_table(run.dump());
+  EXPECT_NE(
+      line_of(table, "profile").find("example-accelerator; model DeepSeek-V3; token_scale 64"),
+      std::string::npos)
+      << table;
+  const std::string terms = table.substr(table.find("us/step"));
+  EXPECT_NE(line_of(terms, "us/step").find(" attention "), std::string::npos) << table;
+  const std::string swift = line_of(terms, "swift");
+  EXPECT_NE(swift.find(" 123.5 "), std::string::npos) << table;
+  EXPECT_NE(swift.find(" 67.2 "), std::string::npos) << table;
+  for (const char* name : {"static", "eplb"}) EXPECT_NE(line_of(terms, name), "") << table;
 }
 
 TEST(Table, WithoutATimedDeviceVirtualTimeIsNotAvailable) {
   const std::string table = render_table(sample_run({.timed = false}).dump());
   EXPECT_NE(line_of(table, "swift").find(" n/a "), std::string::npos) << table;
   EXPECT_NE(table.find("virtual time: n/a"), std::string::npos) << table;
+  EXPECT_EQ(table.find("token_scale"), std::string::npos) << table;
+  EXPECT_EQ(table.find("us/step"), std::string::npos) << table;
 }
 
 TEST(Table, NamesTheRunWhoseOutputsDiffer) {

@@ -37,7 +37,8 @@ TEST(BadInput, FlagsWithValuesThatAreNotAllowedAreRefusedWithTheRange) {
     const char* flags;
     const char* mentioned;
   } cases[] = {
-      {"--num-ranks 0", "--num-ranks is '0'; allowed: an integer from 1 to"},
+      {"--num-ranks 0", "--num-ranks is '0'; allowed: an integer from 1 to 256"},
+      {"--num-ranks 257", "--num-ranks is '257'; allowed: an integer from 1 to 256"},
       {"--num-ranks -3", "--num-ranks is '-3'; allowed: an integer from 1 to"},
       {"--num-ranks many", "--num-ranks is 'many'; allowed: an integer from 1 to"},
       {"--num-ranks 2.5", "--num-ranks is '2.5'"},
@@ -183,6 +184,9 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
   folder.write("negative.json", "[[5, -3]]");
   folder.write("ragged.json", "[[5, 3], [1]]");
   folder.write("flat.json", "[5, 3]");
+  folder.write("huge.json", "[[5, 9007199254740993]]");
+  folder.write("unsigned.json", "[[5, 18446744073709551615]]");
+  folder.write("deep.json", "[[[[5, 3]]]]");
   folder.write("empty.json", "[]");
   folder.write("cut.npy", std::string("\x93NUMPY\x01\x00\x76\x00{'descr'", 17));
   folder.write("placement.json", R"({"format": "swiftbalancer.placement", "extra": 1})");
@@ -195,6 +199,9 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
       {"negative.json --num-ranks 2 --num-slots 4", "-3"},
       {"ragged.json --num-ranks 2 --num-slots 4", "unequal"},
       {"flat.json --num-ranks 2 --num-slots 4", "[2]"},
+      {"huge.json --num-ranks 2 --num-slots 4", "9007199254740993"},
+      {"unsigned.json --num-ranks 2 --num-slots 4", "18446744073709551615"},
+      {"deep.json --num-ranks 2 --num-slots 4", "deeper than 3"},
       {"empty.json --num-ranks 2 --num-slots 4", "empty.json"},
       {"cut.npy --num-ranks 2 --num-slots 4", "cut.npy"},
       {"loads.json --num-ranks 2 --num-slots 3", "num_slots is 3"},

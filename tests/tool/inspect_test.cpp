@@ -48,7 +48,7 @@ TEST(Help, EverySubcommandHasExamplesAndItsSettings) {
   expect_shows(run_tool(folder, "--help"), {"serve", "plan", "inspect", "--version"});
   expect_shows(
       run_tool(folder, "serve --help"),
-      {"Examples:", "--num-ranks", "an integer from 1 to 1024; default 8", "--stress", "--config"});
+      {"Examples:", "--num-ranks", "an integer from 1 to 256; default 8", "--stress", "--config"});
   expect_shows(run_tool(folder, "plan --help"),
                {"Examples:", "--num-slots", "--placement", "LOADS"});
   expect_shows(run_tool(folder, "inspect --help"), {"Examples:", "PATH"});

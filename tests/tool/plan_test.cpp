@@ -98,6 +98,7 @@ TEST(PlanCommand, OtherNumpyFilesAreRefused) {
       {npy("<f8", "1, 2", raw<double>({1.5, 2})), "1.5"},
       {npy("<f8", "1, 2", raw<double>({-1, 2})), "-1"},
       {npy("<i8", "99999, 99999, 99999", ""), "too large"},
+      {npy("<i8", "4294967296, 4294967296", ""), "too large"},  // the product is 2^64
       {npy("<i8', 'fortran_order': True, 'x': '", "1, 2", raw<std::int64_t>({1, 2})), "Fortran"},
   };
   for (const auto& c : cases) {
