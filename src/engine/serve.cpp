@@ -108,9 +108,10 @@ RunRecord serve(const ServeOptions& options) {
     if (progress) progress(0, line);
   };
   if (options.transport == TransportKind::kShm) {
-    for (const std::string& name : remove_stale_shm_groups())
+    for (const std::string& name : remove_stale_shm_groups()) {
       if (options.notice)
         options.notice("removed shared memory \"" + name + "\" of a run that was killed");
+    }
   }
   say(start_line(plan));
   RunRecord run = describe(plan, gated);

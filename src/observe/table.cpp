@@ -48,7 +48,10 @@ std::string row(const RunFile& file, const Run& run) {
               outputs(file, run));
 }
 
-std::string cut(const std::string& text) { return text.substr(0, 99) + "\n"; }
+std::string cut(const std::string& text) {
+  const std::string head = text.substr(0, 99);
+  return head.substr(0, head.find_last_not_of(' ') + 1) + "\n";
+}
 
 /// One line per run: virtual microseconds per step of each charged term, names in two lines of
 /// header.

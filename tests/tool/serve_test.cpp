@@ -58,7 +58,7 @@ TEST(ServeCommand, CleansUpAfterARunThatWasKilledAndSaysSo) {
   ASSERT_EQ(waitpid(gone, nullptr, 0), gone);
   const std::string name = "swiftbalancer." + std::to_string(gone) + ".0.exchange";
   std::ofstream("/dev/shm/" + name) << "left behind";
-  const ToolResult result = run_tool(folder, short_serve() + " --transport shm");
+  const ToolResult result = run_tool(folder, short_serve() + " --transport shm --quiet");
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_NE(result.out.find(name), std::string::npos) << result.out;
   EXPECT_FALSE(fs::exists("/dev/shm/" + name));
