@@ -49,6 +49,30 @@ enum class InstallMode : std::uint8_t {
   kCopy,  ///< Received bytes are copied into the registered memory, which never changes its role.
 };
 
+/// Who plans.
+enum class ControlMode : std::uint8_t {
+  kReplicated,  ///< Every rank plans; the hashes of the plans are compared.
+  kLeader,      ///< The lowest live rank plans and sends its plan; the hashes are compared too.
+};
+
+/// Where planning runs. Packets and copies are driven by a thread of the engine's process anyway.
+enum class WorkerKind : std::uint8_t {
+  kThread,
+  kProcess,  ///< A process of the program `swiftbalancer-planner`, started by this one.
+};
+
+/// What balancing does at present. Agreed by all ranks: what the lowest live rank asks for counts.
+enum class BalancingMode : std::uint8_t {
+  kOn,
+  kPaused,    ///< No new rebalance; what is migrating is finished.
+  kPlanOnly,  ///< Plans, and says what a plan would win and cost, but moves nothing.
+};
+
+/// Brings an expert back whose only live slots were lost: fills the parts of a slot, in the order
+/// of registration, with the expert's bytes. Engine thread, inside reconfigure(). May throw.
+using LoadExpert =
+    std::function<void(int moe_layer_id, int logical_id, std::span<std::byte* const> parts)>;
+
 struct BalancerConfig {
   // What is balanced, and when.
   std::string policy = "swift";
@@ -70,6 +94,15 @@ struct BalancerConfig {
   std::uint64_t max_open_sets =
       1000;  ///< Packet sets after which a generation without a plan is closed.
   std::chrono::milliseconds deadline{30'000};  ///< Longest wait for the packets of the other ranks.
+  ControlMode control_mode = ControlMode::kReplicated;
+  WorkerKind worker = WorkerKind::kThread;
+  std::string planner_program;  ///< kProcess; empty: `swiftbalancer-planner` beside this program.
+  int planner_restarts = 5;  ///< kProcess: how often it is started again before balancing is off.
+  std::chrono::milliseconds planner_deadline{
+      10'000};             ///< kProcess: silence after which it counts as stuck and is ended.
+  LoadExpert load_expert;  ///< Empty: a lost rank's experts without another slot end the run.
+  std::string
+      checkpoint;  ///< Names the weights (path, digest, revision); must be equal on all ranks.
   std::function<void(const std::string&)>
       log;                            ///< One line each; called on either thread. Empty: silent.
   std::function<void()> thread_init;  ///< Called first on the worker, e.g. to set its affinity.
@@ -129,12 +162,25 @@ struct BalancerStats {
   std::uint64_t waits_for_plans = 0;  ///< Always 0: nobody waits for planning.
   std::uint64_t waits_for_copies = 0;     ///< Always 0: nobody waits for a transfer.
   std::chrono::nanoseconds wait_time{0};  ///< Of all these waits.
+  std::uint64_t plans_shadowed = 0;       ///< Closed because the mode is kPlanOnly.
+  std::uint64_t planner_resets = 0;       ///< Load histories that all ranks began anew.
+  std::uint64_t dropped_samples = 0;      ///< Packet sets whose loads reached no planner.
+  std::uint64_t reconfigurations = 0;
+  std::uint64_t experts_loaded = 0;    ///< By load_expert, on this rank.
+  std::uint64_t plan_step = 0;         ///< At which the last plan was adopted; 0: none.
+  double plan_imbalance_before = 1.0;  ///< Predicted by the last plan, mean over layers.
+  double plan_imbalance_after = 1.0;
 };
 
 struct Health {
   bool ok = true;      ///< Sticky: false from the first failure on; serving goes on with the last
                        ///< committed placement.
   std::string reason;  ///< Why not, one line.
+  BalancingMode mode = BalancingMode::kOn;  ///< As agreed.
+  bool planner_running = true;  ///< False while a planner process is down, and for good once it was
+                                ///< restarted too often: then balancing is off.
+  int planner_restarts = 0;
+  std::uint32_t membership = 0;  ///< Reconfigurations so far.
 };
 
 class Balancer {
@@ -161,6 +207,35 @@ class Balancer {
   /// configured differently; kInvalidState: slots missing, called twice; kTimeout, kPeerLost,
   /// kTransport: other ranks did not come.
   void start(const Placement& served);
+
+  /// In place of start(), for a rank that joins a cluster at work: its slots start empty, and a
+  /// plan fills them. Collective with the others' reconfigure(). The weights are registered.
+  /// @param live_ranks as for reconfigure(). @returns as reconfigure(). @throws Error as start().
+  Status join(std::span<const int> live_ranks);
+
+  // --- Membership. Engine thread, between steps or in place of the rest of a forward. ---
+
+  /// Goes on with other ranks, or with the same after a failed gather. Collective among
+  /// `live_ranks` over `transport`, a new one that joins exactly them, in this order; the old
+  /// transport is closed. What some rank has committed is committed by all (roll forward), the plan
+  /// under way is dropped, experts without a live slot are brought back by load_expert. Afterwards
+  /// ranks and slots are numbered over the live ranks (shape(), rank()), and the next step is
+  /// steps_begun() + 1: the highest that any rank has begun, plus one.
+  /// @param live_ranks numbers of the first shape, ascending; own rank among them.
+  /// @returns kTimeout, kPeerLost or kTransport: another rank was lost meanwhile, call it again
+  /// with those left; kUnavailable: experts cannot be brought back; kInternal: ranks disagree.
+  Status reconfigure(std::span<const int> live_ranks, std::unique_ptr<Transport> transport);
+  /// The shape as of the last reconfiguration. Address fixed.
+  const ClusterShape& shape() const noexcept;
+  /// This rank's number in shape().
+  int rank() const noexcept;
+  /// Numbers that the ranks of shape() had in the first shape.
+  std::span<const int> live_ranks() const noexcept;
+  /// The last step begun; after a reconfiguration the highest that any rank has begun.
+  std::uint64_t steps_begun() const noexcept;
+
+  /// Asks for a mode; agreed by the packets that follow.
+  void set_mode(BalancingMode mode) noexcept;
 
   // --- The four calls. Engine thread. No allocation; no system call when nothing is due. ---
 

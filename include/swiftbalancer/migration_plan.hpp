@@ -26,7 +26,10 @@ enum class Reason : std::uint8_t {
   kTooLate,
   kCopyFailed,
   kSuperseded,
-  kBaseChanged
+  kBaseChanged,
+  kPaused,
+  kPlanOnly,
+  kReconfigured
 };
 
 /// One expert's weights from a slot to a slot. Source and destination may be on the same rank.

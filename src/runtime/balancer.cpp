@@ -44,6 +44,12 @@ std::string_view to_string(Reason reason) {
       return "superseded";
     case Reason::kBaseChanged:
       return "base_changed";
+    case Reason::kPaused:
+      return "paused";
+    case Reason::kPlanOnly:
+      return "plan_only";
+    case Reason::kReconfigured:
+      return "reconfigured";
   }
   return "unknown";
 }

@@ -168,13 +168,13 @@ void BalancerCore::make_worker(BeginPlan begin_plan) {
 
   const ServedState served = ServedState::even(placement, shape);
   WorkerOptions options;
-  options.planner = {config.policy, config.max_moves_per_layer, config.imbalance_trigger,
-                     config.min_gain, config.window_assignments};
+  const PlannerConfig planner{config.policy, config.max_moves_per_layer, config.imbalance_trigger,
+                              config.min_gain, config.window_assignments};
   options.swap = config.install_mode == InstallMode::kSwap;
   options.thread_init = config.thread_init;
   options.log = config.log;
-  options.begin_plan = std::move(begin_plan);
   worker = std::make_unique<Worker>(shape, options, std::move(transport), ring, std::move(pool),
+                                    make_thread_planning(planner, std::move(begin_plan)),
                                     local_slots(), served);
   started = true;
 }

@@ -16,6 +16,8 @@ std::size_t queue_capacity(const ClusterShape& shape) {
 // The worker sleeps at most this long at a time, so that it notices a stop request even if a
 // wake-up were lost.
 constexpr std::chrono::milliseconds kLongestSleep{200};
+// While a planner process owes an answer, which rings no doorbell.
+constexpr std::chrono::milliseconds kPollingSleep{1};
 // Tags of packets; copies have their own space (rendezvous).
 constexpr std::uint64_t kPacketTag = std::uint64_t{1} << 62;
 
@@ -23,7 +25,8 @@ constexpr std::uint64_t kPacketTag = std::uint64_t{1} << 62;
 
 Worker::Worker(const ClusterShape& shape, const WorkerOptions& options,
                std::unique_ptr<Transport> transport, PacketRing& ring,
-               std::unique_ptr<StagingPool> pool, LocalSlots slots, const ServedState& served)
+               std::unique_ptr<StagingPool> pool, std::unique_ptr<Planning> planning,
+               LocalSlots slots, const ServedState& served)
     : shape_(shape),
       options_(options),
       ring_(ring),
@@ -31,14 +34,14 @@ Worker::Worker(const ClusterShape& shape, const WorkerOptions& options,
       pool_(std::move(pool)),
       slots_(std::move(slots)),
       executor_(shape_, *transport_, *pool_, slots_),
-      planner_(shape_, options_.planner),
+      planning_(std::move(planning)),
       loads_(shape_, served.placement, ring.num_slots()),
       served_(served),
       epochs_(static_cast<std::size_t>(shape.num_moe_layers()), 0),
       commands_(queue_capacity(shape)),
       reports_(queue_capacity(shape)) {
   gathers_.reserve(ring.num_slots());
-  planner_.on_served(served_, false);
+  planning_->restart(shape_, served_);
 }
 
 void Worker::launch() {
@@ -96,8 +99,11 @@ void Worker::run(const std::stop_token& stop) {
     if (options_.thread_init) options_.thread_init();
     while (!stop.stop_requested()) {
       if (run_once()) continue;
-      const Status status = transport_->wait(std::chrono::steady_clock::now() + kLongestSleep);
+      const bool poll = planning_->must_be_polled();
+      const Status status = transport_->wait(std::chrono::steady_clock::now() +
+                                             (poll ? kPollingSleep : kLongestSleep));
       if (status.code() == ErrorCode::kTimeout) {
+        if (poll) continue;
         const std::scoped_lock lock(mutex_);
         waiting_for_ = status.message();
       } else if (!status.ok()) {
@@ -123,7 +129,8 @@ bool Worker::run_once() {
   busy |= poll_gathers();
   busy |= executor_.progress();
   busy |= report_staging();
-  busy |= plan_a_piece();
+  busy |= planning_->advance();
+  busy |= take_planning_events();
   return busy;
 }
 
@@ -152,12 +159,12 @@ void Worker::carry_out(const Command& command) {
     case Command::Kind::kOpen:
       return open(command);
     case Command::Kind::kClose:
-      job_.reset();
-      open_ = false;
+      planning_->close();
+      open_ = {};
       return tell_planner();
     case Command::Kind::kAdopt:
       active_ = command.plan;
-      open_ = false;
+      open_ = {};
       reported_cursor_ = 0;
       reported_failed_unit_ = kNoUnit;
       executor_.adopt(active_->migration);
@@ -176,36 +183,22 @@ void Worker::carry_out(const Command& command) {
   }
 }
 
-void Worker::tell_planner() { planner_.on_served(served_, active_ != nullptr || open_); }
+void Worker::tell_planner() {
+  planning_->on_served(served_, active_ != nullptr || static_cast<bool>(open_));
+}
 
 void Worker::observe(const Command& command) {
   last_observed_ = loads_.map(ring_, command.slot);
   last_observed_step_ = command.step;
-  planner_.observe(last_observed_);
-  report({.kind = Report::Kind::kObserved,
-          .wants_rebalance = planner_.wants_rebalance(),
-          .step = command.step});
+  planning_->observe(command.step, last_observed_);
 }
 
 void Worker::open(const Command& command) {
-  job_generation_ = command.generation;
-  job_base_ = served_;
-  job_epochs_ = epochs_;
-  open_ = true;
-  try {
-    job_ = options_.begin_plan ? options_.begin_plan(command.generation.step)
-                               : planner_.begin_plan(command.generation.step);
-  } catch (const std::exception& error) {
-    planning_failed(error);
-  }
+  open_ = command.generation;
+  open_base_ = served_;
+  open_epochs_ = epochs_;
+  planning_->open(open_);
   tell_planner();
-}
-
-// A planner that fails ends its generation on all ranks; serving and the next generation go on.
-void Worker::planning_failed(const std::exception& error) {
-  if (options_.log) options_.log(std::string("planning failed: ") + error.what());
-  job_.reset();
-  report({.kind = Report::Kind::kPlanFailed, .generation = job_generation_});
 }
 
 void Worker::commit(std::uint32_t unit) {
@@ -245,26 +238,39 @@ void Worker::check_packets(const Gather& gather) {
   }
 }
 
-bool Worker::plan_a_piece() {
-  if (job_ == nullptr) return false;
-  try {
-    if (!job_->advance()) return true;
-    const Plan plan = job_->take();
-    job_.reset();
-    auto prepared =
-        std::make_unique<PreparedPlan>(prepare_plan(job_generation_, plan, job_base_, job_epochs_,
-                                                    shape_, transport_->rank(), pool_->capacity()));
-    if (prepared->layers_given_up > 0 && options_.log) {
-      options_.log(std::to_string(prepared->layers_given_up) +
-                   " layers stay as they are: their moves do not fit into staging_bytes");
+bool Worker::take_planning_events() {
+  bool any = false;
+  while (const auto event = planning_->next_event()) {
+    any = true;
+    if (!event->why.empty() && options_.log) options_.log(event->why);
+    switch (event->kind) {
+      case PlanningEvent::Kind::kObserved:
+        report({.kind = Report::Kind::kObserved,
+                .wants_rebalance = event->wants_rebalance,
+                .step = event->step});
+        break;
+      case PlanningEvent::Kind::kPlan:
+        if (event->generation == open_) planned(*event);
+        break;
+      case PlanningEvent::Kind::kFailed:
+        report({.kind = Report::Kind::kPlanFailed, .generation = event->generation});
+        break;
+      case PlanningEvent::Kind::kLost:
+      case PlanningEvent::Kind::kOff:
+        break;
     }
-    report({.kind = Report::Kind::kPlanReady,
-            .generation = job_generation_,
-            .plan = prepared.release()});
-  } catch (const std::exception& error) {
-    planning_failed(error);
   }
-  return true;
+  return any;
+}
+
+void Worker::planned(const PlanningEvent& event) {
+  auto prepared = std::make_unique<PreparedPlan>(prepare_plan(
+      open_, event.plan, open_base_, open_epochs_, shape_, transport_->rank(), pool_->capacity()));
+  if (prepared->layers_given_up > 0 && options_.log) {
+    options_.log(std::to_string(prepared->layers_given_up) +
+                 " layers stay as they are: their moves do not fit into staging_bytes");
+  }
+  report({.kind = Report::Kind::kPlanReady, .generation = open_, .plan = prepared.release()});
 }
 
 bool Worker::report_staging() {

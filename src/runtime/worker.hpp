@@ -18,23 +18,18 @@
 #include <swiftbalancer/transport.hpp>
 
 #include "migration/copy_executor.hpp"
-#include "planner/planner.hpp"
 #include "runtime/messages.hpp"
 #include "runtime/packet_ring.hpp"
+#include "runtime/planning.hpp"
 #include "runtime/spsc_queue.hpp"
 #include "runtime/window_loads.hpp"
 
 namespace swiftbalancer {
 
-/// Starts planning a generation; the argument is agreed by all ranks.
-using BeginPlan = std::function<std::unique_ptr<PlanJob>(std::uint64_t seed)>;
-
 struct WorkerOptions {
-  PlannerConfig planner;
   bool swap = true;  ///< Install mode.
   std::function<void()> thread_init;
   std::function<void(const std::string&)> log;
-  BeginPlan begin_plan;  ///< Empty: the planner's.
 };
 
 class Worker {
@@ -42,7 +37,7 @@ class Worker {
   /// @param ring, pool and slots are shared with the engine thread as their comments say.
   Worker(const ClusterShape& shape, const WorkerOptions& options,
          std::unique_ptr<Transport> transport, PacketRing& ring, std::unique_ptr<StagingPool> pool,
-         LocalSlots slots, const ServedState& served);
+         std::unique_ptr<Planning> planning, LocalSlots slots, const ServedState& served);
   ~Worker();
 
   /// Starts the thread. Without it, run_once() is called by hand (deterministic simulation).
@@ -81,11 +76,11 @@ class Worker {
   void carry_out(const Command& command);
   bool poll_gathers();
   void check_packets(const Gather& gather);
-  bool plan_a_piece();
+  bool take_planning_events();
+  void planned(const PlanningEvent& event);
   bool report_staging();
   void observe(const Command& command);
   void open(const Command& command);
-  void planning_failed(const std::exception& error);
   void commit(std::uint32_t unit);
   void tell_planner();
   void report(const Report& report);
@@ -99,18 +94,16 @@ class Worker {
   std::unique_ptr<StagingPool> pool_;
   LocalSlots slots_;
   CopyExecutor executor_;
-  Planner planner_;
+  std::unique_ptr<Planning> planning_;
   WindowLoads loads_;
   ExpertLoad last_observed_;
   std::uint64_t last_observed_step_ = 0;
   ServedState served_;
   std::vector<std::uint64_t> epochs_;
   std::vector<Gather> gathers_;
-  std::unique_ptr<PlanJob> job_;
-  GenerationId job_generation_;
-  bool open_ = false;  ///< A generation is open: planning, or planned and not yet agreed.
-  ServedState job_base_;
-  std::vector<std::uint64_t> job_epochs_;
+  GenerationId open_;  ///< Planning, or planned and not yet agreed.
+  ServedState open_base_;
+  std::vector<std::uint64_t> open_epochs_;
   PreparedPlan* active_ = nullptr;
   std::uint32_t reported_cursor_ = 0;
   std::uint32_t reported_failed_unit_ = kNoUnit;

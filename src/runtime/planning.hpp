@@ -1,0 +1,66 @@
+#pragma once
+// Where the worker's plans are made: in its own thread, or in a planner process. Calls never wait;
+// what comes of them is fetched as events. Worker thread only.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <swiftbalancer/load.hpp>
+#include <swiftbalancer/migration_plan.hpp>
+
+#include "planner/planner.hpp"
+
+namespace swiftbalancer {
+
+struct PlanningEvent {
+  enum class Kind : std::uint8_t {
+    kObserved,  ///< The loads of the set of `step` are evidence; `wants_rebalance` as of then.
+    kPlan,      ///< `plan` for `generation`.
+    kFailed,    ///< Planning `generation` failed; `why`.
+    kLost,      ///< The load history is gone (crash, restart); `why`. Until restart() nothing is
+                ///< planned: open() gives kFailed.
+    kOff,       ///< As kLost, for good.
+  };
+  Kind kind = Kind::kObserved;
+  bool wants_rebalance = false;
+  std::uint64_t step = 0;
+  GenerationId generation{};
+  Plan plan{};
+  std::string why{};
+};
+
+class Planning {
+ public:
+  virtual ~Planning() = default;
+  /// Begins anew, without any history, on what is served. Called first, and whenever all ranks have
+  /// agreed to.
+  virtual void restart(const ClusterShape& shape, const ServedState& served) = 0;
+  /// What is served changed, or whether a plan is open or migrating.
+  virtual void on_served(const ServedState& served, bool rebalancing) = 0;
+  /// The loads of the packet set of `step`, in the order of the sets. Answered by kObserved.
+  virtual void observe(std::uint64_t step, const ExpertLoad& load) = 0;
+  /// Plan a generation on what is served now. Answered by kPlan or kFailed unless closed before.
+  virtual void open(const GenerationId& generation) = 0;
+  /// The open generation ended: no plan for it is wanted any more.
+  virtual void close() = 0;
+  /// A bounded piece of work. @returns whether more can be done right now.
+  virtual bool advance() = 0;
+  virtual std::optional<PlanningEvent> next_event() = 0;
+  /// Whether an answer is expected that rings no doorbell: the worker then sleeps shortly only.
+  virtual bool must_be_polled() const noexcept { return false; }
+  /// For health: whether plans can be made, and how often the planner was started again.
+  virtual bool running() const noexcept { return true; }
+  virtual int restarts() const noexcept { return 0; }
+};
+
+/// Starts planning a generation; the argument is agreed by all ranks.
+using BeginPlan = std::function<std::unique_ptr<PlanJob>(std::uint64_t seed)>;
+
+/// In the worker's own thread, one layer per advance().
+/// @param begin_plan empty: the configured planner's. Tests give their own.
+std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config, BeginPlan begin_plan);
+
+}  // namespace swiftbalancer
