@@ -61,13 +61,6 @@ enum class WorkerKind : std::uint8_t {
   kProcess,  ///< A process of the program `swiftbalancer-planner`, started by this one.
 };
 
-/// What balancing does at present. Agreed by all ranks: what the lowest live rank asks for counts.
-enum class BalancingMode : std::uint8_t {
-  kOn,
-  kPaused,    ///< No new rebalance; what is migrating is finished.
-  kPlanOnly,  ///< Plans, and says what a plan would win and cost, but moves nothing.
-};
-
 /// Brings an expert back whose only live slots were lost: fills the parts of a slot, in the order
 /// of registration, with the expert's bytes. Engine thread, inside reconfigure(). May throw.
 using LoadExpert =
@@ -185,7 +178,8 @@ struct Health {
 
 class Balancer {
  public:
-  /// @param transport used by the worker alone. @throws Error kInvalidArgument: a value out of
+  /// @param transport used by the worker alone; its ranks are those of the shape. For join() it
+  /// joins the live ranks, and join() says which. @throws Error kInvalidArgument: a value out of
   /// range, unknown policy.
   Balancer(const ClusterShape& shape, const BalancerConfig& config,
            std::unique_ptr<Transport> transport);

@@ -17,6 +17,13 @@ struct GenerationId {
   friend bool operator==(const GenerationId&, const GenerationId&) = default;
 };
 
+/// What balancing does at present. Agreed by all ranks: what the lowest live rank asks for counts.
+enum class BalancingMode : std::uint8_t {
+  kOn,
+  kPaused,    ///< No new rebalance; what is migrating is finished.
+  kPlanOnly,  ///< Plans, and says what a plan would win and cost, but moves nothing.
+};
+
 /// Why a generation ended without a plan, or a unit will not be installed.
 enum class Reason : std::uint8_t {
   kNone,

@@ -10,6 +10,9 @@
 
 namespace swiftbalancer {
 
+/// What a slot holds whose rank has just joined: nothing, until a plan fills it.
+inline constexpr std::int32_t kEmptySlot = -1;
+
 /// physical_to_logical_map [num_moe_layers, num_slots]: at(l, p) = e means slot p of layer l holds
 /// logical expert e.
 class Placement {
@@ -49,7 +52,7 @@ class Placement {
 /// @throws Error kInvalidArgument unless every slot holds an expert in [0, E) and every expert has
 /// a slot.
 void validate(const Placement& placement, const ClusterShape& shape);
-/// The same for one layer [num_slots]. @returns false where validate() would throw.
+/// Whether one layer [num_slots] has a slot for every expert; slots may be empty.
 bool is_valid_layer(std::span<const std::int32_t> slots, const ClusterShape& shape) noexcept;
 
 /// replica_count [num_logical_experts] of one layer.

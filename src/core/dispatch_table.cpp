@@ -66,6 +66,7 @@ std::vector<std::uint32_t> even_shares(std::span<const std::int32_t> slots,
   std::vector<std::uint32_t> given(counts.size(), 0);
   std::vector<std::uint32_t> shares(slots.size());
   for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    if (slots[slot] == kEmptySlot) continue;
     const auto expert = static_cast<std::size_t>(slots[slot]);
     const auto replicas = static_cast<std::uint32_t>(counts[expert]);
     shares[slot] = kShareUnit / replicas + (given[expert]++ < kShareUnit % replicas ? 1U : 0U);
@@ -78,6 +79,7 @@ void build_dispatch_table(std::span<const std::int32_t> slots,
                           int source_rank, std::span<std::int32_t> out) {
   std::vector<std::vector<Choice>> choices(static_cast<std::size_t>(shape.num_logical_experts()));
   for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    if (slots[slot] == kEmptySlot) continue;
     choices[static_cast<std::size_t>(slots[slot])].push_back(
         {static_cast<std::int32_t>(slot), shares[slot]});
   }

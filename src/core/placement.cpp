@@ -81,7 +81,7 @@ Placement Placement::initial(const ClusterShape& shape) {
 bool is_valid_layer(std::span<const std::int32_t> slots, const ClusterShape& shape) noexcept {
   if (slots.size() != index(shape.num_slots())) return false;
   for (std::int32_t expert : slots) {
-    if (expert < 0 || expert >= shape.num_logical_experts()) return false;
+    if (expert < kEmptySlot || expert >= shape.num_logical_experts()) return false;
   }
   for (std::int32_t expert = 0; expert < shape.num_logical_experts(); ++expert) {
     if (!holds(slots, expert)) return false;
@@ -121,7 +121,9 @@ void validate(const Placement& placement, const ClusterShape& shape) {
 std::vector<std::int32_t> replica_count(std::span<const std::int32_t> slots,
                                         int num_logical_experts) {
   std::vector<std::int32_t> counts(index(num_logical_experts), 0);
-  for (std::int32_t expert : slots) ++counts[index(expert)];
+  for (std::int32_t expert : slots) {
+    if (expert != kEmptySlot) ++counts[index(expert)];
+  }
   return counts;
 }
 
@@ -129,8 +131,9 @@ std::vector<std::int32_t> expert_map(std::span<const std::int32_t> slots, const 
                                      int rank) {
   std::vector<std::int32_t> map(index(shape.num_logical_experts()), -1);
   const auto own = slots_of_rank(slots, shape, rank);
-  for (std::size_t local = own.size(); local-- > 0;)
-    map[index(own[local])] = static_cast<std::int32_t>(local);
+  for (std::size_t local = own.size(); local-- > 0;) {
+    if (own[local] != kEmptySlot) map[index(own[local])] = static_cast<std::int32_t>(local);
+  }
   return map;
 }
 
@@ -139,6 +142,7 @@ std::vector<std::int32_t> log2phy(std::span<const std::int32_t> slots, const Clu
   std::vector<std::vector<std::int32_t>> candidates(index(shape.num_logical_experts()));
   std::vector<int> nearness(index(shape.num_logical_experts()), -1);
   for (int slot = 0; slot < shape.num_slots(); ++slot) {
+    if (slots[index(slot)] == kEmptySlot) continue;
     const int owner = shape.rank_of_slot(slot);
     const int near =
         owner == rank ? 2 : (shape.node_of_rank(owner) == shape.node_of_rank(rank) ? 1 : 0);
@@ -163,6 +167,7 @@ int count_moves(std::span<const std::int32_t> from, std::span<const std::int32_t
     const auto before = slots_of_rank(from, shape, rank);
     const auto after = slots_of_rank(to, shape, rank);
     for (std::size_t i = 0; i < after.size(); ++i) {
+      if (after[i] == kEmptySlot) continue;
       moves += !holds(before, after[i]) && !holds(after.first(i), after[i]) ? 1 : 0;
     }
   }
@@ -173,7 +178,8 @@ int count_same_rank_duplicates(std::span<const std::int32_t> slots, const Cluste
   int duplicates = 0;
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
     const auto own = slots_of_rank(slots, shape, rank);
-    for (std::size_t i = 0; i < own.size(); ++i) duplicates += holds(own.first(i), own[i]) ? 1 : 0;
+    for (std::size_t i = 0; i < own.size(); ++i)
+      duplicates += own[i] != kEmptySlot && holds(own.first(i), own[i]) ? 1 : 0;
   }
   return duplicates;
 }

@@ -6,6 +6,7 @@
 
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
+#include <swiftbalancer/placement.hpp>
 
 #include "migration/unit_split.hpp"
 
@@ -42,8 +43,9 @@ class SourceChoice {
         after_(after),
         sends_(sends.begin(), sends.end()),
         holders_(index(shape.num_logical_experts())) {
-    for (int slot = 0; slot < shape.num_slots(); ++slot)
-      holders_[index(before[index(slot)])].push_back(slot);
+    for (int slot = 0; slot < shape.num_slots(); ++slot) {
+      if (before[index(slot)] != kEmptySlot) holders_[index(before[index(slot)])].push_back(slot);
+    }
   }
 
   std::vector<ExpertCopy> choose(const std::vector<int>& changed) {

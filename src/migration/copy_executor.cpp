@@ -6,8 +6,10 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "core/test_fault.hpp"
 #include "migration/copy_tag.hpp"
 #include "migration/plan_transfers.hpp"
+#include "migration/transfer_drain.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -38,8 +40,12 @@ struct CopyExecutor::Impl {
         transport(channel),
         pool(buffers),
         slots(local_slots),
-        rank(channel.rank()) {}
+        rank(channel.rank()),
+        can_cancel(channel.capabilities().cancel),
+        drain(channel, buffers) {}
 
+  const bool can_cancel;
+  TransferDrain drain;
   const MigrationPlan* plan = nullptr;
   PlanTransfers transfers;
   std::size_t next_arrival = 0;        // the first that has no buffer yet
@@ -73,6 +79,9 @@ struct CopyExecutor::Impl {
   void arrived(std::uint32_t unit);
   void advance_cursor();
   void stop_transfers(std::uint32_t unit);
+  void cancel_transfers(std::uint32_t unit);
+  void leave_to_drain(std::uint32_t unit);
+  LeftOver left_over(std::uint32_t unit, std::uint32_t copy, int peer) const;
   void release_buffers(std::uint32_t unit);
   std::vector<std::span<const std::byte>> source_parts(std::uint32_t unit,
                                                        std::uint32_t copy) const;
@@ -154,6 +163,7 @@ void CopyExecutor::Impl::poll_receives() {
     const TransferStatus status = transport.poll(arrival.handle);
     if (status.state == TransferState::kPending) return false;
     arrival.handle = {};
+    arrival.ended = true;
     if (status.state == TransferState::kDone && status.bytes == expert_bytes(arrival.unit)) {
       arrived(arrival.unit);
     } else {
@@ -170,6 +180,7 @@ void CopyExecutor::Impl::poll_sends() {
     const TransferStatus status = transport.poll(departure.handle);
     if (status.state == TransferState::kPending) return false;
     departure.handle = {};
+    departure.ended = true;
     --transfers.peers[index(departure.peer)].in_flight;
     // Not after the unit counted as staged: that is a promise, and the receiver tells of the
     // failure.
@@ -183,6 +194,11 @@ void CopyExecutor::Impl::poll_sends() {
 // lacks it: the units that must be committed first could otherwise wait for ever.
 void CopyExecutor::Impl::grant_buffers() {
   for (; next_arrival < transfers.arrivals.size(); ++next_arrival) {
+    if (faulty(Fault::kAnyOrderGrants)) {
+      const auto left = transfers.arrivals.size() - next_arrival;
+      std::swap(transfers.arrivals[next_arrival],
+                transfers.arrivals[next_arrival + plan->hash % left]);
+    }
     Arrival& arrival = transfers.arrivals[next_arrival];
     if (!is_wanted(arrival.unit)) continue;
     const std::optional<int> buffer = pool.grant();
@@ -213,8 +229,13 @@ void CopyExecutor::Impl::copy_one_local() {
       local, [&](std::size_t position) { return !is_wanted(transfers.arrivals[position].unit); });
   if (local.empty()) return;
   const Arrival& arrival = transfers.arrivals[local.front()];
-  const PartPointers& to = pool.parts(arrival.buffer);
+  PartPointers& to = pool.parts(arrival.buffer);
   const auto from = source_parts(arrival.unit, arrival.copy);
+  if (faulty(Fault::kLocalAtCommit)) {
+    const ExpertCopy& copy = copy_of(arrival.unit, arrival.copy);
+    to = slots.parts[index(plan->units[arrival.unit].moe_layer_id)]
+                    [index(local_slot(copy.source_slot))];
+  }
   for (std::size_t part = 0; part < from.size(); ++part)
     std::memcpy(to[part], from[part].data(), from[part].size());
   arrived(arrival.unit);
@@ -246,12 +267,55 @@ void CopyExecutor::Impl::post_send(std::size_t position) {
 void CopyExecutor::Impl::advance_cursor() {
   for (; cursor < transfers.num_units(); ++cursor) {
     const UnitTransfers& unit = transfers.units[cursor];
-    if (unit.state == UnitTransfers::State::kPending && (unit.failed || unit.missing > 0)) return;
+    if (unit.state != UnitTransfers::State::kPending) continue;
+    const std::size_t allowed = faulty(Fault::kMissingIsStaged) ? 1 : 0;
+    const bool failed = unit.failed && !faulty(Fault::kSkipFailed);
+    if (failed || unit.missing > allowed) return;
+    // Rule 8.
+    if (drain.holds_back(plan->generation.step, plan->units[cursor].moe_layer_id)) return;
   }
 }
 
-// Rule 9: only a confirmed cancel returns a buffer; the transport confirms at once.
+// What is still under way for a unit must not touch its memory any more (rule 9): by a confirmed
+// cancel, or, where there is none, by being carried through first.
 void CopyExecutor::Impl::stop_transfers(std::uint32_t unit) {
+  if (faulty(Fault::kFreeOnDrop)) return;
+  if (can_cancel) return cancel_transfers(unit);
+  leave_to_drain(unit);
+}
+
+LeftOver CopyExecutor::Impl::left_over(std::uint32_t unit, std::uint32_t copy, int peer) const {
+  LeftOver left;
+  left.generation_step = plan->generation.step;
+  left.moe_layer_id = plan->units[unit].moe_layer_id;
+  left.peer = peer;
+  left.tag = copy_tag(plan->generation, unit, copy);
+  return left;
+}
+
+// A rank cannot know which end of a dropped copy the other has posted: both post what is missing.
+void CopyExecutor::Impl::leave_to_drain(std::uint32_t unit) {
+  for (Arrival& arrival : transfers.arrivals_of(unit)) {
+    if (arrival.source_rank == rank || arrival.ended) continue;
+    LeftOver left = left_over(unit, arrival.copy, arrival.source_rank);
+    left.handle = std::exchange(arrival.handle, {});
+    left.buffer = std::exchange(arrival.buffer, -1);
+    left.target = std::move(arrival.parts);
+    drain.add_receive(std::move(left));
+    arrival.ended = true;
+  }
+  for (Departure& departure : transfers.departures_of(unit)) {
+    if (departure.ended) continue;
+    LeftOver left = left_over(unit, departure.copy, departure.peer);
+    if (departure.handle) --transfers.peers[index(departure.peer)].in_flight;
+    left.handle = std::exchange(departure.handle, {});
+    left.source = left.handle ? std::move(departure.parts) : source_parts(unit, departure.copy);
+    drain.add_send(std::move(left));
+    departure.ended = true;
+  }
+}
+
+void CopyExecutor::Impl::cancel_transfers(std::uint32_t unit) {
   for (Arrival& arrival : transfers.arrivals_of(unit)) {
     if (arrival.handle) transport.cancel(arrival.handle);
     arrival.handle = {};
@@ -265,6 +329,9 @@ void CopyExecutor::Impl::stop_transfers(std::uint32_t unit) {
 }
 
 void CopyExecutor::Impl::release_buffers(std::uint32_t unit) {
+  if (faulty(Fault::kBufferLost) &&
+      transfers.units[unit].state == UnitTransfers::State::kDropped)
+    return;
   for (Arrival& arrival : transfers.arrivals_of(unit)) {
     if (arrival.buffer >= 0) pool.release(arrival.buffer);
     arrival.buffer = -1;
@@ -276,15 +343,11 @@ CopyExecutor::CopyExecutor(const ClusterShape& shape, Transport& transport, Stag
                            LocalSlots& slots)
     : impl_(std::make_unique<Impl>(shape, transport, pool, slots)) {
   impl_->check_parts();
-  if (!transport.capabilities().cancel) {
-    throw Error(ErrorCode::kUnsupported,
-                "the transport cannot cancel; expert copies need one that can (thread, shm)");
-  }
 }
 
 CopyExecutor::~CopyExecutor() {
   for (std::uint32_t unit = 0; unit < impl_->transfers.num_units(); ++unit) {
-    impl_->stop_transfers(unit);
+    if (impl_->can_cancel) impl_->cancel_transfers(unit);
     impl_->release_buffers(unit);
   }
 }
@@ -308,7 +371,7 @@ void CopyExecutor::committed(std::uint32_t unit, bool swap) {
   if (installed.missing > 0)
     out_of_order("commit of unit " + std::to_string(unit) + ", which is not staged here");
   installed.state = UnitTransfers::State::kCommitted;
-  // Every rank has its bytes, so a send that still looks pending has only not been polled.
+  // Every rank has its bytes, so a send that still looks pending has only not been told yet.
   impl_->stop_transfers(unit);
   if (swap) {
     const std::size_t layer = index(impl_->plan->units[unit].moe_layer_id);
@@ -336,10 +399,14 @@ void CopyExecutor::retire() {
 }
 
 bool CopyExecutor::progress() {
+  impl_->drain.poll();
+  // Before the active plan takes buffers.
+  if (!faulty(Fault::kDrainLate) || !active()) impl_->drain.post_owed(impl_->slots.part_bytes);
   if (!active()) return false;
   impl_->poll_receives();
   impl_->poll_sends();
   impl_->grant_buffers();
+  if (faulty(Fault::kDrainLate)) impl_->drain.post_owed(impl_->slots.part_bytes);
   impl_->copy_one_local();
   impl_->post_sends();
   impl_->advance_cursor();

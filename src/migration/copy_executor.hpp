@@ -58,18 +58,19 @@ struct StagedExpert {
 class CopyExecutor {
  public:
   /// @throws Error kInvalidArgument when a layer's expert does not fit a buffer of the pool, part
-  /// by part; kUnsupported
-  ///         when the transport cannot cancel.
+  /// by part. On a transport that cannot cancel, dropped copies are carried through.
   CopyExecutor(const ClusterShape& shape, Transport& transport, StagingPool& pool,
                LocalSlots& slots);
-  ~CopyExecutor();  ///< Cancels what is under way and returns all buffers.
+  /// Cancels what is under way and returns all buffers. Without cancel the transport must be gone
+  /// before the buffers are used again.
+  ~CopyExecutor();
 
   // Calls out of order (a unit that is not pending, adopt while active, ...) throw Error kInternal.
 
   /// Starts a plan. No other may be active. @param plan outlives retire().
   void adopt(const MigrationPlan& plan);
-  /// The agreement dropped a unit: its transfers are cancelled and its buffers returned (also bytes
-  /// already staged).
+  /// The agreement dropped a unit: its transfers are cancelled (or carried through) and its buffers
+  /// returned, also those of bytes already staged.
   void drop(std::uint32_t unit);
   /// The engine installed a unit. swap: slot and buffer exchange their memory in LocalSlots and
   /// pool; then the buffers are free again.

@@ -14,13 +14,16 @@
 
 #include <swiftbalancer/migration_plan.hpp>
 
+#include "core/test_fault.hpp"
+
 namespace swiftbalancer {
 
 inline constexpr std::uint64_t kMaxUnits = std::uint64_t{1} << 20;
 inline constexpr std::uint64_t kMaxCopiesPerUnit = std::uint64_t{1} << 16;
 
-constexpr std::uint64_t copy_tag(const GenerationId& generation, std::uint32_t unit,
-                                 std::uint32_t copy) noexcept {
+inline std::uint64_t copy_tag(GenerationId generation, std::uint32_t unit,
+                              std::uint32_t copy) noexcept {
+  if (faulty(Fault::kTagNoGeneration)) generation = {};
   return std::uint64_t{1} << 63 | (std::uint64_t{generation.membership} & 0x7) << 60 |
          (generation.step & 0xFF'FFFF) << 36 | std::uint64_t{unit} << 16 | copy;
 }

@@ -21,6 +21,7 @@ struct Arrival {
   std::uint32_t copy;
   int source_rank;
   int buffer = -1;
+  bool ended = false;  ///< Done or failed, and reported so by the transport.
   TransportHandle handle{};
   std::vector<std::span<std::byte>>
       parts{};  ///< What the transport was given, kept as long as the transfer.
@@ -31,6 +32,7 @@ struct Departure {
   std::uint32_t unit;
   std::uint32_t copy;
   int peer;
+  bool ended = false;
   TransportHandle handle{};
   std::vector<std::span<const std::byte>> parts{};
 };

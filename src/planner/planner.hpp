@@ -28,6 +28,10 @@ struct ServedState {
   }
 };
 
+/// The same with every empty slot holding an expert that its rank does not have, with no share: what
+/// policies plan from. Experts with few replicas come first. Nothing changes without empty slots.
+ServedState without_empty_slots(const ServedState& served, const ClusterShape& shape);
+
 struct PlannerConfig {
   std::string policy = "swift";
   int max_moves_per_layer = -1;  ///< Per rebalance; < 0: no limit.

@@ -23,6 +23,16 @@ struct AgreementConfig {
   std::uint64_t packet_lag = 2;
   std::uint64_t rebalance_interval = 64;
   std::uint64_t max_open_sets = 1000;
+  bool leader_plans = false;  ///< Leader mode: only the first rank's planner counts.
+};
+
+/// Where a membership begins: what a reconfiguration has made equal on all ranks (rule 14).
+struct AgreedState {
+  std::uint32_t membership = 0;
+  std::uint64_t step = 0;            ///< Highest step begun before.
+  std::uint64_t last_open_step = 0;  ///< The interval between rebalances counts from here.
+  BalancingMode mode = BalancingMode::kOn;
+  std::vector<std::uint64_t> epochs{};  ///< [num_moe_layers]; empty: all 0.
 };
 
 enum class DecisionKind : std::uint8_t {
@@ -33,6 +43,7 @@ enum class DecisionKind : std::uint8_t {
   kAdopt,   ///< The open generation's plan becomes the active one: start its copies.
   kClose,   ///< The open generation ended without a plan.
   kOpen,    ///< A generation is open: plan it on the state as of now.
+  kResetPlanner,  ///< A rank has lost its load history: all begin theirs anew.
 };
 
 struct Decision {
@@ -46,7 +57,7 @@ struct Decision {
 
 class Agreement {
  public:
-  explicit Agreement(const AgreementConfig& config);
+  explicit Agreement(const AgreementConfig& config, AgreedState begin = {});
 
   // --- Steps ---
   bool packet_due(std::uint64_t step) const noexcept { return step % config_.packet_interval == 0; }
@@ -74,10 +85,25 @@ class Agreement {
   /// A unit cannot be staged here; reported until it is dropped.
   void unit_failed(const GenerationId& generation, std::uint32_t unit) noexcept;
   void set_wants_rebalance(bool wants) noexcept { wants_rebalance_ = wants; }
+  /// The planner's history is gone here, or the planner for good; told until a set has heard.
+  void planner_lost() noexcept { planner_lost_ = true; }
+  void planner_off() noexcept { planner_off_ = true; }
+  void ask_mode(BalancingMode mode) noexcept { asked_mode_ = mode; }
+
+  // --- Membership ---
+  /// Rules 12 and 13: commits what some rank has committed already, drops the rest, closes the open
+  /// generation. This object decides nothing more; the next membership begins with a new one.
+  /// @param target_epochs [num_moe_layers] the highest of all ranks.
+  /// @returns kInternal when a layer cannot be brought there: its bytes were promised and are gone.
+  Status roll_forward(std::span<const std::uint64_t> target_epochs,
+                      std::vector<Decision>& decisions);
 
   // --- Agreed state: equal on all ranks after the same sets ---
   std::span<const std::uint64_t> epochs() const noexcept { return epochs_; }
   std::uint64_t digest() const noexcept { return digest_; }
+  std::uint32_t membership() const noexcept { return begin_.membership; }
+  std::uint64_t last_open_step() const noexcept { return last_open_step_; }
+  BalancingMode mode() const noexcept { return mode_; }
   const GenerationId& open_generation() const noexcept { return open_; }
   GenerationId active_generation() const noexcept {
     return active_ != nullptr ? active_->generation : GenerationId{};
@@ -93,16 +119,23 @@ class Agreement {
   Status check_set(std::uint64_t step, std::span<const PacketHeader> packets);
   void apply_aborts(std::span<const PacketHeader> packets);
   void apply_commits(std::span<const PacketHeader> packets);
+  std::uint32_t agreed_cursor(std::span<const PacketHeader> packets) const;
+  void commit_unit(std::uint32_t unit);
   void adopt_or_close(std::uint64_t step, std::span<const PacketHeader> packets);
   void adopt();
+  void heed_planners(std::uint64_t step, std::span<const PacketHeader> packets);
+  std::span<const PacketHeader> planners(std::span<const PacketHeader> packets) const noexcept {
+    return config_.leader_plans ? packets.first(1) : packets;
+  }
   void maybe_open(std::uint64_t step, std::span<const PacketHeader> packets);
   void close_open(Reason reason);
   void drop_unit(std::uint32_t unit, Reason reason);
   void retire_if_finished();
   void decide(const Decision& decision);
 
-  AgreementConfig config_;
-  std::vector<Decision>* decisions_ = nullptr;  // during use_set
+  const AgreementConfig config_;
+  const AgreedState begin_;
+  std::vector<Decision>* decisions_ = nullptr;  // during use_set, roll_forward
 
   // Agreed state.
   std::vector<std::uint64_t> epochs_;
@@ -112,6 +145,9 @@ class Agreement {
   std::vector<std::uint64_t> open_base_epochs_;
   std::uint64_t last_open_step_ = 0;
   std::uint64_t last_change_step_ = 0;
+  std::uint64_t last_reset_step_ = 0;
+  BalancingMode mode_ = BalancingMode::kOn;
+  bool planners_off_ = false;
   const MigrationPlan* active_ = nullptr;
   std::vector<UnitState> unit_states_;
   bool diverged_ = false;
@@ -123,6 +159,9 @@ class Agreement {
   std::uint32_t promised_ = 0;
   std::uint32_t failed_unit_ = kNoUnit;
   bool wants_rebalance_ = false;
+  bool planner_lost_ = false;
+  bool planner_off_ = false;
+  BalancingMode asked_mode_ = BalancingMode::kOn;
 };
 
 }  // namespace swiftbalancer

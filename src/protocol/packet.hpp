@@ -12,12 +12,17 @@
 
 namespace swiftbalancer {
 
+/// Of packets and of what they mean: ranks of different versions do not serve together.
+inline constexpr int kProtocolVersion = 2;
+
 inline constexpr std::uint32_t kNoUnit = 0xFFFFFFFFU;
 
 enum PacketFlags : std::uint32_t {
   kWantsRebalance = 1U << 0,  ///< The planner's evidence calls for an early rebalance.
   kPlanFailed = 1U << 1,      ///< Planning the open generation failed here.
   kIdle = 1U << 2,            ///< No tokens of its own since the last packet.
+  kPlannerLost = 1U << 3,     ///< The load history is gone here: all begin theirs anew.
+  kPlannerOff = 1U << 4,      ///< The planner is gone here for good.
 };
 
 /// Little-endian, as it lies in memory; every platform we build for is.
@@ -38,6 +43,8 @@ struct PacketHeader {
   std::uint32_t abort_unit = kNoUnit;  ///< A unit that cannot be staged here, or kNoUnit.
   std::uint32_t flags = 0;
   std::uint32_t phase = 0;  ///< Phase of the last step.
+  std::uint32_t mode = 0;   ///< BalancingMode asked for here; the first rank's counts.
+  std::uint32_t unused = 0;
 };
 static_assert(sizeof(PacketHeader) % 8 == 0);
 
@@ -77,11 +84,14 @@ constexpr std::uint64_t mix(std::uint64_t digest, std::uint64_t word) noexcept {
   return z ^ (z >> 31);
 }
 
+/// Checksum of a message, over what lies behind its checksum field. Any changed word changes it.
+std::uint64_t checksum_of(std::span<const std::byte> covered) noexcept;
+
 /// Fills magic, bytes and checksum of a packet whose other fields are written.
 void seal_packet(std::span<std::byte> packet) noexcept;
-/// Reads and checks the packet that `rank` posted at `step`.
+/// Reads and checks the packet that `rank` posted at `step` of `membership`.
 /// @returns kTransport naming rank and field when it is not what it should be.
-Status open_packet(std::span<const std::byte> packet, int rank, std::uint64_t step,
-                   PacketHeader& header);
+Status open_packet(std::span<const std::byte> packet, std::uint32_t membership, int rank,
+                   std::uint64_t step, PacketHeader& header);
 
 }  // namespace swiftbalancer

@@ -3,16 +3,19 @@
 #include <algorithm>
 #include <cstring>
 #include <string>
+#include <utility>
+
+#include "core/test_fault.hpp"
 
 namespace swiftbalancer {
 
 // ---- The four calls ----
 
 Status BalancerCore::begin_step(const StepInfo& info) {
-  if (!started || in_step || info.step != step + 1) {
+  if (!started || frozen || in_step || info.step != step + 1) {
     return {ErrorCode::kInvalidArgument,
             "begin_step(" + std::to_string(info.step) + ") out of order; next is step " +
-                std::to_string(step + 1) + ", after start() and end_step()"};
+                std::to_string(step + 1) + ", after start(), end_step() and reconfigure()"};
   }
   step = info.step;
   in_step = true;
@@ -21,7 +24,7 @@ Status BalancerCore::begin_step(const StepInfo& info) {
   ++stats.steps;
   events.clear();
   send_releases();
-  if (const auto due = agreement.set_due(step)) {
+  if (const auto due = agreement->set_due(step)) {
     if (Status status = use_set(*due); !status.ok()) {
       fail(status.message());
       return status;
@@ -40,7 +43,7 @@ void BalancerCore::record(int layer, std::span<const std::uint32_t> counts) noex
 Status BalancerCore::end_step() {
   if (!in_step) return {ErrorCode::kInvalidArgument, "end_step() without begin_step()"};
   in_step = false;
-  const Status posted = agreement.packet_due(step) ? post_packet(step) : Status();
+  const Status posted = agreement->packet_due(step) ? post_packet(step) : Status();
   worker->flush();
   return posted;
 }
@@ -48,12 +51,12 @@ Status BalancerCore::end_step() {
 Status BalancerCore::post_packet(std::uint64_t posted_step) {
   take_reports();
   tell_agreement();
-  const std::uint32_t slot = ring.slot_of(posted_step);
-  const auto packet = ring.mine(slot);
+  const std::uint32_t slot = ring->slot_of(posted_step);
+  const auto packet = ring->mine(slot);
   PacketHeader header;
   header.phase = static_cast<std::uint32_t>(phase);
   header.flags = idle_window ? kIdle : 0U;
-  agreement.fill_packet(posted_step, header);
+  agreement->fill_packet(posted_step, header);
   std::memcpy(packet.data(), &header, sizeof header);
   std::memcpy(packet.data() + sizeof header, counters.data(), counters.size() * sizeof counters[0]);
   std::ranges::fill(counters, 0U);
@@ -69,7 +72,7 @@ template <typename Ready>
 Status BalancerCore::wait_until(std::uint64_t& waits, const char* what, Ready ready) {
   if (ready()) return {};
   take_reports();
-  if (ready()) return {};
+  if (ready() || faulty(Fault::kGoOnAlone)) return {};
   ++waits;
   const auto start = Clock::now();
   const auto deadline = start + config.deadline;
@@ -90,13 +93,16 @@ Status BalancerCore::use_set(std::uint64_t set_step) {
   Status arrived = wait_until(stats.waits_for_packets, "the packets of the other ranks",
                               [&] { return ready_step >= set_step; });
   if (!arrived.ok()) return arrived;
-  const std::uint32_t slot = ring.slot_of(set_step);
+  const std::uint32_t slot = ring->slot_of(set_step);
   for (int peer = 0; peer < shape.num_ranks(); ++peer) {  // The worker has checked them.
-    std::memcpy(&headers[static_cast<std::size_t>(peer)], ring.packet(slot, peer).data(),
+    std::memcpy(&headers[static_cast<std::size_t>(peer)], ring->packet(slot, peer).data(),
                 sizeof(PacketHeader));
   }
+  if (faulty(Fault::kRefreshPacket))
+    agreement->fill_packet(set_step, headers[static_cast<std::size_t>(rank)]);
   ++stats.packet_sets;
-  if (Status status = agreement.use_set(set_step, headers, decisions); !status.ok()) return status;
+  if (planner_lost) ++stats.dropped_samples;
+  if (Status status = agreement->use_set(set_step, headers, decisions); !status.ok()) return status;
   for (const Decision& decision : decisions) {
     if (Status status = carry_out(decision); !status.ok()) return status;
   }
@@ -133,10 +139,12 @@ Status BalancerCore::carry_out(const Decision& decision) {
       staged_cursor = 0;
       failed_unit = kNoUnit;
       ++stats.plans_adopted;
+      stats.plan_step = step;
+      note_prediction(*decision.plan);
       break;
     case DecisionKind::kClose:
       command.kind = Command::Kind::kClose;
-      ++(decision.reason == Reason::kNothingToGain ? stats.plans_empty : stats.plans_dropped);
+      count_close(decision);
       if (ready_plan != nullptr) release_later(&ready_plan->migration);
       ready_plan = nullptr;
       break;
@@ -144,8 +152,29 @@ Status BalancerCore::carry_out(const Decision& decision) {
       command.kind = Command::Kind::kOpen;
       ++stats.generations_opened;
       break;
+    case DecisionKind::kResetPlanner:
+      command.kind = Command::Kind::kResetPlanner;
+      planner_lost = wants_rebalance = false;
+      ++stats.planner_resets;
+      break;
   }
   return send(command);
+}
+
+void BalancerCore::count_close(const Decision& decision) {
+  if (decision.reason == Reason::kNothingToGain) {
+    ++stats.plans_empty;
+  } else if (decision.reason == Reason::kPlanOnly) {
+    ++stats.plans_shadowed;
+  } else {
+    ++stats.plans_dropped;
+  }
+  if (decision.plan != nullptr) note_prediction(*decision.plan);
+}
+
+void BalancerCore::note_prediction(const MigrationPlan& plan) noexcept {
+  stats.plan_imbalance_before = plan.imbalance_before;
+  stats.plan_imbalance_after = plan.imbalance_after;
 }
 
 // A lost command would leave worker and engine with different views: better no step than a wrong
@@ -188,6 +217,8 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
   const auto& sizes = part_bytes[static_cast<std::size_t>(layer)];
   for (const Install& expert : ready.installs) {
     auto& parts = slot_parts[index(layer, expert.local_slot)];
+    if (expert.parts.size() != parts.size())
+      return {ErrorCode::kInternal, "unit " + std::to_string(unit_id) + " is not staged here"};
     for (std::size_t part = 0; part < parts.size(); ++part) {
       if (config.install_mode == InstallMode::kSwap) {
         parts[part] = expert.parts[part];
@@ -197,12 +228,17 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
     }
   }
   std::ranges::copy(unit.placement, placement.layer(layer).begin());
-  std::ranges::copy(
-      ready.dispatch_table,
-      dispatch_tables.begin() + static_cast<std::ptrdiff_t>(ready.dispatch_table.size()) * layer);
+  std::ranges::copy_n(unit.placement.begin() + shape.first_slot(rank), num_local_slots,
+                      slot_contents.begin() + static_cast<std::ptrdiff_t>(index(layer, 0)));
+  if (!faulty(Fault::kStaleTable)) {
+    std::ranges::copy(
+        ready.dispatch_table,
+        dispatch_tables.begin() + static_cast<std::ptrdiff_t>(ready.dispatch_table.size()) * layer);
+  }
   std::uint32_t* before = counters.data() + layout.counter(layer, 0, 0);
   std::uint32_t* now = counters.data() + layout.counter(layer, 1, 0);
-  for (int slot = 0; slot < num_local_slots; ++slot) before[slot] += std::exchange(now[slot], 0U);
+  for (int slot = 0; slot < num_local_slots && !faulty(Fault::kLoadsUnsplit); ++slot)
+    before[slot] += std::exchange(now[slot], 0U);
   ++stats.units_committed;
   stats.moves += static_cast<std::uint64_t>(ready.moves);
   stats.migrated_bytes +=
@@ -211,6 +247,7 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
 }
 
 void BalancerCore::add_event(const Decision& decision) {
+  if (decision.kind == DecisionKind::kResetPlanner) return;
   const auto kind = [&decision] {
     switch (decision.kind) {
       case DecisionKind::kDrop:
@@ -224,6 +261,7 @@ void BalancerCore::add_event(const Decision& decision) {
       case DecisionKind::kClose:
         return BalancerEventKind::kClosed;
       case DecisionKind::kOpen:
+      case DecisionKind::kResetPlanner:
         break;
     }
     return BalancerEventKind::kOpened;
@@ -267,7 +305,7 @@ void BalancerCore::take(const Report& report) {
       return;
     case Report::Kind::kPlanReady:
       plans.push_back(report.plan);
-      if (report.generation == agreement.open_generation()) {
+      if (report.generation == agreement->open_generation()) {
         ready_plan = report.plan;
       } else {
         release_later(&report.plan->migration);
@@ -286,6 +324,16 @@ void BalancerCore::take(const Report& report) {
       observed_step = report.step;
       wants_rebalance = report.wants_rebalance;
       return;
+    case Report::Kind::kPlannerLost:
+      planner_lost = true;
+      health.planner_restarts = static_cast<int>(report.cursor);
+      return;
+    case Report::Kind::kPlannerOff:
+      planner_lost = false;
+      health.planner_running = false;
+      agreement->planner_off();
+      fail("the planner process was restarted too often: balancing is off");
+      return;
     case Report::Kind::kStopped:
       stopped = true;
       fail(worker->failure().message());
@@ -296,17 +344,19 @@ void BalancerCore::take(const Report& report) {
 // What has been reported, or as much of it as hold_progress_at() allows.
 void BalancerCore::tell_agreement() {
   if (ready_plan != nullptr && (!limit || limit->plan_ready))
-    agreement.plan_ready(ready_plan->migration);
-  if (failed_generation && (!limit || limit->plan_ready)) agreement.plan_failed(failed_generation);
-  if (failed_unit != kNoUnit) agreement.unit_failed(staged_generation, failed_unit);
-  agreement.staged(staged_generation,
+    agreement->plan_ready(ready_plan->migration);
+  if (failed_generation && (!limit || limit->plan_ready)) agreement->plan_failed(failed_generation);
+  if (failed_unit != kNoUnit) agreement->unit_failed(staged_generation, failed_unit);
+  agreement->staged(staged_generation,
                    limit ? std::min(limit->staged_cursor, staged_cursor) : staged_cursor);
-  agreement.set_wants_rebalance(wants_rebalance);
+  agreement->set_wants_rebalance(wants_rebalance);
+  if (planner_lost) agreement->planner_lost();
 }
 
 void BalancerCore::fail(const std::string& reason) {
-  if (!state.ok) return;
-  state = {false, reason};
+  if (!health.ok) return;
+  health.ok = false;
+  health.reason = reason;
   if (config.log) config.log("rank " + std::to_string(rank) + ": " + reason);
 }
 
@@ -315,8 +365,8 @@ Status BalancerCore::hold_progress_at(const WorkerProgress& target) {
   const auto start = Clock::now();
   const auto deadline = start + config.deadline;
   const auto reached = [&] {
-    const bool plan = !target.plan_ready || !agreement.open_generation() || ready_plan != nullptr ||
-                      failed_generation == agreement.open_generation();
+    const bool plan = !target.plan_ready || !agreement->open_generation() || ready_plan != nullptr ||
+                      failed_generation == agreement->open_generation();
     return observed_step >= target.observed_step && plan && staged_cursor >= target.staged_cursor;
   };
   take_reports();

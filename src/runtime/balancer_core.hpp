@@ -21,19 +21,21 @@ namespace swiftbalancer {
 struct BalancerCore {
   using Clock = std::chrono::steady_clock;
 
+  /// @param first_rank this rank's number in cluster_shape.
   BalancerCore(const ClusterShape& cluster_shape, const BalancerConfig& balancer_config,
-               std::unique_ptr<Transport> worker_transport);
+               int first_rank, std::unique_ptr<Transport> worker_transport);
   ~BalancerCore();
   BalancerCore(const BalancerCore&) = delete;
   BalancerCore& operator=(const BalancerCore&) = delete;
 
   // Set-up.
   void register_weights(int moe_layer_id, int local_slot, std::span<const WeightPart> parts);
-  void serve(const Placement& served);  ///< Takes over the placement and builds the tables.
+  void serve(const Placement& served);  ///< Takes over what the registered slots hold.
+  void serve_nothing();                 ///< In place of serve(): the slots are empty (join).
   void agree_on_configuration();        ///< Collective; before the worker takes the transport.
-  /// @param begin_plan empty: the configured planner. Tests give their own.
-  void make_worker(BeginPlan begin_plan = {});
+  void begin_serving();                 ///< Enters the first membership.
   void check_all_registered() const;
+  void take_memory();
   LocalSlots local_slots() const;
 
   // The four calls.
@@ -50,6 +52,8 @@ struct BalancerCore {
   Status install(const MigrationPlan& plan, std::uint32_t unit);
   void add_event(const Decision& decision);
   void tell_failure(const Decision& decision);
+  void count_close(const Decision& decision);
+  void note_prediction(const MigrationPlan& plan) noexcept;
   void release_later(const MigrationPlan* plan);
   void send_releases() noexcept;
 
@@ -60,6 +64,22 @@ struct BalancerCore {
   void fail(const std::string& reason);
   PreparedPlan* prepared(const MigrationPlan* plan) noexcept;
 
+  // Membership.
+  /// Ends the worker's thread and freezes what is known (rule 12). May be called again.
+  void freeze() noexcept;
+  /// Rule 13, with the worker stopped. @param target_epochs the highest of all ranks.
+  Status roll_forward(std::span<const std::uint64_t> target_epochs);
+  /// Everything begins anew on `state` and `served`, numbered over the live ranks. The worker is
+  /// made, not launched.
+  void enter(const ClusterShape& live_shape, std::vector<int> live_ranks, const AgreedState& state,
+             const ServedState& served, std::unique_ptr<Transport> new_transport);
+  void build_tables(const ServedState& served);
+  void make_worker(const ServedState& served);
+  void make_planning();
+  std::int32_t& content(int layer, int local_slot) noexcept {
+    return slot_contents[index(layer, local_slot)];
+  }
+
   Status post_packet(std::uint64_t step);
   Status send(const Command& command) noexcept;
   Status hold_progress_at(const WorkerProgress& target);
@@ -69,16 +89,24 @@ struct BalancerCore {
            static_cast<std::size_t>(local_slot);
   }
 
-  const ClusterShape shape;
+  const ClusterShape first_shape;
+  ClusterShape shape;     // of the live ranks
+  std::vector<int> ranks; // [shape.num_ranks()] their numbers in first_shape
   const BalancerConfig config;
-  std::unique_ptr<Transport> transport;  // until start(); then the worker's
-  const int rank;
+  BeginPlan begin_plan;   // tests' own planning; empty: the configured planner
+  std::unique_ptr<Transport> transport;  // until the worker takes it
+  int rank;
   const int num_local_slots;
-  const PacketLayout layout;
-  PacketRing ring;
-  Agreement agreement;
+  PacketLayout layout;
+  std::optional<PacketRing> ring;
+  std::optional<Agreement> agreement;
+  AgreedState begin;  // of this membership
+  std::unique_ptr<StagingPool> pool;    // this and the next two: the worker's while it runs
+  LocalSlots slots;
+  std::unique_ptr<Planning> planning;
   std::unique_ptr<Worker> worker;
   bool started = false;
+  bool frozen = false;  // between freeze() and enter(): no steps
 
   // Served state, at fixed addresses.
   Placement placement;
@@ -87,6 +115,7 @@ struct BalancerCore {
   std::vector<std::vector<std::size_t>> part_bytes;  // [layers][parts]
   std::vector<std::size_t> expert_bytes;             // [layers]
   int staging_capacity = 0;
+  std::vector<std::int32_t> slot_contents;  // [layers * local slots] the expert whose bytes lie there
 
   // Counters of the window under way, in the layout of a packet's loads.
   std::vector<std::uint32_t> counters;
@@ -114,11 +143,13 @@ struct BalancerCore {
   std::uint32_t failed_unit = kNoUnit;
   std::uint64_t observed_step = 0;
   bool wants_rebalance = false;
+  bool planner_lost = false;  // told until a reset
+  BalancingMode asked_mode = BalancingMode::kOn;
   std::optional<WorkerProgress> limit;
   std::chrono::nanoseconds held_time{0};
 
   bool stopped = false;
-  Health state;
+  Health health;
 };
 
 }  // namespace swiftbalancer

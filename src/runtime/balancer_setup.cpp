@@ -10,53 +10,35 @@
 namespace swiftbalancer {
 namespace {
 
-AgreementConfig agreement_config(const ClusterShape& shape, const BalancerConfig& config,
-                                 int rank) {
-  AgreementConfig result;
-  result.rank = rank;
-  result.num_ranks = shape.num_ranks();
-  result.num_moe_layers = shape.num_moe_layers();
-  result.packet_interval = config.packet_interval;
-  result.packet_lag = config.packet_lag;
-  result.rebalance_interval = config.rebalance_interval;
-  result.max_open_sets = config.max_open_sets;
-  return result;
-}
-
 std::string slot_name(int layer, int local_slot) {
   return "layer " + std::to_string(layer) + " slot " + std::to_string(local_slot);
 }
 
-int checked_rank(const Transport& transport, const ClusterShape& shape) {
-  if (transport.num_ranks() != shape.num_ranks()) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "the transport joins " + std::to_string(transport.num_ranks()) +
-                    " ranks, the shape has " + std::to_string(shape.num_ranks()));
-  }
-  return transport.rank();
+void check_rank(int rank, const ClusterShape& shape) {
+  if (rank >= 0 && rank < shape.num_ranks()) return;
+  throw Error(ErrorCode::kInvalidArgument, "rank " + std::to_string(rank) +
+                                               " does not exist; the shape has ranks 0 to " +
+                                               std::to_string(shape.num_ranks() - 1));
 }
 
 }  // namespace
 
 BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConfig& balancer_config,
-                           std::unique_ptr<Transport> worker_transport)
-    : shape(cluster_shape),
+                           int first_rank, std::unique_ptr<Transport> worker_transport)
+    : first_shape(cluster_shape),
+      shape(cluster_shape),
       config((validate(balancer_config), balancer_config)),
       transport(std::move(worker_transport)),
-      rank(checked_rank(*transport, shape)),
+      rank((check_rank(first_rank, shape), first_rank)),
       num_local_slots(shape.slots_per_rank(rank)),
       layout(shape),
-      ring(layout, shape.num_ranks(), config.packet_interval, config.packet_lag),
-      agreement(agreement_config(shape, config, rank)),
       slot_parts(static_cast<std::size_t>(shape.num_moe_layers() * num_local_slots)),
       part_bytes(static_cast<std::size_t>(shape.num_moe_layers())),
       expert_bytes(static_cast<std::size_t>(shape.num_moe_layers()), 0),
-      counters(layout.num_counters(), 0),
-      headers(static_cast<std::size_t>(shape.num_ranks())) {
+      slot_contents(slot_parts.size(), kEmptySlot) {
   make_policy(config.policy);  // Throws now, with the names that exist, rather than on the worker.
-  const auto units = static_cast<std::size_t>(shape.num_moe_layers()) * 4;
-  decisions.reserve(units);
-  events.reserve(units);
+  ranks.resize(static_cast<std::size_t>(shape.num_ranks()));
+  std::iota(ranks.begin(), ranks.end(), 0);
   plans.reserve(16);
   to_release.reserve(16);
 }
@@ -117,20 +99,22 @@ void BalancerCore::check_all_registered() const {
 // A rank that was configured otherwise would agree on nothing; find out before the first step, with
 // both values.
 void BalancerCore::agree_on_configuration() {
-  const std::uint64_t mine = config_digest(config, shape, placement, part_bytes);
-  std::vector<std::uint64_t> all(static_cast<std::size_t>(shape.num_ranks()));
+  if (transport->num_ranks() != shape.num_ranks()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "the transport joins " + std::to_string(transport->num_ranks()) +
+                    " ranks, the shape has " + std::to_string(shape.num_ranks()));
+  }
+  const ConfigText mine = config_text(config, shape, &placement, part_bytes);
+  std::vector<ConfigText> all(static_cast<std::size_t>(shape.num_ranks()));
   const auto handle = transport->post_all_gather(0, std::as_bytes(std::span(&mine, 1)),
                                                  std::as_writable_bytes(std::span(all)));
   wait_done(*transport, handle, Clock::now() + config.deadline).throw_if_failed();
   for (std::size_t peer = 0; peer < all.size(); ++peer) {
-    if (all[peer] != mine) {
-      throw Error(
-          ErrorCode::kInvalidArgument,
-          "rank " + std::to_string(peer) +
-              " was started with another shape, configuration, placement or expert size (digest " +
-              std::to_string(all[peer]) + ") than rank " + std::to_string(rank) + " (digest " +
-              std::to_string(mine) + "); start all ranks alike");
-    }
+    const std::string difference = first_difference(all[0], all[peer]);
+    if (difference.empty()) continue;
+    throw Error(ErrorCode::kInvalidArgument, "rank 0 and rank " + std::to_string(peer) +
+                                                 " were started differently: " + difference +
+                                                 "; start all ranks alike");
   }
 }
 
@@ -147,35 +131,36 @@ LocalSlots BalancerCore::local_slots() const {
 }
 
 void BalancerCore::serve(const Placement& served) {
-  if (started) throw Error(ErrorCode::kInvalidState, "start() called twice");
+  if (started) throw Error(ErrorCode::kInvalidState, "start() or join() called twice");
   swiftbalancer::validate(served, shape);
   check_all_registered();
   placement = served;
-  const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
-  dispatch_tables.resize(static_cast<std::size_t>(shape.num_moe_layers()) * row);
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    build_dispatch_table(
-        served.layer(layer), even_shares(served.layer(layer), shape.num_logical_experts()), shape,
-        rank, std::span(dispatch_tables).subspan(static_cast<std::size_t>(layer) * row, row));
+    std::ranges::copy_n(served.layer(layer).begin() + shape.first_slot(rank), num_local_slots,
+                        slot_contents.begin() + static_cast<std::ptrdiff_t>(index(layer, 0)));
   }
+  take_memory();
 }
 
-void BalancerCore::make_worker(BeginPlan begin_plan) {
-  const auto largest = std::ranges::max_element(expert_bytes) - expert_bytes.begin();
-  auto pool = std::make_unique<StagingPool>(part_bytes[static_cast<std::size_t>(largest)],
-                                            config.staging_bytes);
-  staging_capacity = pool->capacity();
+void BalancerCore::serve_nothing() {
+  if (started) throw Error(ErrorCode::kInvalidState, "start() or join() called twice");
+  check_all_registered();
+  take_memory();
+}
 
-  const ServedState served = ServedState::even(placement, shape);
-  WorkerOptions options;
-  const PlannerConfig planner{config.policy, config.max_moves_per_layer, config.imbalance_trigger,
-                              config.min_gain, config.window_assignments};
-  options.swap = config.install_mode == InstallMode::kSwap;
-  options.thread_init = config.thread_init;
-  options.log = config.log;
-  worker = std::make_unique<Worker>(shape, options, std::move(transport), ring, std::move(pool),
-                                    make_thread_planning(planner, std::move(begin_plan)),
-                                    local_slots(), served);
+// What a rank keeps through all memberships.
+void BalancerCore::take_memory() {
+  const auto largest = std::ranges::max_element(expert_bytes) - expert_bytes.begin();
+  pool = std::make_unique<StagingPool>(part_bytes[static_cast<std::size_t>(largest)],
+                                       config.staging_bytes);
+  staging_capacity = pool->capacity();
+  slots = local_slots();
+  const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
+  dispatch_tables.resize(static_cast<std::size_t>(shape.num_moe_layers()) * row);
+}
+
+void BalancerCore::begin_serving() {
+  enter(shape, ranks, {}, ServedState::even(placement, shape), std::move(transport));
   started = true;
 }
 

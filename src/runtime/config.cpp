@@ -1,6 +1,9 @@
 #include "runtime/config.hpp"
 
-#include <bit>
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <sstream>
 #include <string>
 
 #include "protocol/packet.hpp"
@@ -15,6 +18,13 @@ namespace {
 
 void require_positive(const char* key, std::uint64_t value) {
   if (value == 0) refuse(key, "0", "at least 1");
+}
+
+std::string exact(double value) {
+  std::ostringstream text;
+  text.precision(std::numeric_limits<double>::max_digits10);
+  text << value;
+  return text.str();
 }
 
 }  // namespace
@@ -37,36 +47,73 @@ void validate(const BalancerConfig& config) {
   }
   if (config.deadline.count() <= 0)
     refuse("deadline", std::to_string(config.deadline.count()) + " ms", "at least 1 ms");
+  if (config.planner_restarts < 0)
+    refuse("planner_restarts", std::to_string(config.planner_restarts), "0 or more");
+  if (config.planner_deadline.count() <= 0) {
+    refuse("planner_deadline", std::to_string(config.planner_deadline.count()) + " ms",
+           "at least 1 ms");
+  }
 }
 
-std::uint64_t config_digest(const BalancerConfig& config, const ClusterShape& shape,
-                            const Placement& served,
-                            std::span<const std::vector<std::size_t>> part_bytes) {
-  std::uint64_t digest = 0;
-  for (char letter : config.policy) digest = mix(digest, static_cast<std::uint64_t>(letter));
-  for (std::uint64_t word :
-       {config.rebalance_interval, std::bit_cast<std::uint64_t>(config.imbalance_trigger),
-        std::bit_cast<std::uint64_t>(config.min_gain),
-        static_cast<std::uint64_t>(config.max_moves_per_layer),
-        static_cast<std::uint64_t>(config.window_assignments),
-        static_cast<std::uint64_t>(config.install_mode),
-        static_cast<std::uint64_t>(config.staging_bytes), config.packet_interval, config.packet_lag,
-        config.max_open_sets, static_cast<std::uint64_t>(shape.num_logical_experts()),
-        static_cast<std::uint64_t>(shape.num_expert_groups())}) {
-    digest = mix(digest, word);
-  }
+ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
+                       const Placement* served,
+                       std::span<const std::vector<std::size_t>> part_bytes) {
+  std::ostringstream lines;
+  lines << "build swiftbalancer " << SWIFTBALANCER_VERSION << ", protocol " << kProtocolVersion
+        << '\n';
+  lines << "policy " << config.policy << '\n'
+        << "control_mode " << (config.control_mode == ControlMode::kLeader ? "leader" : "replicated")
+        << '\n'
+        << "rebalance_interval " << config.rebalance_interval << '\n'
+        << "imbalance_trigger " << exact(config.imbalance_trigger) << '\n'
+        << "min_gain " << exact(config.min_gain) << '\n'
+        << "max_moves_per_layer " << config.max_moves_per_layer << '\n'
+        << "window_assignments " << config.window_assignments << '\n'
+        << "install_mode " << (config.install_mode == InstallMode::kSwap ? "swap" : "copy") << '\n'
+        << "staging_bytes " << config.staging_bytes << '\n'
+        << "packet_interval " << config.packet_interval << '\n'
+        << "packet_lag " << config.packet_lag << '\n'
+        << "max_open_sets " << config.max_open_sets << '\n'
+        << "num_moe_layers " << shape.num_moe_layers() << '\n'
+        << "num_logical_experts " << shape.num_logical_experts() << '\n'
+        << "num_expert_groups " << shape.num_expert_groups() << '\n'
+        << "num_ranks " << shape.num_ranks() << '\n'
+        << "num_slots " << shape.num_slots() << '\n';
+  std::uint64_t ranks = 0, sizes = 0, placement = 0;
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
-    digest = mix(digest, static_cast<std::uint64_t>(shape.slots_per_rank(rank)));
-    digest = mix(digest, static_cast<std::uint64_t>(shape.node_of_rank(rank)));
+    ranks = mix(ranks, static_cast<std::uint64_t>(shape.slots_per_rank(rank)));
+    ranks = mix(ranks, static_cast<std::uint64_t>(shape.node_of_rank(rank)));
   }
   for (const std::vector<std::size_t>& layer : part_bytes) {
-    for (std::size_t bytes : layer) digest = mix(digest, bytes);
+    for (std::size_t bytes : layer) sizes = mix(sizes, bytes);
   }
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    for (std::int32_t expert : served.layer(layer))
-      digest = mix(digest, static_cast<std::uint64_t>(expert));
+  for (int layer = 0; served != nullptr && layer < shape.num_moe_layers(); ++layer) {
+    for (std::int32_t expert : served->layer(layer))
+      placement = mix(placement, static_cast<std::uint64_t>(expert));
   }
-  return digest;
+  lines << "slots_and_nodes_of_ranks (digest) " << ranks << '\n'
+        << "expert_bytes (digest) " << sizes << '\n';
+  if (served != nullptr) lines << "placement (digest) " << placement << '\n';
+  lines << "checkpoint " << config.checkpoint << '\n';
+  ConfigText result;
+  const std::string text = lines.str();
+  text.copy(result.text, sizeof result.text - 1);
+  return result;
+}
+
+std::string first_difference(const ConfigText& one, const ConfigText& other) {
+  const auto lines_of = [](const ConfigText& config) {
+    std::istringstream text(std::string(config.text, strnlen(config.text, sizeof config.text)));
+    std::vector<std::string> lines;
+    for (std::string line; std::getline(text, line);) lines.push_back(line.substr(0, 300));
+    return lines;
+  };
+  const auto a = lines_of(one), b = lines_of(other);
+  for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+    const std::string left = i < a.size() ? a[i] : "nothing", right = i < b.size() ? b[i] : "nothing";
+    if (left != right) return "\"" + left + "\" on the one, \"" + right + "\" on the other";
+  }
+  return "";
 }
 
 }  // namespace swiftbalancer

@@ -21,7 +21,8 @@ struct Command {
     kDrop,        ///< Cancel `unit` of the active plan.
     kCommitted,   ///< `unit` of the active plan was installed.
     kRetire,      ///< The active plan has no pending unit any more.
-    kRelease,     ///< Nobody reads `plan` any more: delete it.
+    kResetPlanner,  ///< All ranks begin their load histories anew.
+    kRelease,       ///< Nobody reads `plan` any more: delete it.
   };
   Kind kind = Kind::kPostPacket;
   std::uint32_t unit = 0;
@@ -40,6 +41,8 @@ struct Report {
     kStaged,      ///< Units of `generation` staged: `cursor`; their installs are filled.
     kUnitFailed,  ///< `cursor` names the unit of `generation` that cannot be staged.
     kObserved,    ///< Loads of the set of `step` are evidence; `wants_rebalance` as of then.
+    kPlannerLost,  ///< The load history is gone; `cursor` counts the planner's restarts so far.
+    kPlannerOff,   ///< The planner is gone for good.
     kStopped,     ///< The worker ended: transport failed or a peer is lost. The text is in
                   ///< Worker::failure().
   };

@@ -31,11 +31,13 @@ ExpertLoad WindowLoads::map(PacketRing& ring, std::uint32_t ring_slot) const {
       for (int segment = 0; segment < 2; ++segment) {
         const auto slots = window.segment[segment]->layer(layer);
         for (int local = 0; local < shape_.slots_per_rank(rank); ++local) {
+          const std::int32_t expert =
+              slots[static_cast<std::size_t>(shape_.first_slot(rank) + local)];
+          if (expert == kEmptySlot) continue;
           std::uint32_t count = 0;
           std::memcpy(&count, counters + layout_.counter(layer, segment, local) * sizeof count,
                       sizeof count);
-          tokens[static_cast<std::size_t>(
-              slots[static_cast<std::size_t>(shape_.first_slot(rank) + local)])] += count;
+          tokens[static_cast<std::size_t>(expert)] += count;
         }
       }
     }

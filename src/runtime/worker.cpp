@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <exception>
 
+#include "core/test_fault.hpp"
+
 namespace swiftbalancer {
 namespace {
 
@@ -24,36 +26,42 @@ constexpr std::uint64_t kPacketTag = std::uint64_t{1} << 62;
 }  // namespace
 
 Worker::Worker(const ClusterShape& shape, const WorkerOptions& options,
-               std::unique_ptr<Transport> transport, PacketRing& ring,
-               std::unique_ptr<StagingPool> pool, std::unique_ptr<Planning> planning,
-               LocalSlots slots, const ServedState& served)
+               std::unique_ptr<Transport> transport, const Belongings& belongings,
+               const AgreedState& begin, const ServedState& served)
     : shape_(shape),
       options_(options),
-      ring_(ring),
+      ring_(belongings.ring),
       transport_(std::move(transport)),
-      pool_(std::move(pool)),
-      slots_(std::move(slots)),
-      executor_(shape_, *transport_, *pool_, slots_),
-      planning_(std::move(planning)),
-      loads_(shape_, served.placement, ring.num_slots()),
+      pool_(belongings.pool),
+      slots_(belongings.slots),
+      executor_(shape_, *transport_, pool_, slots_),
+      planning_(belongings.planning),
+      membership_(begin.membership),
+      loads_(shape_, served.placement, ring_.num_slots()),
       served_(served),
-      epochs_(static_cast<std::size_t>(shape.num_moe_layers()), 0),
+      epochs_(begin.epochs),
       commands_(queue_capacity(shape)),
       reports_(queue_capacity(shape)) {
-  gathers_.reserve(ring.num_slots());
-  planning_->restart(shape_, served_);
+  gathers_.reserve(ring_.num_slots());
+  epochs_.resize(static_cast<std::size_t>(shape.num_moe_layers()), 0);
+  if (options_.control_mode == ControlMode::kLeader) plan_exchange_.emplace(shape_, *transport_);
+  if (!faulty(Fault::kPlannerKept) || membership_ == 0) restart_planner();
 }
 
 void Worker::launch() {
   thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
 }
 
+void Worker::stop() noexcept {
+  stopped_ = true;
+  if (!thread_.joinable()) return;
+  thread_.request_stop();
+  transport_->wake();
+  thread_.join();
+}
+
 Worker::~Worker() {
-  if (thread_.joinable()) {
-    thread_.request_stop();
-    transport_->wake();
-    thread_.join();
-  }
+  stop();
   Report report;
   while (reports_.try_dequeue(report)) delete report.plan;
   Command command;
@@ -99,7 +107,7 @@ void Worker::run(const std::stop_token& stop) {
     if (options_.thread_init) options_.thread_init();
     while (!stop.stop_requested()) {
       if (run_once()) continue;
-      const bool poll = planning_->must_be_polled();
+      const bool poll = planning_ != nullptr && planning_->must_be_polled();
       const Status status = transport_->wait(std::chrono::steady_clock::now() +
                                              (poll ? kPollingSleep : kLongestSleep));
       if (status.code() == ErrorCode::kTimeout) {
@@ -129,8 +137,11 @@ bool Worker::run_once() {
   busy |= poll_gathers();
   busy |= executor_.progress();
   busy |= report_staging();
-  busy |= planning_->advance();
-  busy |= take_planning_events();
+  if (planning_ != nullptr) {
+    busy |= planning_->advance();
+    busy |= take_planning_events();
+  }
+  if (plan_exchange_) busy |= take_plan_messages();
   return busy;
 }
 
@@ -138,10 +149,18 @@ bool Worker::carry_out_commands() {
   Command command;
   bool any = false;
   while (commands_.try_dequeue(command)) {
+    if (stopped_ && needs_peers(command)) continue;
     carry_out(command);
     any = true;
   }
   return any;
+}
+
+void Worker::carry_out_remaining() { carry_out_commands(); }
+
+bool Worker::needs_peers(const Command& command) const noexcept {
+  return command.kind == Command::Kind::kPostPacket || command.kind == Command::Kind::kObserve ||
+         command.kind == Command::Kind::kOpen || command.kind == Command::Kind::kResetPlanner;
 }
 
 void Worker::carry_out(const Command& command) {
@@ -159,7 +178,8 @@ void Worker::carry_out(const Command& command) {
     case Command::Kind::kOpen:
       return open(command);
     case Command::Kind::kClose:
-      planning_->close();
+      if (planning_ != nullptr) planning_->close();
+      if (plan_exchange_ && !stopped_) plan_exchange_->close();
       open_ = {};
       return tell_planner();
     case Command::Kind::kAdopt:
@@ -177,6 +197,8 @@ void Worker::carry_out(const Command& command) {
       executor_.retire();
       active_ = nullptr;
       return tell_planner();
+    case Command::Kind::kResetPlanner:
+      return restart_planner();
     case Command::Kind::kRelease:
       delete command.plan;
       return;
@@ -184,20 +206,28 @@ void Worker::carry_out(const Command& command) {
 }
 
 void Worker::tell_planner() {
-  planning_->on_served(served_, active_ != nullptr || static_cast<bool>(open_));
+  if (planning_ == nullptr || stopped_) return;
+  planning_->on_served(without_empty_slots(served_, shape_),
+                       active_ != nullptr || static_cast<bool>(open_));
+}
+
+void Worker::restart_planner() {
+  if (planning_ != nullptr) planning_->restart(shape_, without_empty_slots(served_, shape_));
 }
 
 void Worker::observe(const Command& command) {
   last_observed_ = loads_.map(ring_, command.slot);
   last_observed_step_ = command.step;
-  planning_->observe(command.step, last_observed_);
+  if (planning_ != nullptr) return planning_->observe(command.step, last_observed_);
+  report({.kind = Report::Kind::kObserved, .step = command.step});
 }
 
 void Worker::open(const Command& command) {
   open_ = command.generation;
   open_base_ = served_;
   open_epochs_ = epochs_;
-  planning_->open(open_);
+  if (plan_exchange_) plan_exchange_->open(open_);
+  if (planning_ != nullptr) planning_->open(open_);
   tell_planner();
 }
 
@@ -218,7 +248,7 @@ bool Worker::poll_gathers() {
     const Gather& oldest = gathers_.front();
     const TransferStatus status = transport_->poll(oldest.handle);
     if (status.state == TransferState::kPending) break;
-    if (status.state == TransferState::kFailed) {
+    if (status.state == TransferState::kFailed && !faulty(Fault::kGatherSkipped)) {
       throw Error(ErrorCode::kTransport,
                   "gathering the packets of step " + std::to_string(oldest.step) + " failed");
     }
@@ -234,7 +264,8 @@ bool Worker::poll_gathers() {
 void Worker::check_packets(const Gather& gather) {
   PacketHeader header;
   for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
-    open_packet(ring_.packet(gather.slot, rank), rank, gather.step, header).throw_if_failed();
+    open_packet(ring_.packet(gather.slot, rank), membership_, rank, gather.step, header)
+        .throw_if_failed();
   }
 }
 
@@ -250,22 +281,55 @@ bool Worker::take_planning_events() {
                 .step = event->step});
         break;
       case PlanningEvent::Kind::kPlan:
-        if (event->generation == open_) planned(*event);
+        if (event->generation != open_) break;
+        if (plan_exchange_) plan_exchange_->send(event->plan);
+        planned(event->plan);
         break;
       case PlanningEvent::Kind::kFailed:
-        report({.kind = Report::Kind::kPlanFailed, .generation = event->generation});
+        planning_failed(event->generation);
         break;
       case PlanningEvent::Kind::kLost:
+        if (open_) planning_failed(open_);
+        report({.kind = Report::Kind::kPlannerLost,
+                .cursor = static_cast<std::uint32_t>(planning_->restarts())});
+        break;
       case PlanningEvent::Kind::kOff:
+        report({.kind = Report::Kind::kPlannerOff});
         break;
     }
   }
   return any;
 }
 
-void Worker::planned(const PlanningEvent& event) {
+// Leader mode: the plan came from the first rank, and everything that follows from it is worked out
+// here, so that the hash vouches for bytes that this rank holds (rule 5).
+bool Worker::take_plan_messages() {
+  bool any = false;
+  while (auto message = plan_exchange_->poll()) {
+    any = true;
+    if (message->generation != open_) continue;
+    if (!message->status.ok() && options_.log) options_.log(message->status.message());
+    if (message->plan) {
+      planned(*message->plan);
+    } else {
+      planning_failed(message->generation);
+    }
+  }
+  return any;
+}
+
+void Worker::planning_failed(const GenerationId& generation) {
+  report({.kind = Report::Kind::kPlanFailed, .generation = generation});
+}
+
+void Worker::planned(const Plan& plan) {
+  if (faulty(Fault::kLateBase)) {
+    open_base_ = served_;
+    open_epochs_ = epochs_;
+  }
+  const int capacity = faulty(Fault::kPoolIgnored) ? 1 << 20 : pool_.capacity();
   auto prepared = std::make_unique<PreparedPlan>(prepare_plan(
-      open_, event.plan, open_base_, open_epochs_, shape_, transport_->rank(), pool_->capacity()));
+      open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity));
   if (prepared->layers_given_up > 0 && options_.log) {
     options_.log(std::to_string(prepared->layers_given_up) +
                  " layers stay as they are: their moves do not fit into staging_bytes");
@@ -283,7 +347,7 @@ bool Worker::report_staging() {
       auto& installs = active_->units[unit].installs;
       for (std::size_t i = 0; i < staged.size(); ++i) {
         installs[i].local_slot = staged[i].local_slot;
-        installs[i].parts = pool_->parts(staged[i].buffer);
+        installs[i].parts = pool_.parts(staged[i].buffer);
       }
     }
     reported_cursor_ = cursor;

@@ -15,11 +15,13 @@
 #include <thread>
 #include <vector>
 
+#include <swiftbalancer/balancer.hpp>
 #include <swiftbalancer/transport.hpp>
 
 #include "migration/copy_executor.hpp"
 #include "runtime/messages.hpp"
 #include "runtime/packet_ring.hpp"
+#include "runtime/plan_exchange.hpp"
 #include "runtime/planning.hpp"
 #include "runtime/spsc_queue.hpp"
 #include "runtime/window_loads.hpp"
@@ -28,17 +30,33 @@ namespace swiftbalancer {
 
 struct WorkerOptions {
   bool swap = true;  ///< Install mode.
+  ControlMode control_mode = ControlMode::kReplicated;
   std::function<void()> thread_init;
   std::function<void(const std::string&)> log;
 };
 
 class Worker {
  public:
-  /// @param ring, pool and slots are shared with the engine thread as their comments say.
+  /// What a membership begins with; all of it is the owner's, and the worker's alone while it runs.
+  struct Belongings {
+    PacketRing& ring;
+    StagingPool& pool;
+    LocalSlots& slots;
+    Planning* planning;  ///< Null: this rank does not plan (leader mode).
+  };
+  /// @param begin epochs and membership. @param served as of now.
   Worker(const ClusterShape& shape, const WorkerOptions& options,
-         std::unique_ptr<Transport> transport, PacketRing& ring, std::unique_ptr<StagingPool> pool,
-         std::unique_ptr<Planning> planning, LocalSlots slots, const ServedState& served);
+         std::unique_ptr<Transport> transport, const Belongings& belongings,
+         const AgreedState& begin, const ServedState& served);
   ~Worker();
+
+  /// Ends the thread. What the engine thread sends from then on is carried out by
+  /// carry_out_remaining(), on the engine thread.
+  void stop() noexcept;
+  /// After stop(): drops, commits, retires and releases; whatever needs peers is left out.
+  /// @throws Error kInternal: out of order.
+  void carry_out_remaining();
+  const ServedState& served() const noexcept { return served_; }
 
   /// Starts the thread. Without it, run_once() is called by hand (deterministic simulation).
   void launch();
@@ -46,7 +64,7 @@ class Worker {
   bool run_once();
   /// For the simulation, between rounds: buffers not in use, and the loads of the last set that was
   /// observed.
-  int num_free_buffers() const noexcept { return pool_->num_free(); }
+  int num_free_buffers() const noexcept { return pool_.num_free(); }
   const ExpertLoad& last_observed() const noexcept { return last_observed_; }
   std::uint64_t last_observed_step() const noexcept { return last_observed_step_; }
 
@@ -73,11 +91,15 @@ class Worker {
 
   void run(const std::stop_token& stop);
   bool carry_out_commands();
+  bool needs_peers(const Command& command) const noexcept;
   void carry_out(const Command& command);
   bool poll_gathers();
   void check_packets(const Gather& gather);
   bool take_planning_events();
-  void planned(const PlanningEvent& event);
+  bool take_plan_messages();
+  void planned(const Plan& plan);
+  void planning_failed(const GenerationId& generation);
+  void restart_planner();
   bool report_staging();
   void observe(const Command& command);
   void open(const Command& command);
@@ -91,10 +113,12 @@ class Worker {
 
   // Worker thread only.
   std::unique_ptr<Transport> transport_;
-  std::unique_ptr<StagingPool> pool_;
-  LocalSlots slots_;
+  StagingPool& pool_;
+  LocalSlots& slots_;
   CopyExecutor executor_;
-  std::unique_ptr<Planning> planning_;
+  Planning* planning_;
+  std::optional<PlanExchange> plan_exchange_;  ///< In leader mode.
+  const std::uint32_t membership_;
   WindowLoads loads_;
   ExpertLoad last_observed_;
   std::uint64_t last_observed_step_ = 0;
@@ -118,6 +142,7 @@ class Worker {
   Status failure_;           // written before kStopped is reported
 
   bool sent_ = false;  // engine thread
+  bool stopped_ = false;
   std::jthread thread_;
 };
 

@@ -1,0 +1,57 @@
+#include "migration/transfer_drain.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/test_fault.hpp"
+
+namespace swiftbalancer {
+
+TransferDrain::~TransferDrain() {
+  for (const LeftOver& receive : receives_) {
+    if (receive.buffer >= 0) pool_.release(receive.buffer);
+  }
+}
+
+void TransferDrain::add_send(LeftOver&& send) {
+  LeftOver& added = sends_.emplace_back(std::move(send));
+  if (!added.handle)
+    added.handle =
+        transport_.post_send(added.peer, added.tag, added.source, Delivery::kRendezvous);
+}
+
+void TransferDrain::post_owed(std::span<const std::vector<std::size_t>> part_bytes) {
+  for (LeftOver& receive : receives_) {
+    if (receive.handle) continue;
+    const auto buffer = pool_.grant();
+    if (!buffer) return;
+    receive.buffer = *buffer;
+    const auto& sizes = part_bytes[static_cast<std::size_t>(receive.moe_layer_id)];
+    const PartPointers& memory = pool_.parts(receive.buffer);
+    for (std::size_t part = 0; part < sizes.size(); ++part)
+      receive.target.emplace_back(memory[part], sizes[part]);
+    receive.handle =
+        transport_.post_recv(receive.peer, receive.tag, receive.target, Delivery::kRendezvous);
+  }
+}
+
+void TransferDrain::poll() {
+  const auto is_over = [this](LeftOver& left) {
+    if (!left.handle || transport_.poll(left.handle).state == TransferState::kPending) return false;
+    if (left.buffer >= 0) pool_.release(left.buffer);
+    return true;
+  };
+  std::erase_if(receives_, is_over);
+  std::erase_if(sends_, is_over);
+}
+
+bool TransferDrain::holds_back(std::uint64_t generation_step, int moe_layer_id) const noexcept {
+  const auto older = [&](const LeftOver& left) {
+    return left.generation_step < generation_step && left.moe_layer_id == moe_layer_id;
+  };
+  if (faulty(Fault::kNoOlderDrain)) return false;
+  return std::ranges::any_of(receives_, older) ||
+         (!faulty(Fault::kNoOlderSend) && std::ranges::any_of(sends_, older));
+}
+
+}  // namespace swiftbalancer

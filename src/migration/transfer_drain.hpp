@@ -1,0 +1,55 @@
+#pragma once
+// Copies that were dropped or are no longer needed, on a transport that cannot cancel: both ends
+// carry them through, and until then their memory is not used for anything else (rules 8 and 9).
+// Used by CopyExecutor alone, on the balancer worker.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <swiftbalancer/transport.hpp>
+
+#include "migration/copy_executor.hpp"
+
+namespace swiftbalancer {
+
+/// One end of a copy that is to be carried through.
+struct LeftOver {
+  std::uint64_t generation_step = 0;
+  int moe_layer_id = 0;
+  int peer = 0;
+  std::uint64_t tag = 0;
+  TransportHandle handle{};  ///< None: not posted yet.
+  int buffer = -1;           ///< Of a receive; -1: none granted yet.
+  std::vector<std::span<std::byte>> target{};
+  std::vector<std::span<const std::byte>> source{};
+};
+
+class TransferDrain {
+ public:
+  TransferDrain(Transport& transport, StagingPool& pool) : transport_(transport), pool_(pool) {}
+  /// Gives the buffers back; what is under way ends with the transport.
+  ~TransferDrain();
+  TransferDrain(const TransferDrain&) = delete;
+  TransferDrain& operator=(const TransferDrain&) = delete;
+
+  void add_receive(LeftOver&& receive) { receives_.push_back(std::move(receive)); }
+  /// Posted at once if it was not: the other end may wait for it.
+  void add_send(LeftOver&& send);
+  /// Owed receives take buffers before any new one does, else two ranks could wait for each other.
+  /// @param part_bytes of a layer's parts.
+  void post_owed(std::span<const std::vector<std::size_t>> part_bytes);
+  /// Polls, and returns the buffers of what is done.
+  void poll();
+  /// Whether a copy of a generation before this one is outstanding for the layer.
+  bool holds_back(std::uint64_t generation_step, int moe_layer_id) const noexcept;
+  bool empty() const noexcept { return receives_.empty() && sends_.empty(); }
+
+ private:
+  Transport& transport_;
+  StagingPool& pool_;
+  std::vector<LeftOver> receives_;
+  std::vector<LeftOver> sends_;
+};
+
+}  // namespace swiftbalancer

@@ -1,0 +1,124 @@
+// BalancerCore from one membership to the next (rules 12 to 14).
+
+#include <algorithm>
+#include <string>
+
+#include "core/test_fault.hpp"
+#include "runtime/balancer_core.hpp"
+#include "runtime/process_planning.hpp"
+
+namespace swiftbalancer {
+
+// Rule 12: nothing is discarded; what the worker has reported so far counts.
+void BalancerCore::freeze() noexcept {
+  frozen = true;
+  in_step = false;
+  if (worker == nullptr) return;
+  worker->stop();
+  take_reports();
+}
+
+// Rule 13.
+Status BalancerCore::roll_forward(std::span<const std::uint64_t> target_epochs) {
+  if (worker == nullptr) return {};
+  events.clear();
+  if (faulty(Fault::kDiscardOnNotice)) {
+    static_cast<void>(agreement->roll_forward(agreement->epochs(), decisions));
+    for (const Decision& decision : decisions) static_cast<void>(carry_out(decision));
+  }
+  if (Status status = agreement->roll_forward(target_epochs, decisions); !status.ok())
+    return status;
+  for (const Decision& decision : decisions) {
+    if (Status status = carry_out(decision); !status.ok()) return status;
+  }
+  try {
+    worker->carry_out_remaining();
+  } catch (const Error& error) {
+    return {error.code(), error.what()};
+  }
+  stats.dropped_samples += (step - std::min(step, ready_step)) / config.packet_interval;
+  begin.epochs.assign(agreement->epochs().begin(), agreement->epochs().end());
+  begin.last_open_step = agreement->last_open_step();
+  begin.mode = agreement->mode();
+  // With it goes the old transport, and with that every transfer of the old membership: the fence.
+  worker.reset();
+  return {};
+}
+
+void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_ranks,
+                         const AgreedState& state, const ServedState& served,
+                         std::unique_ptr<Transport> new_transport) {
+  shape = live_shape;
+  ranks = std::move(live_ranks);
+  rank = new_transport->rank();
+  begin = state;
+  step = state.step;
+  transport = std::move(new_transport);
+  layout = PacketLayout(shape);
+  worker.reset();
+  ring.emplace(layout, shape.num_ranks(), config.packet_interval, config.packet_lag);
+  AgreementConfig agreed;
+  agreed.rank = rank;
+  agreed.num_ranks = shape.num_ranks();
+  agreed.num_moe_layers = shape.num_moe_layers();
+  agreed.packet_interval = config.packet_interval;
+  agreed.packet_lag = config.packet_lag;
+  agreed.rebalance_interval = config.rebalance_interval;
+  agreed.max_open_sets = config.max_open_sets;
+  agreed.leader_plans = config.control_mode == ControlMode::kLeader;
+  agreement.emplace(agreed, state);
+  agreement->ask_mode(asked_mode);
+  headers.assign(static_cast<std::size_t>(shape.num_ranks()), {});
+  counters.assign(layout.num_counters(), 0);
+  idle_window = true;
+  const auto units = static_cast<std::size_t>(shape.num_moe_layers()) * 4;
+  decisions.reserve(units);
+  events.reserve(units);
+  placement = served.placement;
+  build_tables(served);
+  make_worker(served);
+}
+
+void BalancerCore::build_tables(const ServedState& served) {
+  const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
+  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+    const auto at = static_cast<std::size_t>(layer);
+    build_dispatch_table(served.placement.layer(layer), served.shares[at], shape, rank,
+                         std::span(dispatch_tables).subspan(at * row, row));
+  }
+}
+
+// The planner outlives memberships: only its history begins anew.
+void BalancerCore::make_planning() {
+  const bool plans = config.control_mode == ControlMode::kReplicated || rank == 0;
+  if (!plans || planning != nullptr) return;
+  const PlannerConfig planner{config.policy, config.max_moves_per_layer, config.imbalance_trigger,
+                              config.min_gain, config.window_assignments};
+  if (config.worker == WorkerKind::kProcess) {
+    planning = make_process_planning(
+        planner, {config.planner_program, config.planner_restarts, config.planner_deadline});
+  } else {
+    planning = make_thread_planning(planner, begin_plan);
+  }
+}
+
+void BalancerCore::make_worker(const ServedState& served) {
+  make_planning();
+  WorkerOptions options;
+  options.swap = config.install_mode == InstallMode::kSwap;
+  options.control_mode = config.control_mode;
+  options.thread_init = config.thread_init;
+  options.log = config.log;
+  worker = std::make_unique<Worker>(
+      shape, options, std::move(transport),
+      Worker::Belongings{*ring, *pool, slots, planning.get()}, begin, served);
+  ready_step = observed_step = step;
+  ready_plan = nullptr;
+  failed_generation = staged_generation = {};
+  staged_cursor = 0;
+  failed_unit = kNoUnit;
+  wants_rebalance = planner_lost = stopped = frozen = false;
+  if (!health.planner_running) agreement->planner_off();
+}
+
+}  // namespace swiftbalancer
