@@ -10,6 +10,10 @@
 
 namespace swiftbalancer {
 
+/// What the map holds for a slot without an expert: one of a rank that has joined, until a plan
+/// fills it.
+inline constexpr std::int32_t kEmptySlot = -1;
+
 /// physical_to_logical_map [num_moe_layers, num_slots]: at(l, p) = e means slot p of layer l holds
 /// logical expert e.
 class Placement {

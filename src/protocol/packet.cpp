@@ -1,5 +1,6 @@
 #include "protocol/packet.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -8,20 +9,7 @@ namespace {
 
 constexpr std::uint32_t kMagic = 0x31425753U;  // "SWB1"
 
-// Four chains side by side: a single one would wait for its own multiplications.
-std::uint64_t checksum_of(std::span<const std::byte> packet) noexcept {
-  constexpr std::size_t kChains = 4;
-  std::uint64_t chains[kChains] = {packet.size(), 1, 2, 3};
-  std::size_t at = offsetof(PacketHeader, checksum) + sizeof(std::uint64_t);
-  for (std::size_t chain = 0; at + sizeof(std::uint64_t) <= packet.size();
-       at += sizeof(std::uint64_t)) {
-    std::uint64_t word = 0;
-    std::memcpy(&word, packet.data() + at, sizeof word);
-    chains[chain] = mix(chains[chain], word);
-    chain = (chain + 1) % kChains;
-  }
-  return mix(mix(chains[0], chains[1]), mix(chains[2], chains[3]));
-}
+constexpr std::size_t kCovered = offsetof(PacketHeader, checksum) + sizeof(std::uint64_t);
 
 Status refuse(int rank, std::uint64_t step, const std::string& what) {
   return {ErrorCode::kTransport, "packet of rank " + std::to_string(rank) + " for step " +
@@ -30,12 +18,26 @@ Status refuse(int rank, std::uint64_t step, const std::string& what) {
 
 }  // namespace
 
+// Four chains side by side: a single one would wait for its own multiplications.
+std::uint64_t checksum_of(std::span<const std::byte> covered) noexcept {
+  constexpr std::size_t kChains = 4;
+  std::uint64_t chains[kChains] = {covered.size(), 1, 2, 3};
+  std::size_t chain = 0;
+  for (std::size_t at = 0; at < covered.size(); at += sizeof(std::uint64_t)) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, covered.data() + at, std::min(sizeof word, covered.size() - at));
+    chains[chain] = mix(chains[chain], word);
+    chain = (chain + 1) % kChains;
+  }
+  return mix(mix(chains[0], chains[1]), mix(chains[2], chains[3]));
+}
+
 void seal_packet(std::span<std::byte> packet) noexcept {
   PacketHeader header;
   std::memcpy(&header, packet.data(), sizeof header);
   header.magic = kMagic;
   header.bytes = static_cast<std::uint32_t>(packet.size());
-  header.checksum = checksum_of(packet);
+  header.checksum = checksum_of(packet.subspan(kCovered));
   std::memcpy(packet.data(), &header, sizeof header);
 }
 
@@ -52,7 +54,8 @@ Status open_packet(std::span<const std::byte> packet, int rank, std::uint64_t st
         rank, step,
         "says " + std::to_string(header.bytes) + " bytes, has " + std::to_string(packet.size()));
   }
-  if (header.checksum != checksum_of(packet)) return refuse(rank, step, "checksum does not match");
+  if (header.checksum != checksum_of(packet.subspan(kCovered)))
+    return refuse(rank, step, "checksum does not match");
   if (header.rank != static_cast<std::uint32_t>(rank))
     return refuse(rank, step, "names rank " + std::to_string(header.rank));
   if (header.step != step) return refuse(rank, step, "names step " + std::to_string(header.step));

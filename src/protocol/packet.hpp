@@ -77,6 +77,9 @@ constexpr std::uint64_t mix(std::uint64_t digest, std::uint64_t word) noexcept {
   return z ^ (z >> 31);
 }
 
+/// Checksum of a message, over what lies behind its checksum field. Any changed word changes it.
+std::uint64_t checksum_of(std::span<const std::byte> covered) noexcept;
+
 /// Fills magic, bytes and checksum of a packet whose other fields are written.
 void seal_packet(std::span<std::byte> packet) noexcept;
 /// Reads and checks the packet that `rank` posted at `step`.
