@@ -261,6 +261,10 @@ class Balancer {
   /// Current memory of a local slot's parts (kSwap: changes inside begin_step; kCopy: as
   /// registered).
   std::span<std::byte* const> slot_parts(int moe_layer_id, int local_slot) const noexcept;
+  /// Tokens that each local slot of a layer has received since start(), whatever experts it held
+  /// in the meantime; steps under way count. Never falls.
+  /// @param out [slots of this rank]
+  void received_tokens(int moe_layer_id, std::span<std::int64_t> out) const noexcept;
   /// Events of the last begin_step, in order.
   std::span<const BalancerEvent> events() const noexcept;
   const BalancerStats& stats() const noexcept;

@@ -1,11 +1,11 @@
-#include "engine/model_config.hpp"
+#include "io/model_config.hpp"
 
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <swiftbalancer/error.hpp>
 #include <utility>
 
-namespace swiftbalancer::engine {
+namespace swiftbalancer::io {
 
 using Json = nlohmann::json;
 
@@ -139,4 +139,4 @@ int ModelConfig::token_id(const std::string& key, int vocab_size) const {
   return value->get<int>();
 }
 
-}  // namespace swiftbalancer::engine
+}  // namespace swiftbalancer::io
