@@ -42,9 +42,9 @@ class ModelRegistration {
   /// @throws Error kInvalidArgument unless 1 <= num_moe_layers <= num_moe_layers(); kInvalidState.
   std::vector<std::int32_t> get_all_expert_map(int num_moe_layers) const;
 
-  /// Tokens that each local slot has received since clear_all_moe_loads(), or since
-  /// Balancer::start() before the first: [num_moe_layers, slots of this rank], row-major. Counted
-  /// by slot: where a commit fell in between, a slot's tokens are those of the experts it held one
+  /// Tokens that each local slot has received since clear_all_moe_loads(), or since the
+  /// registration before the first: [num_moe_layers, slots of this rank], row-major. Counted by
+  /// slot: where a commit fell in between, a slot's tokens are those of the experts it held one
   /// after the other, so clear after commits to attribute them. Balancing is not affected.
   std::vector<std::int64_t> get_all_moe_loads() const;
   void clear_all_moe_loads();

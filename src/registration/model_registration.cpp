@@ -93,9 +93,9 @@ ModelRegistration::ModelRegistration(const Balancer& balancer, const std::string
   require_equal(layers.moe, shape.num_moe_layers(), "MoE layers", name);
   require_equal(config.integer(family.num_experts, 1, kMaxExperts), shape.num_logical_experts(),
                 std::string("experts (") + family.num_experts + ")", name);
-  cleared_.assign(static_cast<std::size_t>(num_moe_layers_) *
-                      static_cast<std::size_t>(shape.slots_per_rank(balancer.rank())),
-                  0);
+  cleared_.resize(static_cast<std::size_t>(num_moe_layers_) *
+                  static_cast<std::size_t>(shape.slots_per_rank(balancer.rank())));
+  clear_all_moe_loads();
 }
 
 ModelRegistration ModelRegistration::from_file(const Balancer& balancer, const std::string& path) {

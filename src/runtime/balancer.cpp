@@ -100,7 +100,7 @@ std::span<std::byte* const> Balancer::slot_parts(int moe_layer_id, int local_slo
   return impl_->slot_parts[impl_->index(moe_layer_id, local_slot)];
 }
 
-void Balancer::received_tokens(int moe_layer_id, std::span<std::int64_t> out) const noexcept {
+void Balancer::received_tokens(int moe_layer_id, std::span<std::int64_t> out) const {
   impl_->received_tokens(moe_layer_id, out);
 }
 

@@ -52,7 +52,6 @@ BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConf
       part_bytes(static_cast<std::size_t>(shape.num_moe_layers())),
       expert_bytes(static_cast<std::size_t>(shape.num_moe_layers()), 0),
       counters(layout.num_counters(), 0),
-      received(slot_parts.size(), 0),
       headers(static_cast<std::size_t>(shape.num_ranks())) {
   make_policy(config.policy);  // Throws now, with the names that exist, rather than on the worker.
   const auto units = static_cast<std::size_t>(shape.num_moe_layers()) * 4;

@@ -94,9 +94,11 @@ TEST(ModelRegistration, LoadsAddUpOverStepsPacketsAndCommitsUntilCleared) {
     const auto before = serve_over_commits(under_test.balancer, step);
     EXPECT_EQ(model.get_all_moe_loads(), before);
     model.clear_all_moe_loads();
+    const auto late = ModelRegistration::from_file(under_test.balancer, kTinyModel);
     EXPECT_EQ(model.get_all_moe_loads(), std::vector<std::int64_t>(before.size(), 0));
     auto after = serve_over_commits(under_test.balancer, step);
     EXPECT_EQ(model.get_all_moe_loads(), after);
+    EXPECT_EQ(late.get_all_moe_loads(), after);
     // What one registration clears, another still sees.
     for (std::size_t i = 0; i < after.size(); ++i) after[i] += before[i];
     EXPECT_EQ(other.get_all_moe_loads(), after);
