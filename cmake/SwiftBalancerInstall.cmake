@@ -2,7 +2,7 @@
 # user's engine needs. Public headers only.
 include(CMakePackageConfigHelpers)
 
-set(installed_modules core planner protocol transport migration runtime)
+set(installed_modules core planner protocol transport migration runtime io registration)
 list(TRANSFORM installed_modules PREPEND swiftbalancer_ OUTPUT_VARIABLE installed_targets)
 
 add_library(swiftbalancer_library INTERFACE)

@@ -34,7 +34,9 @@ function(swiftbalancer_compile_options target)
     target_compile_options(${target} PUBLIC -fsanitize=${SWIFTBALANCER_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
     target_link_options(${target} PUBLIC -fsanitize=${SWIFTBALANCER_SANITIZE})
     # g++ 12 reports false maybe-uninitialized and stringop findings in sanitized std code.
-    target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-tsan)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-tsan)
+    endif()
   endif()
 endfunction()
 

@@ -5,7 +5,7 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
-mapfile -t sources < <(find include src tools tests bench -name '*.[ch]pp' | sort)
+mapfile -t sources < <(find include src tools tests bench fuzz -name '*.[ch]pp' | sort)
 failed=0
 
 check() {
@@ -47,7 +47,7 @@ check "format (scripts/lint.sh --fix repairs it)" .venv/bin/clang-format --dry-r
 check "includes with ../" no_parent_includes
 check "file length" short_files
 check "shellcheck" shellcheck -x scripts/*.sh .ci/run
-check "spelling" codespell --quiet-level=2 ./*.md docs scripts tools include src tests bench
+check "spelling" codespell --quiet-level=2 ./*.md docs scripts tools include src tests bench fuzz/*.[ch]pp
 check "clang-tidy" tidy
 ((failed)) || say "lint: no findings"
 exit "$failed"

@@ -9,7 +9,8 @@ packages=(ca-certificates g++ cmake ninja-build ccache mold python3 python3-venv
           libyaml-cpp-dev libfmt-dev)
 python_packages=("vl-convert-python==1.9.*")
 if [[ $# -eq 1 && $1 == --tests ]]; then
-  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev chromium shellcheck codespell)
+  packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev chromium shellcheck codespell
+             clang-19 libclang-rt-19-dev llvm-19)
   python_packages+=("clang-format==23.1.*" "clang-tidy==23.1.*")
 elif [[ $# -gt 0 ]]; then
   die "unknown argument '$*'; usage: setup.sh [--tests]"

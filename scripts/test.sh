@@ -8,7 +8,9 @@ source "$(dirname "$0")/common.sh"
 
 asan_tests=(protocol_test simulation_test planner_test io_checkpoint_test transport_test transport_shm_test runtime_test
             migration_commit_units_test migration_copy_executor_test migration_idle_test migration_thread_transport_test
-            engine_serve_units engine_model_test)
+            engine_serve_units engine_model_test
+            fuzz_packet fuzz_plan_message fuzz_state_message fuzz_safetensors fuzz_model_config fuzz_placement_file
+            fuzz_load_file fuzz_settings_file)
 tsan_tests=(transport_test runtime_test migration_thread_transport_test)
 
 summary=()

@@ -82,7 +82,8 @@ std::string Settings::to_json() const {
         break;
     }
   }
-  return json.dump();
+  // Paths and words may be in another encoding; JSON is UTF-8.
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
 }  // namespace swiftbalancer::tool

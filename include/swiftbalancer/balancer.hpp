@@ -255,6 +255,11 @@ class Balancer {
   /// Current memory of a local slot's parts (kSwap: changes inside begin_step; kCopy: as
   /// registered).
   std::span<std::byte* const> slot_parts(int moe_layer_id, int local_slot) const noexcept;
+  /// Tokens that each local slot of a layer has received, whatever experts it held in the meantime:
+  /// a count that never falls, of which differences are used. Kept from the first call on, at the
+  /// cost of one pass over all slots a packet; nobody who does not call pays for it.
+  /// @param out [slots of this rank]
+  void received_tokens(int moe_layer_id, std::span<std::int64_t> out) const;
   /// Events of the last begin_step, in order.
   std::span<const BalancerEvent> events() const noexcept;
   const BalancerStats& stats() const noexcept;

@@ -45,8 +45,8 @@ std::unique_ptr<Model> load_model(const std::string& folder) {
     throw Error(ErrorCode::kIo,
                 folder + ": config.json is missing or empty; a checkpoint folder is needed");
   }
-  const ModelConfig config(checkpoint.config_json(),
-                           (std::filesystem::path(folder) / "config.json").string());
+  const io::ModelConfig config(checkpoint.config_json(),
+                               (std::filesystem::path(folder) / "config.json").string());
   const std::string model_type = config.text("model_type");
   for (const Family& family : kFamilies) {
     if (family.model_type == model_type) return family.load(std::move(checkpoint), config);

@@ -8,15 +8,15 @@
 
 #include "engine/kernels.hpp"
 #include "engine/model.hpp"
-#include "engine/model_config.hpp"
+#include "io/model_config.hpp"
 
 namespace swiftbalancer::engine {
 
 /// Builds a model from an opened checkpoint. @throws Error as load_model.
 using FamilyLoader = std::unique_ptr<Model> (*)(io::Checkpoint checkpoint,
-                                                const ModelConfig& config);
+                                                const io::ModelConfig& config);
 
-std::unique_ptr<Model> load_qwen3_moe(io::Checkpoint checkpoint, const ModelConfig& config);
+std::unique_ptr<Model> load_qwen3_moe(io::Checkpoint checkpoint, const io::ModelConfig& config);
 
 /// "supported families: a, b", for messages.
 std::string families_hint();

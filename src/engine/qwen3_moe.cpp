@@ -353,7 +353,7 @@ class Qwen3Moe final : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> load_qwen3_moe(io::Checkpoint checkpoint, const ModelConfig& config) {
+std::unique_ptr<Model> load_qwen3_moe(io::Checkpoint checkpoint, const io::ModelConfig& config) {
   Qwen3MoeSizes sizes = read_qwen3_moe_sizes(config);
   return std::make_unique<Qwen3Moe>(std::move(checkpoint), std::move(sizes));
 }

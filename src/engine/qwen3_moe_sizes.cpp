@@ -10,7 +10,7 @@ namespace {
 constexpr int kMaxSize = 1 << 20;
 constexpr int kMaxLayers = 4096;
 
-void check_supported(const ModelConfig& config) {
+void check_supported(const io::ModelConfig& config) {
   if (!config.has("num_experts") || config.is_zero("num_experts")) {
     config.unsupported("num_experts", "a dense model is not supported; " + families_hint());
   }
@@ -36,7 +36,7 @@ void check_supported(const ModelConfig& config) {
     config.unsupported("hidden_act", "this activation is not supported; only \"silu\" is");
   }
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
-    const ModelConfig rope = config.section(key);
+    const io::ModelConfig rope = config.section(key);
     for (const char* type : {"rope_type", "type"}) {
       if (rope.text(type, "default") != "default") {
         rope.unsupported(type, "scaled rotary embeddings are not supported; only \"default\" is");
@@ -45,7 +45,7 @@ void check_supported(const ModelConfig& config) {
   }
 }
 
-int head_dim_of(const ModelConfig& config, int hidden_size, int num_heads) {
+int head_dim_of(const io::ModelConfig& config, int hidden_size, int num_heads) {
   if (!config.has("head_dim") && hidden_size % num_heads != 0) {
     config.invalid("head_dim", "it is needed where num_attention_heads " +
                                    std::to_string(num_heads) + " does not divide hidden_size " +
@@ -63,7 +63,7 @@ int head_dim_of(const ModelConfig& config, int hidden_size, int num_heads) {
 
 }  // namespace
 
-Qwen3MoeSizes read_qwen3_moe_sizes(const ModelConfig& config) {
+Qwen3MoeSizes read_qwen3_moe_sizes(const io::ModelConfig& config) {
   check_supported(config);
   Qwen3MoeSizes sizes;
   ModelInfo& info = sizes.info;

@@ -3,7 +3,7 @@
 // by qwen3_moe.cpp while a model loads.
 
 #include "engine/model.hpp"
-#include "engine/model_config.hpp"
+#include "io/model_config.hpp"
 
 namespace swiftbalancer::engine {
 
@@ -25,6 +25,6 @@ struct Qwen3MoeSizes {
 /// @throws Error kUnsupported (dense layers, biases, sliding windows, scaled rotary embeddings),
 /// kInvalidArgument
 ///         (missing keys, wrong types, values outside their range or that do not fit together).
-Qwen3MoeSizes read_qwen3_moe_sizes(const ModelConfig& config);
+Qwen3MoeSizes read_qwen3_moe_sizes(const io::ModelConfig& config);
 
 }  // namespace swiftbalancer::engine

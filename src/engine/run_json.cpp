@@ -204,7 +204,8 @@ std::string run_json(std::span<const RunRecord> runs, const Comparison& comparis
   }
   json["checks"] = {{"outputs_identical", comparison.outputs_identical},
                     {"slot_bytes_verified", verified}};
-  return json.dump(1) + "\n";
+  // Paths and arguments may be in another encoding; JSON is UTF-8.
+  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace swiftbalancer::engine

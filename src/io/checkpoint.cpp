@@ -17,6 +17,8 @@
 #include <swiftbalancer/error.hpp>
 #include <utility>
 
+#include "io/json_depth.hpp"
+
 namespace swiftbalancer::io {
 namespace {
 
@@ -101,6 +103,10 @@ Json parse_header(const std::string& file, std::span<const std::byte> text) {
     return true;
   };
   const auto* begin = reinterpret_cast<const char*>(text.data());
+  if (is_too_deep({begin, text.size()})) {
+    fail(file,
+         "the header is nested deeper than " + std::to_string(kMaxJsonDepth) + " lists or objects");
+  }
   try {
     Json header = Json::parse(begin, begin + text.size(), refuse_duplicates);
     if (!header.is_object()) fail(file, "the header is not a JSON object");

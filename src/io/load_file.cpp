@@ -4,6 +4,7 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "io/json_depth.hpp"
 #include "io/npy.hpp"
 #include "io/text_file.hpp"
 
@@ -43,6 +44,8 @@ void flatten(const std::string& path, const Json& json, std::size_t depth, Count
 }
 
 CountArray read_json(const std::string& path, const std::string& text) {
+  if (is_too_deep(text))
+    fail(path, "is nested deeper than " + std::to_string(kMaxJsonDepth) + " lists or objects");
   const Json json = Json::parse(text, nullptr, false);
   if (json.is_discarded()) fail(path, "is neither a .npy file nor JSON");
   if (json.is_object() && !json.contains("expert_load")) fail(path, "has no key expert_load");

@@ -8,6 +8,8 @@
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 
+#include "io/json_depth.hpp"
+
 namespace swiftbalancer::io {
 namespace {
 
@@ -99,11 +101,16 @@ std::vector<std::vector<std::uint32_t>> read_shares(const Reader& reader, const 
 }  // namespace
 
 bool is_placement(const std::string& text) {
+  if (is_too_deep(text)) return false;
   const Json json = Json::parse(text, nullptr, false);
   return json.is_object() && json.contains("format") && json.at("format") == kFormat;
 }
 
 PlacementFile parse_placement(const std::string& path, const std::string& text) {
+  if (is_too_deep(text)) {
+    throw Error(ErrorCode::kIo, path + ": is nested deeper than " + std::to_string(kMaxJsonDepth) +
+                                    " lists or objects");
+  }
   const Json json = Json::parse(text, nullptr, false);
   const Reader reader(path, json);
   if (!json.is_object()) reader.fail("is not a JSON object");

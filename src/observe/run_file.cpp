@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <swiftbalancer/error.hpp>
 
+#include "io/json_depth.hpp"
+
 namespace swiftbalancer::observe {
 namespace {
 
@@ -247,6 +249,8 @@ void label_runs(std::vector<Run>& runs) {
 }
 
 Json parse(const std::string& text) {
+  if (io::is_too_deep(text))
+    fail("lists or objects are nested deeper than " + std::to_string(io::kMaxJsonDepth));
   try {
     return Json::parse(text);
   } catch (const Json::parse_error& error) {

@@ -72,6 +72,10 @@ void Balancer::start(const Placement& served) {
   impl_->worker->launch();
 }
 
+const ClusterShape& Balancer::shape() const noexcept { return impl_->shape; }
+
+int Balancer::rank() const noexcept { return impl_->rank; }
+
 Status Balancer::begin_step(const StepInfo& info) noexcept { return impl_->begin_step(info); }
 
 DispatchView Balancer::dispatch_table(int moe_layer_id) const noexcept {
@@ -94,6 +98,10 @@ std::span<const std::uint64_t> Balancer::epochs() const noexcept {
 
 std::span<std::byte* const> Balancer::slot_parts(int moe_layer_id, int local_slot) const noexcept {
   return impl_->slot_parts[impl_->index(moe_layer_id, local_slot)];
+}
+
+void Balancer::received_tokens(int moe_layer_id, std::span<std::int64_t> out) const {
+  impl_->received_tokens(moe_layer_id, out);
 }
 
 std::span<const BalancerEvent> Balancer::events() const noexcept { return impl_->events; }

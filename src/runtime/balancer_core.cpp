@@ -59,9 +59,34 @@ Status BalancerCore::post_packet(std::uint64_t posted_step) {
   agreement->fill_packet(posted_step, header);
   std::memcpy(packet.data(), &header, sizeof header);
   std::memcpy(packet.data() + sizeof header, counters.data(), counters.size() * sizeof counters[0]);
+  close_window();
+  return send({.kind = Command::Kind::kPostPacket, .slot = slot, .step = posted_step});
+}
+
+// Here and not in record(): the pass over all slots is due once a packet, not once a layer and
+// step.
+void BalancerCore::close_window() noexcept {
+  if (!received.empty()) {
+    for (int layer = 0; layer < shape.num_moe_layers(); ++layer)
+      add_counters(layer, std::span(received).subspan(index(layer, 0)));
+  }
   std::ranges::fill(counters, 0U);
   idle_window = true;
-  return send({.kind = Command::Kind::kPostPacket, .slot = slot, .step = posted_step});
+}
+
+void BalancerCore::add_counters(int layer, std::span<std::int64_t> total) const noexcept {
+  const std::uint32_t* before = counters.data() + layout.counter(layer, 0, 0);
+  const std::uint32_t* now = counters.data() + layout.counter(layer, 1, 0);
+  const std::size_t slots = std::min(total.size(), static_cast<std::size_t>(num_local_slots));
+  for (std::size_t slot = 0; slot < slots; ++slot)
+    total[slot] += std::int64_t{before[slot]} + std::int64_t{now[slot]};
+}
+
+void BalancerCore::received_tokens(int layer, std::span<std::int64_t> out) {
+  if (received.empty()) received.assign(slot_parts.size(), 0);
+  const std::size_t slots = std::min(out.size(), static_cast<std::size_t>(num_local_slots));
+  std::copy_n(received.begin() + static_cast<std::ptrdiff_t>(index(layer, 0)), slots, out.begin());
+  add_counters(layer, out);
 }
 
 // ---- Packet sets ----

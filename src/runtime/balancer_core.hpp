@@ -42,6 +42,7 @@ struct BalancerCore {
   Status begin_step(const StepInfo& info);
   void record(int moe_layer_id, std::span<const std::uint32_t> counts) noexcept;
   Status end_step();
+  void received_tokens(int moe_layer_id, std::span<std::int64_t> out);
 
   // Inside begin_step.
   /// Waits until ready() or the deadline, and counts the wait under its cause if there was one.
@@ -81,6 +82,8 @@ struct BalancerCore {
   }
 
   Status post_packet(std::uint64_t step);
+  void close_window() noexcept;  ///< Zeroes the counters; what they held goes to `received`.
+  void add_counters(int layer, std::span<std::int64_t> total) const noexcept;
   Status send(const Command& command) noexcept;
   Status hold_progress_at(const WorkerProgress& target);
 
@@ -120,6 +123,8 @@ struct BalancerCore {
   // Counters of the window under way, in the layout of a packet's loads.
   std::vector<std::uint32_t> counters;
   bool idle_window = true;
+  std::vector<std::int64_t> received;  // [layers * local slots] tokens of the windows closed since
+                                       // somebody first asked; empty before
 
   // Steps.
   std::uint64_t step = 0;

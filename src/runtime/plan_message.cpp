@@ -211,14 +211,14 @@ std::string read_plan(std::span<const std::byte> bytes, const GenerationId& expe
   for (const OverLayers& imbalance : {totals.imbalance_before, totals.imbalance_after})
     if (std::string fault = find_fault(imbalance); !fault.empty()) return fault;
 
-  std::vector<bool> seen(layers, false);
+  std::vector<char> seen(layers, 0);
   std::int64_t moves = 0;
   for (std::uint32_t row = 0; row < header.num_rows; ++row) {
     const auto change = reader.take<ChangeHeader>();
     const std::string name = "layer " + std::to_string(change.moe_layer_id);
     if (change.moe_layer_id < 0 || change.moe_layer_id >= shape.num_moe_layers())
       return name + "; allowed are 0 to " + text(layers - 1);
-    if (std::exchange(seen[static_cast<std::size_t>(change.moe_layer_id)], true))
+    if (std::exchange(seen[static_cast<std::size_t>(change.moe_layer_id)], 1) != 0)
       return name + " appears twice";
     LayerChange& read = plan.changes.emplace_back();
     read.moe_layer_id = change.moe_layer_id;

@@ -37,6 +37,15 @@ TEST(ServeCommand, WritesRunAndReportAndPrintsTheTable) {
                                                            << shown.out;
 }
 
+// Found by fuzzing: writing the record failed when everything had been run.
+TEST(ServeCommand, APathInAnotherEncodingIsRecordedWithReplacements) {
+  const TemporaryFolder folder;
+  const ToolResult result = run_tool(folder, short_serve() + " --out caf\xe9");
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const std::string run = read_file(folder.file("caf\xe9/run.json"));
+  EXPECT_NE(run.find("caf\xef\xbf\xbd"), std::string::npos);
+}
+
 TEST(ServeCommand, FlagsOverrideTheFileAndTheEffectiveSettingsAreRecorded) {
   const TemporaryFolder folder;
   folder.write("serve.yaml",

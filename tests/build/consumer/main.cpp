@@ -14,6 +14,7 @@
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/migration_plan.hpp>
+#include <swiftbalancer/model_registration.hpp>
 #include <swiftbalancer/placement.hpp>
 #include <swiftbalancer/policy.hpp>
 #include <swiftbalancer/shape.hpp>
@@ -55,6 +56,10 @@ void run_rank(const ClusterShape& shape, std::unique_ptr<Transport> transport,
     balancer.end_step().throw_if_failed();
   }
   check(balancer.stats().steps == kSteps, "all steps are counted");
+  const ModelRegistration model(
+      balancer, R"({"model_type": "qwen3_moe", "num_hidden_layers": 1, "num_experts": 3})");
+  check(model.get_all_moe_loads() == std::vector<std::int64_t>(weights.size(), 5 * kSteps),
+        "the loads of a registered model add up");
   check(balancer.stats().moves == 0, "the static policy moves nothing");
   check(balancer.health().ok, "the balancer is healthy");
   // Nobody leaves while the other still needs its packets.

@@ -1,11 +1,13 @@
-#include "engine/model_config.hpp"
+#include "io/model_config.hpp"
 
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <swiftbalancer/error.hpp>
 #include <utility>
 
-namespace swiftbalancer::engine {
+#include "io/json_depth.hpp"
+
+namespace swiftbalancer::io {
 
 using Json = nlohmann::json;
 
@@ -23,6 +25,9 @@ struct ModelConfig::Impl {
 ModelConfig::ModelConfig(const std::string& text, std::string file)
     : impl_(std::make_unique<Impl>()) {
   impl_->file = std::move(file);
+  if (is_too_deep(text))
+    throw Error(ErrorCode::kIo, impl_->file + ": is nested deeper than " +
+                                    std::to_string(kMaxJsonDepth) + " lists or objects");
   try {
     impl_->values = Json::parse(text);
   } catch (const Json::exception& error) {
@@ -139,4 +144,4 @@ int ModelConfig::token_id(const std::string& key, int vocab_size) const {
   return value->get<int>();
 }
 
-}  // namespace swiftbalancer::engine
+}  // namespace swiftbalancer::io

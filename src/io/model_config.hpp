@@ -1,6 +1,7 @@
 #pragma once
 // A checkpoint's config.json with every access checked: a wrong or missing value ends in one line
-// that names file, key, value and what is allowed. Called by model families while a model loads.
+// that names file, key, value and what is allowed. Called by model families while a model
+// loads, and by model registration.
 // Immutable; thread-safe.
 
 #include <cstddef>
@@ -8,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-namespace swiftbalancer::engine {
+namespace swiftbalancer::io {
 
 class ModelConfig {
  public:
@@ -40,7 +41,7 @@ class ModelConfig {
 
   /// "FILE: KEY is VALUE; REQUIRED".
   [[noreturn]] void invalid(const std::string& key, const std::string& required) const;
-  /// The same as kUnsupported: a known feature that this engine lacks.
+  /// The same as kUnsupported: a known feature that the reader lacks.
   [[noreturn]] void unsupported(const std::string& key, const std::string& required) const;
 
  private:
@@ -50,4 +51,4 @@ class ModelConfig {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace swiftbalancer::engine
+}  // namespace swiftbalancer::io
