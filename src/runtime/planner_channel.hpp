@@ -24,7 +24,7 @@ enum class PlannerMessageKind : std::uint8_t {
   kObserved,
   kPlan,
   kFailed,
-  kWorking,  ///< A sign of life: one more layer is planned. Empty.
+  kWorking,  ///< A sign of life: one more layer is planned.
   // To the program.
   kRestart,
   kServed,

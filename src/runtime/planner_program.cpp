@@ -106,7 +106,7 @@ class PlannerProgram {
   // program, which begins with less when it is started again.
   void plan_one_layer() {
     try {
-      if (!job_->advance()) return send(Kind::kWorking, {});
+      if (!job_->advance()) return send(Kind::kWorking, messages::encode_generation(generation_));
       send_plan(job_->take());
       job_.reset();
     } catch (const std::bad_alloc&) {

@@ -69,14 +69,15 @@ class ProcessPlanning final : public Planning {
       ++ignored_;
       return;
     }
-    unanswered_.push_back(step);
     send(Kind::kObserve, messages::encode_observe(step, load));
+    unanswered_.push_back(step);
   }
 
   void open(const GenerationId& generation) override {
+    if (has_state_) send(Kind::kOpen, messages::encode_generation(generation));
     open_ = generation;
-    if (!has_state_) return fail_open({});  // Why was told when it was lost.
-    send(Kind::kOpen, messages::encode_generation(generation));
+    layers_planned_ = 0;
+    if (!has_state_) fail_open({});  // Why was told when it was lost.
   }
 
   void close() override {
@@ -91,8 +92,7 @@ class ProcessPlanning final : public Planning {
     const bool moved = channel_->pump();
     try {
       while (auto message = channel_->receive()) {
-        quiet_since_ = now;
-        hear(*message);
+        if (hear(*message)) quiet_since_ = now;
       }
     } catch (const Error& error) {
       return lose(std::string("is ended: ") + error.what(), now);
@@ -121,6 +121,7 @@ class ProcessPlanning final : public Planning {
 
   void send(Kind kind, std::vector<std::byte> content) {
     PlannerMessage message{kind, life_, std::move(content)};
+    if (channel_ && !owes()) quiet_since_ = options_.clock();
     if (channel_) return channel_->send(std::move(message));
     early_bytes_ += message.content.size();
     early_.push_back(std::move(message));
@@ -147,12 +148,10 @@ class ProcessPlanning final : public Planning {
     return true;
   }
 
-  void hear(const PlannerMessage& message) {
-    if (message.kind == Kind::kReady && !ready_) {
-      ready_ = running_ = true;
-      return;
-    }
-    if (message.life != life_) return;  // An answer from before the last restart().
+  // @returns whether it is a sign of life: a program that repeats itself is as good as stuck.
+  bool hear(const PlannerMessage& message) {
+    if (message.kind == Kind::kReady && !ready_) return ready_ = running_ = true;
+    if (message.life != life_) return false;  // An answer from before the last restart().
     switch (message.kind) {
       case Kind::kObserved:
         return hear_observed(message.content);
@@ -160,13 +159,21 @@ class ProcessPlanning final : public Planning {
       case Kind::kFailed:
         return hear_end_of_plan(message);
       case Kind::kWorking:
-        return;
+        return hear_working(message.content);
       default:
         throw Error(ErrorCode::kTransport, "it sent a message that makes no sense");
     }
   }
 
-  void hear_observed(std::span<const std::byte> content) {
+  bool hear_working(std::span<const std::byte> content) {
+    std::span<const std::byte> rest;
+    if (messages::decode_generation(content, rest) != open_ || !open_) return false;
+    if (++layers_planned_ > shape_->num_moe_layers())
+      throw Error(ErrorCode::kTransport, "it plans more layers than there are");
+    return true;
+  }
+
+  bool hear_observed(std::span<const std::byte> content) {
     const messages::Observed observed = messages::decode_observed(content);
     if (unanswered_.empty() || unanswered_.front() != observed.step)
       throw Error(ErrorCode::kTransport, "it answered what it was not asked");
@@ -175,19 +182,24 @@ class ProcessPlanning final : public Planning {
     event.step = observed.step;
     event.wants_rebalance = observed.wants_rebalance;
     events_.push_back(std::move(event));
+    return true;
   }
 
-  void hear_end_of_plan(const PlannerMessage& message) {
+  bool hear_end_of_plan(const PlannerMessage& message) {
     std::span<const std::byte> rest;
     const GenerationId generation = messages::decode_generation(message.content, rest);
-    if (generation != open_ || !open_) return;  // Closed meanwhile.
-    if (message.kind == Kind::kFailed) return fail_open(messages::printable(rest));
+    if (generation != open_ || !open_) return false;  // Closed meanwhile.
+    if (message.kind == Kind::kFailed) {
+      fail_open(messages::printable(rest));
+      return true;
+    }
     PlanningEvent event;
     event.kind = PlanningEvent::Kind::kPlan;
     event.generation = generation;
     decode_plan(rest, generation, *shape_, event.plan).throw_if_failed();
     open_ = {};
     events_.push_back(std::move(event));
+    return true;
   }
 
   bool lose_if_gone(Clock::time_point now) {
@@ -258,6 +270,7 @@ class ProcessPlanning final : public Planning {
   std::size_t most_answer_bytes_ = 0;     // of any shape so far: old answers may be under way
   std::deque<std::uint64_t> unanswered_;  // steps observed
   GenerationId open_;
+  int layers_planned_ = 0;  // of it
   std::deque<PlanningEvent> events_;
   std::uint64_t ignored_ = 0;
 
