@@ -24,7 +24,7 @@ enum PlannerExit : int {
 
 /// Where the program lies. @param configured path, or name to be searched for in PATH; empty:
 /// `swiftbalancer-planner` beside this program, else where it was installed, else in PATH.
-/// @throws Error kInvalidArgument: there is none, or it is not executable.
+/// @throws Error kInvalidArgument: there is none, or it is not executable. Any thread.
 std::string find_planner_program(const std::string& configured);
 
 class PlannerChild {
