@@ -26,6 +26,7 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/swiftbalancerConfigVersio
 install(FILES ${PROJECT_BINARY_DIR}/swiftbalancerConfig.cmake ${PROJECT_BINARY_DIR}/swiftbalancerConfigVersion.cmake
         DESTINATION ${package_dir} COMPONENT library)
 
+install(TARGETS swiftbalancer-planner RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT library)
 if(SWIFTBALANCER_WITH_TOOLS)
   install(TARGETS swiftbalancer RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT tool)
 endif()

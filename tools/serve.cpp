@@ -18,6 +18,7 @@
 #include "observe/report.hpp"
 #include "output_folder.hpp"
 #include "progress.hpp"
+#include "runtime/planner_child.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
@@ -182,6 +183,24 @@ class ServeCommand final : public Command {
                      "Packet sets after which a plan that is not ready is given up");
     settings.integer("deadline_ms", deadline_ms_, 1, 86'400'000,
                      "Longest wait for other ranks, milliseconds");
+    declare_worker(settings);
+  }
+
+  void declare_worker(Settings& settings) {
+    BalancerConfig& balancer = options_.balancer;
+    settings.choice(
+        "worker", {"thread", "process"},
+        [&balancer](std::size_t i) {
+          balancer.worker = i == 0 ? WorkerKind::kThread : WorkerKind::kProcess;
+        },
+        [&balancer] { return balancer.worker == WorkerKind::kThread ? 0 : 1; },
+        "Where plans are made: in the rank's worker thread, or in a process per rank");
+    settings.text("planner_program", balancer.planner_program,
+                  "Program of --worker process; without it: swiftbalancer-planner beside this one");
+    settings.integer("planner_restarts", balancer.planner_restarts, 0, 1'000'000,
+                     "How often a planner process is started again before balancing is off");
+    settings.integer("planner_deadline_ms", planner_deadline_ms_, 1, 86'400'000,
+                     "Silence after which a planner process is ended as stuck, milliseconds");
   }
 
   void complete_options() {
@@ -197,6 +216,9 @@ class ServeCommand final : public Command {
     }
     options_.balancer.staging_bytes = static_cast<std::size_t>(staging_bytes_);
     options_.balancer.deadline = std::chrono::milliseconds(deadline_ms_);
+    options_.balancer.planner_deadline = std::chrono::milliseconds(planner_deadline_ms_);
+    if (options_.balancer.worker == WorkerKind::kProcess)
+      find_planner_program(options_.balancer.planner_program);
   }
 
   // One configuration per run. Finds unknown policies before anything is served.
@@ -233,6 +255,7 @@ class ServeCommand final : public Command {
   bool quiet_ = false;
   std::int64_t staging_bytes_ = static_cast<std::int64_t>(BalancerConfig().staging_bytes);
   std::int64_t deadline_ms_ = BalancerConfig().deadline.count();
+  std::int64_t planner_deadline_ms_ = BalancerConfig().planner_deadline.count();
 };
 
 }  // namespace

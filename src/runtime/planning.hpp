@@ -54,6 +54,8 @@ class Planning {
   /// For health: whether plans can be made, and how often the planner was started again.
   virtual bool running() const noexcept { return true; }
   virtual int restarts() const noexcept { return 0; }
+  /// Observations that a lost planner never saw or answered.
+  virtual std::uint64_t ignored() const noexcept { return 0; }
 };
 
 /// Starts planning a generation; the argument is agreed by all ranks.

@@ -1,0 +1,230 @@
+#include "runtime/planner_messages.hpp"
+
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+#include <type_traits>
+
+#include <swiftbalancer/error.hpp>
+
+#include "runtime/plan_message.hpp"
+
+namespace swiftbalancer::planner_messages {
+namespace {
+
+constexpr std::size_t kMostText = 1000;
+
+class Writer {
+ public:
+  template <typename T>
+  void put(const T& value) {
+    static_assert(std::is_arithmetic_v<T>);
+    put_all(std::span(&value, 1));
+  }
+  template <typename T>
+  void put_all(std::span<const T> values) {
+    const std::size_t at = bytes_.size();
+    bytes_.resize(at + values.size_bytes());
+    if (!values.empty()) std::memcpy(bytes_.data() + at, values.data(), values.size_bytes());
+  }
+  Bytes take() { return std::move(bytes_); }
+
+ private:
+  Bytes bytes_;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  template <typename T>
+  T take() {
+    T value;
+    take_all(std::span(&value, 1));
+    return value;
+  }
+  template <typename T>
+  void take_all(std::span<T> values) {
+    const auto from = take_bytes(values.size_bytes());
+    if (!from.empty()) std::memcpy(values.data(), from.data(), from.size());
+  }
+  std::span<const std::byte> take_bytes(std::size_t bytes) {
+    if (bytes > bytes_.size()) refuse("it is too short");
+    const auto taken = bytes_.first(bytes);
+    bytes_ = bytes_.subspan(bytes);
+    return taken;
+  }
+  std::span<const std::byte> rest() const noexcept { return bytes_; }
+  void end() const {
+    if (!bytes_.empty()) refuse("it is too long");
+  }
+  [[noreturn]] static void refuse(const std::string& why) {
+    throw Error(ErrorCode::kTransport, "a message makes no sense: " + why);
+  }
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+void put_shape(Writer& writer, const ClusterShape& shape) {
+  for (const int count : {shape.num_moe_layers(), shape.num_logical_experts(),
+                          shape.num_expert_groups(), shape.num_ranks()})
+    writer.put<std::int32_t>(count);
+  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
+    writer.put<std::int32_t>(shape.slots_per_rank(rank));
+    writer.put<std::int32_t>(shape.node_of_rank(rank));
+  }
+}
+
+ClusterShape take_shape(Reader& reader) {
+  ShapeOptions options;
+  options.num_moe_layers = reader.take<std::int32_t>();
+  options.num_logical_experts = reader.take<std::int32_t>();
+  options.num_expert_groups = reader.take<std::int32_t>();
+  options.num_ranks = reader.take<std::int32_t>();
+  for (int rank = 0; rank < options.num_ranks; ++rank) {
+    options.slots_per_rank.push_back(reader.take<std::int32_t>());
+    options.node_of_rank.push_back(reader.take<std::int32_t>());
+  }
+  return ClusterShape(options);
+}
+
+void put_config(Writer& writer, const PlannerConfig& config) {
+  writer.put<std::uint64_t>(config.policy.size());
+  writer.put_all(std::span<const char>(config.policy));
+  writer.put<std::int32_t>(config.max_moves_per_layer);
+  writer.put(config.imbalance_trigger);
+  writer.put(config.min_gain);
+  writer.put(config.window_assignments);
+}
+
+PlannerConfig take_config(Reader& reader) {
+  PlannerConfig config;
+  const auto name = reader.take_bytes(reader.take<std::uint64_t>());
+  config.policy.assign(reinterpret_cast<const char*>(name.data()), name.size());
+  config.max_moves_per_layer = reader.take<std::int32_t>();
+  config.imbalance_trigger = reader.take<double>();
+  config.min_gain = reader.take<double>();
+  config.window_assignments = reader.take<std::int64_t>();
+  return config;
+}
+
+bool same_layer(const ServedState& a, const ServedState& b, int layer) {
+  const auto at = static_cast<std::size_t>(layer);
+  return std::ranges::equal(a.placement.layer(layer), b.placement.layer(layer)) &&
+         a.shares[at] == b.shares[at];
+}
+
+}  // namespace
+
+Bytes encode_restart(const ClusterShape& shape, const PlannerConfig& config,
+                     const ServedState& served) {
+  Bytes state(state_message_bytes(shape));
+  if (encode_state(served, shape, state) != state.size())
+    throw Error(ErrorCode::kInvalidArgument,
+                "what is served is of another shape than the planner's");
+  Writer writer;
+  put_shape(writer, shape);
+  put_config(writer, config);
+  writer.put_all(std::span<const std::byte>(state));
+  return writer.take();
+}
+
+Restart decode_restart(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  const ClusterShape shape = take_shape(reader);
+  PlannerConfig config = take_config(reader);
+  ServedState served;
+  decode_state(reader.rest(), shape, served).throw_if_failed();
+  return {shape, std::move(config), std::move(served)};
+}
+
+Bytes encode_served(const ServedState& before, const ServedState& after, bool rebalancing) {
+  Writer writer;
+  writer.put<std::uint8_t>(rebalancing ? 1 : 0);
+  for (int layer = 0; layer < after.placement.num_moe_layers(); ++layer) {
+    if (same_layer(before, after, layer)) continue;
+    writer.put<std::int32_t>(layer);
+    writer.put_all(after.placement.layer(layer));
+    writer.put_all(std::span<const std::uint32_t>(after.shares[static_cast<std::size_t>(layer)]));
+  }
+  return writer.take();
+}
+
+bool decode_served(std::span<const std::byte> bytes, ServedState& served) {
+  Reader reader(bytes);
+  const bool rebalancing = reader.take<std::uint8_t>() != 0;
+  while (!reader.rest().empty()) {
+    const auto layer = reader.take<std::int32_t>();
+    if (layer < 0 || layer >= served.placement.num_moe_layers())
+      Reader::refuse("layer " + std::to_string(layer) + " is served");
+    reader.take_all(served.placement.layer(layer));
+    reader.take_all(std::span(served.shares[static_cast<std::size_t>(layer)]));
+  }
+  return rebalancing;
+}
+
+Bytes encode_observe(std::uint64_t step, const ExpertLoad& load) {
+  Writer writer;
+  writer.put(step);
+  for (int layer = 0; layer < load.num_moe_layers(); ++layer) writer.put_all(load.layer(layer));
+  return writer.take();
+}
+
+Observe decode_observe(std::span<const std::byte> bytes, const ClusterShape& shape) {
+  Reader reader(bytes);
+  Observe observe{reader.take<std::uint64_t>(),
+                  ExpertLoad(shape.num_moe_layers(), shape.num_logical_experts())};
+  for (int layer = 0; layer < shape.num_moe_layers(); ++layer)
+    reader.take_all(observe.load.layer(layer));
+  reader.end();
+  return observe;
+}
+
+Bytes encode_observed(const Observed& observed) {
+  Writer writer;
+  writer.put(observed.step);
+  writer.put<std::uint8_t>(observed.wants_rebalance ? 1 : 0);
+  return writer.take();
+}
+
+Observed decode_observed(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  Observed observed;
+  observed.step = reader.take<std::uint64_t>();
+  observed.wants_rebalance = reader.take<std::uint8_t>() != 0;
+  reader.end();
+  return observed;
+}
+
+Bytes encode_generation(const GenerationId& generation, std::span<const std::byte> rest) {
+  Writer writer;
+  writer.put(generation.membership);
+  writer.put(generation.step);
+  writer.put_all(rest);
+  return writer.take();
+}
+
+GenerationId decode_generation(std::span<const std::byte> bytes, std::span<const std::byte>& rest) {
+  Reader reader(bytes);
+  GenerationId generation;
+  generation.membership = reader.take<std::uint32_t>();
+  generation.step = reader.take<std::uint64_t>();
+  rest = reader.rest();
+  return generation;
+}
+
+std::size_t most_answer_bytes(const ClusterShape& shape) {
+  constexpr std::size_t kGeneration = sizeof(std::uint32_t) + sizeof(std::uint64_t);
+  return kGeneration + std::max(kMostText, plan_message_capacity(shape));
+}
+
+std::string printable(std::span<const std::byte> text) {
+  std::string line;
+  for (const std::byte byte : text.first(std::min(text.size(), kMostText))) {
+    const auto letter = static_cast<unsigned char>(byte);
+    line += std::isprint(letter) != 0 ? static_cast<char>(letter) : '?';
+  }
+  return line;
+}
+
+}  // namespace swiftbalancer::planner_messages
