@@ -82,8 +82,7 @@ class RunView {
 // The better of both planners with all moves allowed, layer by layer, from the placement served at
 // the start.
 std::vector<OverLayers> make_hindsight(const RunView& view, const ClusterShape& shape,
-                                       const std::vector<Window>& windows) {
-  const Placement start = Placement::initial(shape);
+                                       const Placement& start, const std::vector<Window>& windows) {
   const auto eplb = make_policy("eplb"), swift = make_policy("swift");
   std::vector<OverLayers> hindsight;
   for (const Window& window : windows) {
@@ -200,7 +199,8 @@ Comparison compare(std::span<const RunRecord> runs, std::int64_t window_assignme
   result.window_assignments = window_assignments;
   result.windows = make_windows(runs.front(), window_assignments);
   mark_settled(result.windows, runs.front().traffic.segments);
-  result.hindsight = make_hindsight(RunView(runs.front(), shape), shape, result.windows);
+  result.hindsight =
+      make_hindsight(RunView(runs.front(), shape), shape, runs.front().initial, result.windows);
   result.hindsight_mean_over_windows = mean_over(result.hindsight, result.windows, false);
   result.hindsight_mean_after_switch = mean_over(result.hindsight, result.windows, true);
   for (const RunRecord& run : runs) {

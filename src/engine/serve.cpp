@@ -52,6 +52,8 @@ RunPlan make_plan(const ServeOptions& options) {
   plan.shape_options.num_slots = model.num_logical_experts + options.num_redundant_experts;
   plan.shape_options.num_nodes = options.num_nodes;
   plan.shape = std::make_unique<ClusterShape>(plan.shape_options);
+  plan.initial = options.placement.value_or(Placement::initial(*plan.shape));
+  validate(plan.initial, *plan.shape);
   plan.traffic = make_traffic(options.traffic, model);
   if (options.device == DeviceKind::kTimed) plan.hardware = load_hardware_profile(options.hardware);
   plan.cores = allowed_cores();
@@ -83,6 +85,7 @@ RunRecord describe(const RunPlan& plan, bool gated) {
   run.model = plan.model->info();
   for (const auto& part : plan.model->expert_parts(0, 0)) run.expert_bytes += part.size();
   run.shape = plan.shape_options;
+  run.initial = plan.initial;
   run.traffic = plan.traffic;
   run.policy = plan.options.balancer.policy;
   run.gated = gated;

@@ -22,6 +22,7 @@ RunRecord run_of(const std::string& policy, bool answered) {
   run.shape.num_logical_experts = 4;
   run.shape.num_ranks = 2;
   run.shape.num_slots = 4;
+  run.initial = Placement::initial(ClusterShape(run.shape));
   run.traffic.requests.resize(1);
   run.traffic.segments = {{"python", 1}, {"man_zh", 31}};
   run.outputs = {{65}};

@@ -21,6 +21,7 @@ RunRecord plan() {
   RunRecord run;
   run.model.top_k = 1;
   run.shape = shape_options();
+  run.initial = Placement::initial(ClusterShape(run.shape));
   run.traffic.requests.resize(2);
   return run;
 }
