@@ -22,7 +22,8 @@ struct RunPlan {
   ServeOptions options;
   std::unique_ptr<Model> model;
   std::unique_ptr<ClusterShape> shape;
-  Placement initial;  ///< Served from the first step on.
+  Placement initial;        ///< Served from the first step on.
+  bool warm_start = false;  ///< It comes from a file.
   ShapeOptions shape_options;
   Traffic traffic;
   HardwareProfile hardware;  ///< With a timed device.

@@ -118,8 +118,10 @@ struct RunRecord {
   std::string model_folder;
   ModelInfo model;
   std::size_t expert_bytes = 0;
-  ShapeOptions shape;  ///< Enough to build the ClusterShape again.
-  Placement initial;   ///< Served from the first step on.
+  ShapeOptions shape;       ///< Enough to build the ClusterShape again.
+  Placement initial;        ///< Served from the first step on.
+  bool warm_start = false;  ///< It came from a file.
+  std::string transport;    ///< As the tool names it.
   Traffic traffic;
   std::string policy;
   bool gated = false;

@@ -41,6 +41,8 @@ class RunControl {
   virtual int fd() const = 0;
   /// Called when fd() is readable. @returns the modes asked for, in order.
   virtual std::vector<BalancingMode> take_modes() = 0;
+  /// @param run with what is going to run.
+  virtual void on_start(const RunRecord& run) = 0;
   virtual void on_snapshot(const RunSnapshot& snapshot) = 0;
 };
 

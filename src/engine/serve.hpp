@@ -4,12 +4,10 @@
 
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include <swiftbalancer/balancer.hpp>
-#include <swiftbalancer/placement.hpp>
 
 #include "engine/record.hpp"
 #include "engine/run_control.hpp"
@@ -33,8 +31,8 @@ struct ServeOptions {
   TrafficOptions traffic;
   BalancerConfig balancer;                  ///< policy, packets, staging, install mode, deadline.
   BalancingMode mode = BalancingMode::kOn;  ///< Asked for at the start.
-  std::optional<Placement> placement;       ///< Served from the first step on; none: the plainest.
-  RunControl* control = nullptr;            ///< Whoever watches and steers the run; outlives it.
+  std::string placement_file;     ///< If there is such a file, it is served from the first step on.
+  RunControl* control = nullptr;  ///< Whoever watches and steers the run; outlives it.
   bool verify_slots =
       false;  ///< After every commit, compare the bytes of all changed slots with the checkpoint.
   std::function<void(std::uint64_t step, std::uint64_t total_steps, const std::string& line)>

@@ -8,9 +8,14 @@
 
 #include "engine/run_control.hpp"
 #include "engine_serve/support.hpp"
+#include "io/placement_file.hpp"
+#include "io/temporary_folder.hpp"
 
 namespace swiftbalancer::engine::testing {
 namespace {
+
+using swiftbalancer::testing::TemporaryFolder;
+using ::testing::HasSubstr;
 
 // Keeps the snapshots, and asks for a mode once it has seen `ask_after` of them.
 class Watcher final : public RunControl {
@@ -23,6 +28,7 @@ class Watcher final : public RunControl {
     EXPECT_EQ(read(pipe_.read.get(), &byte, 1), 1);
     return {mode_};
   }
+  void on_start(const RunRecord& run) override { initial = run.initial; }
   void on_snapshot(const RunSnapshot& snapshot) override {
     snapshots.push_back(snapshot);
     if (snapshots.size() == ask_after_) {
@@ -30,6 +36,7 @@ class Watcher final : public RunControl {
     }
   }
   std::vector<RunSnapshot> snapshots;
+  Placement initial;
 
  private:
   Pipe pipe_;
@@ -89,7 +96,7 @@ TEST_P(Control, SnapshotsAddUpToTheRecordOfTheRun) {
                        [](const GenerationRecord& g) { return g.finished_step != 0; })));
   ASSERT_GT(commits.size(), 0U);
   ASSERT_EQ(commits.size(), run.commits.size());
-  EXPECT_EQ(placement_after(run.initial, commits), placement_after(run.initial, run.commits));
+  EXPECT_EQ(placement_after(watcher.initial, commits), placement_after(run.initial, run.commits));
   const auto moves = std::accumulate(run.commits.begin(), run.commits.end(), std::uint64_t{0},
                                      [](std::uint64_t sum, const CommitRecord& c) {
                                        return sum + static_cast<std::uint64_t>(c.moves);
@@ -117,12 +124,44 @@ TEST_P(Control, AGivenPlacementIsServedFromTheFirstStepOn) {
   const RunRecord cold = serve(options);
   options.balancer.policy = "static";
   options.verify_slots = true;
-  options.placement = placement_after(cold.initial, cold.commits);
-  ASSERT_NE(*options.placement, cold.initial);
+  const TemporaryFolder folder;
+  options.placement_file = folder.file("placement.json");
+  EXPECT_FALSE(cold.warm_start);
+  io::PlacementFile file{cold.shape, placement_after(cold.initial, cold.commits), {}};
+  ASSERT_NE(file.placement, cold.initial);
+  folder.write("placement.json", io::format_placement(file));
   const RunRecord warm = serve(options);
-  EXPECT_EQ(warm.initial, *options.placement);
+  EXPECT_TRUE(warm.warm_start);
+  EXPECT_EQ(warm.initial, file.placement);
   EXPECT_EQ(warm.outputs, cold.outputs);
   EXPECT_TRUE(warm.commits.empty());
+}
+
+TEST(WarmStart, RefusesThePlacementOfAnotherCluster) {
+  const TemporaryFolder folder;
+  ServeOptions options = small_run(4);
+  options.placement_file = folder.file("placement.json");
+  const auto message = [&](ShapeOptions shape) -> std::string {
+    const io::PlacementFile file{shape, Placement::initial(ClusterShape(shape)), {}};
+    folder.write("placement.json", io::format_placement(file));
+    try {
+      serve(options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  ShapeOptions shape = {
+      .num_moe_layers = 6, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80};
+  EXPECT_THAT(message(shape), HasSubstr("num_ranks 8, this run has 4"));
+  shape.num_ranks = 4;
+  shape.num_moe_layers = 58;
+  EXPECT_THAT(message(shape), HasSubstr("num_moe_layers 58, this run has"));
+  shape.num_moe_layers = 6;
+  shape.num_slots = 72;
+  EXPECT_THAT(message(shape), HasSubstr("num_slots 72, this run has 80"));
+  folder.write("placement.json", "{}");
+  EXPECT_THROW(serve(options), Error);
 }
 
 }  // namespace
