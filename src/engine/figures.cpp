@@ -156,6 +156,16 @@ void add_rank_loads(const RunRecord& run, const RunView& view, const std::vector
   figures.after = view.loads(windows[std::min(at_answer + kSettledFrom, windows.size() - 1)]);
 }
 
+double achieved(const GenerationRecord& generation, const std::vector<Window>& windows,
+                const std::vector<OverLayers>& imbalance) {
+  const auto first = std::find_if(windows.begin(), windows.end(), [&](const Window& window) {
+    return window.first_step >= generation.finished_step;
+  });
+  if (generation.result != "committed" || generation.finished_step == 0 || first == windows.end())
+    return std::numeric_limits<double>::quiet_NaN();
+  return imbalance[static_cast<std::size_t>(first - windows.begin())].mean_over_layers;
+}
+
 RunFigures make_figures(const RunRecord& run, const ClusterShape& shape,
                         const std::vector<Window>& windows) {
   const RunView view(run, shape);
@@ -171,6 +181,8 @@ RunFigures make_figures(const RunRecord& run, const ClusterShape& shape,
     figures.moves += commit.moves;
     figures.migrated_bytes += commit.bytes;
   }
+  for (const GenerationRecord& generation : run.generations)
+    figures.achieved.push_back(achieved(generation, windows, figures.imbalance_per_window));
   add_virtual_times(run, windows, figures);
   add_rank_loads(run, view, windows, figures);
   return figures;
