@@ -137,6 +137,25 @@ TEST_P(Control, AGivenPlacementIsServedFromTheFirstStepOn) {
   EXPECT_TRUE(warm.commits.empty());
 }
 
+TEST(WarmStart, OfTheSameTrafficMovesNothing) {
+  const TemporaryFolder folder;
+  ServeOptions options = small_run(4);
+  options.traffic.domains = {"python"};
+  options.traffic.steps_per_segment = 100;
+  options.traffic.arrivals_per_step = 2;
+  options.balancer.policy = "swift";
+  options.placement_file = folder.file("placement.json");
+  const auto moves = [](const RunRecord& run) {
+    return std::accumulate(run.commits.begin(), run.commits.end(), 0,
+                           [](int sum, const CommitRecord& c) { return sum + c.moves; });
+  };
+  const RunRecord cold = serve(options);
+  ASSERT_GT(moves(cold), 0);
+  folder.write("placement.json",
+               io::format_placement({cold.shape, placement_after(cold.initial, cold.commits), {}}));
+  EXPECT_EQ(moves(serve(options)), 0);
+}
+
 TEST(WarmStart, RefusesThePlacementOfAnotherCluster) {
   const TemporaryFolder folder;
   ServeOptions options = small_run(4);
