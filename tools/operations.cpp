@@ -145,7 +145,7 @@ std::string Operations::health_json() const {
                                  {"moves", balancing.moves},
                                  {"migrated_bytes", balancing.migrated_bytes},
                                  {"plan_step", balancing.plan_step}};
-  return json.dump();
+  return json.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
 }  // namespace swiftbalancer::tool

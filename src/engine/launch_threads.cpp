@@ -112,6 +112,8 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
     last_step = std::max(last_step, step);
     progress(last_step, line);
   };
+  std::vector<FrameReader> notices;  // outlive the ranks: one that is done can still be told
+  for (int rank = 0; rank < num_ranks; ++rank) notices.push_back(desk.connect(rank));
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < num_ranks; ++rank) {
     RankContext context;
@@ -119,8 +121,8 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
     context.exchange = std::move(exchanges[static_cast<std::size_t>(rank)]);
     context.balancer = std::move(balancers[static_cast<std::size_t>(rank)]);
     context.deliver = [&collector](const RankRecord& record) { collector.deliver(record); };
-    const auto notices = std::make_shared<FrameReader>(desk.connect(rank));
-    context.receive = [notices](const FrameHandler& handle) { notices->read(handle); };
+    context.receive = [&from = notices[static_cast<std::size_t>(rank)]](
+                          const FrameHandler& handle) { from.read(handle); };
     if (plan.options.control != nullptr) {
       context.snapshot = [&frames](const RankSnapshot& snapshot) {
         frames->write({.kind = FrameKind::kSnapshot}, encode(snapshot));

@@ -34,6 +34,7 @@ struct RunSnapshot {
   std::vector<GenerationRecord> generations;  ///< Ended since the last snapshot.
 };
 
+/// Its functions do not throw.
 class RunControl {
  public:
   virtual ~RunControl() = default;
