@@ -26,6 +26,7 @@ class Command {
                    const std::string& command_line) = 0;
 };
 
+std::unique_ptr<Command> make_control_command();
 std::unique_ptr<Command> make_serve_command();
 std::unique_ptr<Command> make_plan_command();
 std::unique_ptr<Command> make_inspect_command();

@@ -39,11 +39,14 @@ void add_setting(CLI::App& app, const Setting& setting, Typed& typed) {
   const std::string value = setting.text();
   const std::string help =
       setting.help + " (" + setting.allowed + (value.empty() ? ")" : "; default " + value + ")");
-  app.add_option_function<std::string>(
-         flag, [&typed, key = setting.key](const std::string& text) { typed.values[key] = text; },
-         help)
-      ->type_name("")
-      ->take_last();
+  CLI::Option* option =
+      app.add_option_function<std::string>(
+             flag,
+             [&typed, key = setting.key](const std::string& text) { typed.values[key] = text; },
+             help)
+          ->type_name("")
+          ->take_last();
+  if (setting.operand) option->required();
 }
 
 void add_command(CLI::App& app, Entry& entry) {
@@ -95,10 +98,11 @@ int main_checked(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer("Each subcommand has its own --help with examples.");
 
-  std::array<Entry, 3> entries;
+  std::array<Entry, 4> entries;
   entries[0].command = make_serve_command();
   entries[1].command = make_plan_command();
   entries[2].command = make_inspect_command();
+  entries[3].command = make_control_command();
   for (Entry& entry : entries) add_command(app, entry);
 
   const std::string_view first = argc > 1 ? argv[1] : "-";
@@ -106,7 +110,7 @@ int main_checked(int argc, char** argv) {
         return entry.command->name() == first;
       })) {
     return fail("unknown subcommand '" + std::string(first) +
-                    "'; the subcommands are: serve, plan, inspect",
+                    "'; the subcommands are: serve, plan, inspect, control",
                 2);
   }
   try {

@@ -16,6 +16,7 @@
 #include "engine/run_json.hpp"
 #include "observe/files.hpp"
 #include "observe/report.hpp"
+#include "operations.hpp"
 #include "output_folder.hpp"
 #include "progress.hpp"
 #include "runtime/planner_child.hpp"
@@ -57,14 +58,19 @@ class ServeCommand final : public Command {
     declare_ranks(settings);
     declare_traffic(settings);
     declare_balancer(settings);
+    declare_operations(settings);
   }
 
   void run(const Settings& settings, const std::string&, const std::string& command_line) override {
     complete_options();
     const std::vector<BalancerConfig> runs = plan_runs();
     check_output_folder(out_, {"run.json", "report.html"});
+    check_placement_file(runs);
 
     Progress progress(quiet_);
+    operations_.mode = static_cast<BalancingMode>(mode_);
+    Operations operations(operations_);
+    if (!operations.metrics_address().empty()) say("metrics: " + operations.metrics_address());
     std::vector<engine::RunRecord> records;
     for (const BalancerConfig& balancer : runs) {
       engine::ServeOptions options = options_;
@@ -73,11 +79,10 @@ class ServeCommand final : public Command {
                              const std::string& line) {
         progress.report(balancer.policy, step, total_steps, line);
       };
-      options.notice = [](const std::string& line) {
-        fmt::print("{}\n", line);
-        std::fflush(stdout);
-      };
-      records.push_back(engine::serve(options));
+      options.notice = say;
+      options.mode = operations.mode();
+      options.control = &operations;
+      records.push_back(serve_and_save(options, operations));
       progress.finish();
     }
     const engine::Comparison comparison =
@@ -92,6 +97,47 @@ class ServeCommand final : public Command {
   }
 
  private:
+  // At once: others read it while the run goes on.
+  static void say(const std::string& line) {
+    fmt::print("{}\n", line);
+    std::fflush(stdout);
+  }
+
+  // However the run ends, the next one can start from what was served last.
+  static engine::RunRecord serve_and_save(const engine::ServeOptions& options,
+                                          const Operations& operations) {
+    try {
+      engine::RunRecord run = engine::serve(options);
+      operations.save_placement();
+      return run;
+    } catch (const Error&) {
+      operations.save_placement();
+      throw;
+    }
+  }
+
+  void check_placement_file(const std::vector<BalancerConfig>& runs) {
+    if (options_.placement_file.empty()) return;
+    check_output_file(options_.placement_file);
+    if (runs.size() == 1) return;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--placement goes with one policy, there are {}: each would start from "
+                            "what the one before has left; serve once for each",
+                            runs.size()));
+  }
+
+  void declare_operations(Settings& settings) {
+    settings.integer("metrics", operations_.metrics_port, -1, 65'535,
+                     "Port of 127.0.0.1 for Prometheus metrics; 0: any that is free, -1: none");
+    settings.text("control", operations_.control_path,
+                  "Path for a socket by which `swiftbalancer control` steers the run");
+    settings.choice(
+        "mode", mode_words(), [this](std::size_t i) { mode_ = i; }, [this] { return mode_; },
+        "Balancing at the start; plan-only: says what it would do and moves nothing");
+    settings.text("placement", options_.placement_file,
+                  "Placement file: served from the start if it exists, written at the end");
+  }
+
   void declare_ranks(Settings& settings) {
     settings.integer("num_ranks", options_.num_ranks, 1, 256, "Ranks");
     settings.integer("num_redundant_experts", options_.num_redundant_experts, 0, 1'000'000,
@@ -214,6 +260,7 @@ class ServeCommand final : public Command {
           ((folder.has_filename() ? folder : folder.parent_path()).parent_path() / "prompts.json")
               .string();
     }
+    operations_.placement_file = options_.placement_file;
     options_.balancer.staging_bytes = static_cast<std::size_t>(staging_bytes_);
     options_.balancer.deadline = std::chrono::milliseconds(deadline_ms_);
     options_.balancer.planner_deadline = std::chrono::milliseconds(planner_deadline_ms_);
@@ -249,6 +296,8 @@ class ServeCommand final : public Command {
   }
 
   engine::ServeOptions options_;
+  Operations::Options operations_;
+  std::size_t mode_ = 0;
   std::string out_ = "out";
   std::vector<std::string> policies_;
   bool stress_ = false;

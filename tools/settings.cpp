@@ -139,6 +139,13 @@ void Settings::choice(std::string key, std::vector<std::string> words,
   settings_.push_back(std::move(setting));
 }
 
+void Settings::operand_choice(std::string key, std::vector<std::string> words,
+                              std::function<void(std::size_t)> set,
+                              std::function<std::size_t()> get, std::string help) {
+  choice(std::move(key), std::move(words), std::move(set), std::move(get), std::move(help));
+  settings_.back().operand = true;
+}
+
 void Settings::assign(Setting& setting, const std::string& value, const std::string& where) {
   if (!setting.set(value)) {
     throw Error(ErrorCode::kInvalidArgument,
@@ -152,7 +159,12 @@ bool Settings::given(std::string_view key) const {
       settings_, [key](const Setting& setting) { return setting.key == key && setting.given; });
 }
 
+std::string Settings::text_of(std::string_view key) const {
+  return std::ranges::find(settings_, key, &Setting::key)->text();
+}
+
 std::string flag_of(const Setting& setting) {
+  if (setting.operand) return setting.key;
   std::string flag = "--" + setting.key;
   std::ranges::replace(flag, '_', '-');
   return flag;

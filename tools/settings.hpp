@@ -22,6 +22,7 @@ struct Setting {
   std::function<bool(const std::string& text)> set;
   std::function<std::string()> text;  ///< Current value.
   bool given = false;                 ///< In the file or on the command line.
+  bool operand = false;               ///< A word without a flag on the command line, required.
 };
 
 class Settings {
@@ -40,6 +41,11 @@ class Settings {
   void choice(std::string key, std::vector<std::string> words, std::function<void(std::size_t)> set,
               std::function<std::size_t()> get, std::string help);
 
+  /// As choice, but an operand.
+  void operand_choice(std::string key, std::vector<std::string> words,
+                      std::function<void(std::size_t)> set, std::function<std::size_t()> get,
+                      std::string help);
+
   /// @param where "--num-ranks" or "file.yaml:3: num_ranks", for the message.
   /// @throws Error kInvalidArgument: where, the value, what is allowed.
   void assign(Setting& setting, const std::string& value, const std::string& where);
@@ -48,6 +54,8 @@ class Settings {
   ///         YAML, unknown or repeated key, wrong type or value.
   void load(const std::string& path);
   bool given(std::string_view key) const;
+  /// Current value of a setting that is declared.
+  std::string text_of(std::string_view key) const;
   /// All values by key, a JSON object.
   std::string to_json() const;
   std::vector<Setting>& all() noexcept { return settings_; }

@@ -6,20 +6,20 @@ namespace swiftbalancer::engine {
 
 void BalancerLog::add(std::uint64_t step, std::span<const BalancerEvent> events) {
   for (const BalancerEvent& event : events) {
-    GenerationRecord& record = generation(event.generation);
+    const std::size_t index = generation(event.generation);
+    GenerationRecord& record = generations_[index];
     switch (event.kind) {
       case BalancerEventKind::kOpened:
         break;
       case BalancerEventKind::kAdopted:
         record.adopted_step = step;
-        record.moves = event.plan->moves;
-        record.bytes = event.plan->moves * expert_bytes_;
-        record.imbalance_before = event.plan->imbalance_before;
-        record.imbalance_after = event.plan->imbalance_after;
+        describe(*event.plan, record);
         break;
       case BalancerEventKind::kClosed:
-        record.finished_step = step;
+        // In plan-only mode this is all that a plan comes to.
+        if (event.plan != nullptr) describe(*event.plan, record);
         record.result = to_string(event.reason);
+        end(index, step);
         break;
       case BalancerEventKind::kCommitted:
         add_commit(step, event);
@@ -29,10 +29,25 @@ void BalancerLog::add(std::uint64_t step, std::span<const BalancerEvent> events)
         if (record.result.empty()) record.result = to_string(event.reason);
         break;
       case BalancerEventKind::kRetired:
-        record.finished_step = step;
+        end(index, step);
         break;
     }
   }
+}
+
+void BalancerLog::describe(const MigrationPlan& plan, GenerationRecord& record) const {
+  record.moves = plan.moves;
+  record.bytes = plan.moves * expert_bytes_;
+  record.imbalance_before = plan.imbalance_before;
+  record.imbalance_after = plan.imbalance_after;
+}
+
+void BalancerLog::end(std::size_t generation, std::uint64_t step) {
+  GenerationRecord& record = generations_[generation];
+  record.finished_step = step;
+  record.seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - opened_[generation]).count();
+  ended_.push_back(generation);
 }
 
 void BalancerLog::add_commit(std::uint64_t step, const BalancerEvent& event) {
@@ -54,14 +69,15 @@ void BalancerLog::add_commit(std::uint64_t step, const BalancerEvent& event) {
 }
 
 // The last two generations are the only ones that events still name.
-GenerationRecord& BalancerLog::generation(const GenerationId& id) {
+std::size_t BalancerLog::generation(const GenerationId& id) {
   const auto found =
       std::find_if(generations_.rbegin(), generations_.rend(),
                    [&](const GenerationRecord& record) { return record.opened_step == id.step; });
-  if (found != generations_.rend()) return *found;
-  GenerationRecord& record = generations_.emplace_back();
-  record.opened_step = id.step;
-  return record;
+  if (found != generations_.rend())
+    return static_cast<std::size_t>(generations_.rend() - found) - 1;
+  generations_.emplace_back().opened_step = id.step;
+  opened_.push_back(std::chrono::steady_clock::now());
+  return generations_.size() - 1;
 }
 
 }  // namespace swiftbalancer::engine

@@ -2,6 +2,7 @@
 // Keeps the balancer's events of a run as records: commits and the life of each generation. Engine
 // thread of one rank.
 
+#include <chrono>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -20,15 +21,21 @@ class BalancerLog {
   void add(std::uint64_t step, std::span<const BalancerEvent> events);
   const std::vector<CommitRecord>& commits() const noexcept { return commits_; }
   const std::vector<GenerationRecord>& generations() const noexcept { return generations_; }
+  /// Indices into generations() of those that ended, in the order in which they did.
+  const std::vector<std::size_t>& ended() const noexcept { return ended_; }
 
  private:
+  void describe(const MigrationPlan& plan, GenerationRecord& record) const;
   void add_commit(std::uint64_t step, const BalancerEvent& event);
-  GenerationRecord& generation(const GenerationId& id);
+  std::size_t generation(const GenerationId& id);
+  void end(std::size_t generation, std::uint64_t step);
 
   const ClusterShape& shape_;
   std::int64_t expert_bytes_;
   std::vector<CommitRecord> commits_;
   std::vector<GenerationRecord> generations_;
+  std::vector<std::chrono::steady_clock::time_point> opened_;  // by generation
+  std::vector<std::size_t> ended_;
 };
 
 }  // namespace swiftbalancer::engine

@@ -82,8 +82,7 @@ class RunView {
 // The better of both planners with all moves allowed, layer by layer, from the placement served at
 // the start.
 std::vector<OverLayers> make_hindsight(const RunView& view, const ClusterShape& shape,
-                                       const std::vector<Window>& windows) {
-  const Placement start = Placement::initial(shape);
+                                       const Placement& start, const std::vector<Window>& windows) {
   const auto eplb = make_policy("eplb"), swift = make_policy("swift");
   std::vector<OverLayers> hindsight;
   for (const Window& window : windows) {
@@ -157,6 +156,16 @@ void add_rank_loads(const RunRecord& run, const RunView& view, const std::vector
   figures.after = view.loads(windows[std::min(at_answer + kSettledFrom, windows.size() - 1)]);
 }
 
+double achieved(const GenerationRecord& generation, const std::vector<Window>& windows,
+                const std::vector<OverLayers>& imbalance) {
+  const auto first = std::find_if(windows.begin(), windows.end(), [&](const Window& window) {
+    return window.first_step >= generation.finished_step;
+  });
+  if (generation.result != "committed" || generation.finished_step == 0 || first == windows.end())
+    return std::numeric_limits<double>::quiet_NaN();
+  return imbalance[static_cast<std::size_t>(first - windows.begin())].mean_over_layers;
+}
+
 RunFigures make_figures(const RunRecord& run, const ClusterShape& shape,
                         const std::vector<Window>& windows) {
   const RunView view(run, shape);
@@ -172,6 +181,8 @@ RunFigures make_figures(const RunRecord& run, const ClusterShape& shape,
     figures.moves += commit.moves;
     figures.migrated_bytes += commit.bytes;
   }
+  for (const GenerationRecord& generation : run.generations)
+    figures.achieved.push_back(achieved(generation, windows, figures.imbalance_per_window));
   add_virtual_times(run, windows, figures);
   add_rank_loads(run, view, windows, figures);
   return figures;
@@ -200,7 +211,8 @@ Comparison compare(std::span<const RunRecord> runs, std::int64_t window_assignme
   result.window_assignments = window_assignments;
   result.windows = make_windows(runs.front(), window_assignments);
   mark_settled(result.windows, runs.front().traffic.segments);
-  result.hindsight = make_hindsight(RunView(runs.front(), shape), shape, result.windows);
+  result.hindsight =
+      make_hindsight(RunView(runs.front(), shape), shape, runs.front().initial, result.windows);
   result.hindsight_mean_over_windows = mean_over(result.hindsight, result.windows, false);
   result.hindsight_mean_after_switch = mean_over(result.hindsight, result.windows, true);
   for (const RunRecord& run : runs) {

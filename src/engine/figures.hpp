@@ -37,6 +37,9 @@ struct RunFigures {
   double tokens_per_virtual_second = 0.0;  ///< Of the named model: tokens times token_scale.
   std::int64_t moves = 0;
   std::int64_t migrated_bytes = 0;
+  std::vector<double>
+      achieved;  ///< By generation: imbalance, mean over layers, of the first window
+                 ///< that begins after it was committed. NaN: there was none.
   RankLoads first_window, last_window;
   RankLoads before, after;  ///< Around the first answer to a switch of domain.
 };

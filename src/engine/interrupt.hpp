@@ -1,6 +1,7 @@
 #pragma once
 // Catches SIGINT and SIGTERM while a run has child processes and shared-memory names, so that it
-// can clean up. One at a time, on the thread that waits; the earlier handlers come back at the end.
+// can clean up, and lets writing to a rank that is gone be no signal. One at a time, on the thread
+// that waits; the earlier handlers come back at the end.
 
 #include <csignal>
 
@@ -25,6 +26,7 @@ class InterruptScope {
   Pipe pipe_;
   struct sigaction old_int_ = {};
   struct sigaction old_term_ = {};
+  struct sigaction old_pipe_ = {};
 };
 
 }  // namespace swiftbalancer::engine

@@ -44,7 +44,7 @@ struct Groups {
 
 // The life of a rank's process. `released` reads as ended when the parent lets it go, or is gone.
 [[noreturn]] void child_main(const RunPlan& plan, int rank, const Groups& groups,
-                             FrameWriter& frames, int released) {
+                             FrameWriter& frames, FrameReader& notices, int released) {
   int exit_code = 0;
   try {
     RankContext context;
@@ -57,6 +57,12 @@ struct Groups {
         frames.write({.kind = FrameKind::kProgress, .step = step}, line);
       };
       context.log = [&](const std::string& line) { frames.write({.kind = FrameKind::kLog}, line); };
+    }
+    context.receive = [&](const FrameHandler& handle) { notices.read(handle); };
+    if (plan.options.control != nullptr) {
+      context.snapshot = [&](const RankSnapshot& snapshot) {
+        frames.write({.kind = FrameKind::kSnapshot}, encode(snapshot));
+      };
     }
     context.deliver = [&](const RankRecord& record) {
       frames.write({.kind = FrameKind::kRecord}, encode(record));
@@ -79,7 +85,11 @@ struct Groups {
 class Supervisor {
  public:
   Supervisor(const RunPlan& plan, const ProgressLine& progress)
-      : plan_(plan), progress_(progress), groups_(plan.shape->num_ranks()), release_(make_pipe()) {}
+      : plan_(plan),
+        progress_(progress),
+        groups_(plan.shape->num_ranks()),
+        release_(make_pipe()),
+        desk_(plan.options.control, plan.shape->num_ranks()) {}
   ~Supervisor() { kill_all(); }
 
   std::vector<RankRecord> run() {
@@ -114,6 +124,7 @@ class Supervisor {
   InterruptScope interrupt_;
   Groups groups_;
   Pipe release_;
+  ControlDesk desk_;
   std::vector<Child> children_;
   int num_running_ = 0, num_opened_ = 0, num_records_ = 0;
   std::uint64_t last_step_ = 0;
@@ -123,6 +134,7 @@ class Supervisor {
 
 void Supervisor::start(int rank) {
   Pipe pipe = make_pipe();
+  FrameReader notices = desk_.connect(rank);
   const pid_t parent = getpid();
   const pid_t pid = fork();
   if (pid < 0)
@@ -134,7 +146,7 @@ void Supervisor::start(int rank) {
     InterruptScope::ignore_in_child();
     release_.write.close();
     FrameWriter frames(std::move(pipe.write));
-    child_main(plan_, rank, groups_, frames, release_.read.get());
+    child_main(plan_, rank, groups_, frames, notices, release_.read.get());
   }
   children_.push_back({pid, FrameReader(std::move(pipe.read)), true, std::nullopt, std::nullopt});
   ++num_running_;
@@ -148,8 +160,8 @@ int Supervisor::timeout_ms() const {
 }
 
 void Supervisor::watch() {
-  std::vector<pollfd> fds{{interrupt_.fd(), POLLIN, 0}};
-  std::vector<int> ranks{-1};
+  std::vector<pollfd> fds{{interrupt_.fd(), POLLIN, 0}, {desk_.fd(), POLLIN, 0}};
+  std::vector<int> ranks{-1, -1};
   for (std::size_t rank = 0; rank < children_.size(); ++rank) {
     if (!children_[rank].running) continue;
     fds.push_back({children_[rank].frames.fd(), POLLIN, 0});
@@ -162,7 +174,8 @@ void Supervisor::watch() {
   }
   if (ready == 0) return kill_all();
   if (ready < 0) return;  // interrupted by a signal that is not ours
-  for (std::size_t i = 1; i < fds.size(); ++i) {
+  if (fds[1].revents != 0) desk_.serve();
+  for (std::size_t i = 2; i < fds.size(); ++i) {
     if (fds[i].revents == 0) continue;
     const int rank = ranks[i];
     const auto on_frame = [&](const FrameHeader& header, std::span<const std::byte> content) {
@@ -174,8 +187,9 @@ void Supervisor::watch() {
 
 void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std::byte> content) {
   Child& child = children_[static_cast<std::size_t>(rank)];
-  const std::string text(reinterpret_cast<const char*>(content.data()),
-                         header.kind == FrameKind::kRecord ? 0 : content.size());
+  const auto text = [&] {
+    return std::string(reinterpret_cast<const char*>(content.data()), content.size());
+  };
   switch (header.kind) {
     case FrameKind::kOpened:
       // Nobody needs the names any more: what dies from here on cannot leave them behind.
@@ -186,17 +200,22 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
       break;
     case FrameKind::kProgress:
       last_step_ = header.step;
-      if (progress_) progress_(last_step_, text);
+      if (progress_) progress_(last_step_, text());
       break;
     case FrameKind::kLog:
-      if (progress_) progress_(last_step_, text);
+      if (progress_) progress_(last_step_, text());
+      break;
+    case FrameKind::kSnapshot:
+      desk_.on_snapshot(content);
       break;
     case FrameKind::kRecord:
       child.record = decode_rank_record(content);
       if (++num_records_ == plan_.shape->num_ranks()) release_.write.close();
       break;
     case FrameKind::kError:
-      child.error = RankFailure{rank, header.code, text};
+      child.error = RankFailure{rank, header.code, text()};
+      break;
+    case FrameKind::kMode:  // goes the other way only
       break;
   }
 }
@@ -220,6 +239,7 @@ void Supervisor::ended(int rank) {
 }
 
 void Supervisor::fail(RankFailure failure) {
+  desk_.lose(failure.rank);
   // Peers stop waiting for it; those that are done are let go.
   groups_.exchange.mark_lost(failure.rank);
   groups_.balancer.mark_lost(failure.rank);

@@ -1,4 +1,7 @@
-// Ranks as threads of this process.
+// Ranks as threads of this process. What they tell, and are told, goes through pipes as with
+// processes, so that everything else happens on the thread that called serve().
+
+#include <poll.h>
 
 #include <algorithm>
 #include <condition_variable>
@@ -14,7 +17,9 @@ namespace {
 // Collects what the threads bring and lets those that are done go together.
 class Collector {
  public:
-  explicit Collector(int num_ranks) : records_(static_cast<std::size_t>(num_ranks)) {}
+  /// @param frames closed for good when all ranks are done.
+  Collector(int num_ranks, std::unique_ptr<FrameWriter>& frames)
+      : frames_(frames), records_(static_cast<std::size_t>(num_ranks)) {}
 
   void deliver(const RankRecord& record) {
     std::unique_lock lock(mutex_);
@@ -35,8 +40,11 @@ class Collector {
 
  private:
   void count_one() {
-    if (++done_ == records_.size()) all_done_.notify_all();
+    if (++done_ < records_.size()) return;
+    frames_.reset();
+    all_done_.notify_all();
   }
+  std::unique_ptr<FrameWriter>& frames_;
   std::mutex mutex_;
   std::condition_variable all_done_;
   std::size_t done_ = 0;  // guarded by mutex_, as all below
@@ -52,6 +60,19 @@ void run_thread(const RunPlan& plan, RankContext context, Collector& collector) 
     collector.fail({rank, error.code(), error.what()});
   } catch (const std::exception& error) {
     collector.fail({rank, ErrorCode::kInternal, error.what()});
+  }
+}
+
+// Until all ranks are done.
+void watch(ControlDesk& desk, FrameReader& frames) {
+  const auto on_frame = [&](const FrameHeader&, std::span<const std::byte> content) {
+    desk.on_snapshot(content);
+  };
+  while (true) {
+    pollfd fds[] = {{frames.fd(), POLLIN, 0}, {desk.fd(), POLLIN, 0}};
+    if (poll(fds, 2, -1) < 0) continue;  // interrupted by a signal
+    if (fds[1].revents != 0) desk.serve();
+    if (fds[0].revents != 0 && !frames.read(on_frame)) return;
   }
 }
 
@@ -79,7 +100,11 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
   const int num_ranks = plan.shape->num_ranks();
   auto exchanges = make_thread_transports(num_ranks);
   auto balancers = make_thread_transports(num_ranks);
-  Collector collector(num_ranks);
+  ControlDesk desk(plan.options.control, num_ranks);
+  Pipe pipe = make_pipe();
+  FrameReader snapshots(std::move(pipe.read));
+  auto frames = std::make_unique<FrameWriter>(std::move(pipe.write));
+  Collector collector(num_ranks, frames);
   std::mutex progress_mutex;  // lines come from rank 0's engine thread and from its worker
   std::uint64_t last_step = 0;
   const auto report = [&](std::uint64_t step, const std::string& line) {
@@ -87,6 +112,8 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
     last_step = std::max(last_step, step);
     progress(last_step, line);
   };
+  std::vector<FrameReader> notices;  // outlive the ranks: one that is done can still be told
+  for (int rank = 0; rank < num_ranks; ++rank) notices.push_back(desk.connect(rank));
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < num_ranks; ++rank) {
     RankContext context;
@@ -94,6 +121,13 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
     context.exchange = std::move(exchanges[static_cast<std::size_t>(rank)]);
     context.balancer = std::move(balancers[static_cast<std::size_t>(rank)]);
     context.deliver = [&collector](const RankRecord& record) { collector.deliver(record); };
+    context.receive = [&from = notices[static_cast<std::size_t>(rank)]](
+                          const FrameHandler& handle) { from.read(handle); };
+    if (plan.options.control != nullptr) {
+      context.snapshot = [&frames](const RankSnapshot& snapshot) {
+        frames->write({.kind = FrameKind::kSnapshot}, encode(snapshot));
+      };
+    }
     if (rank == 0 && progress) {
       context.progress = report;
       context.log = [report](const std::string& line) { report(0, line); };
@@ -103,6 +137,7 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
           run_thread(plan, std::move(*moved), collector);
         });
   }
+  watch(desk, snapshots);
   threads.clear();  // joins
   return collector.take();
 }

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "engine/record.hpp"
+#include "engine/run_control.hpp"
 
 namespace swiftbalancer::engine {
 namespace {
@@ -69,17 +70,16 @@ void merge_counts(std::span<const RankRecord> ranks, const ClusterShape& shape, 
 // Recorded = routed: under the placement of each step, the slots of every expert received what was
 // routed to it.
 void check_conservation(const ClusterShape& shape, const RunRecord& run) {
-  Placement placement = Placement::initial(shape);
+  Placement placement = run.initial;
   const auto layers = static_cast<std::size_t>(shape.num_moe_layers());
   const auto slots = static_cast<std::size_t>(shape.num_slots());
   const auto experts = static_cast<std::size_t>(shape.num_logical_experts());
   std::vector<std::uint32_t> received(experts);
   auto commit = run.commits.begin();
   for (std::uint64_t step = 1; step <= run.steps; ++step) {
-    for (; commit != run.commits.end() && commit->step == step; ++commit) {
-      std::copy(commit->placement.begin(), commit->placement.end(),
-                placement.layer(commit->moe_layer_id).begin());
-    }
+    const auto first = commit;
+    while (commit != run.commits.end() && commit->step == step) ++commit;
+    placement = placement_after(std::move(placement), {first, commit});
     for (std::size_t layer = 0; layer < layers; ++layer) {
       const std::size_t row = (step - 1) * layers + layer;
       const auto held = placement.layer(static_cast<int>(layer));
@@ -126,6 +126,7 @@ void merge_health_and_waits(const RankRecord& rank, RunRecord& run) {
   run.waits.for_copies += rank.waits.for_copies;
   run.waits.wait_ns = std::max(run.waits.wait_ns, rank.waits.wait_ns);
   run.waits.held_ns = std::max(run.waits.held_ns, rank.waits.held_ns);
+  add_balancing(rank.balancing, rank.rank == 0, run.balancing);
   run.verified_commits += rank.verified_commits;
   for (const auto& [term, ns] : rank.critical_ns) run.critical_ns[term] += ns;
   if (run.healthy && !rank.healthy) {
@@ -135,6 +136,14 @@ void merge_health_and_waits(const RankRecord& rank, RunRecord& run) {
 }
 
 }  // namespace
+
+Placement placement_after(Placement placement, std::span<const CommitRecord> commits) {
+  for (const CommitRecord& commit : commits) {
+    std::copy(commit.placement.begin(), commit.placement.end(),
+              placement.layer(commit.moe_layer_id).begin());
+  }
+  return placement;
+}
 
 void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunRecord& run) {
   check_agreement(ranks);

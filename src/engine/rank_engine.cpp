@@ -3,11 +3,13 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cstdio>
 
 #include "engine/balancer_log.hpp"
 #include "engine/exchange.hpp"
 #include "engine/scheduler.hpp"
 #include "engine/slot_memory.hpp"
+#include "engine/snapshot_maker.hpp"
 #include "engine/virtual_clock.hpp"
 
 namespace swiftbalancer::engine {
@@ -40,8 +42,7 @@ class RankEngine {
         model_(*plan.model),
         shape_(*plan.shape),
         context_(std::move(context)),
-        placement_(Placement::initial(shape_)),
-        memory_(model_, shape_, placement_, context_.rank),
+        memory_(model_, shape_, plan.initial, context_.rank),
         balancer_(shape_, balancer_config(plan, context_), std::move(context_.balancer)),
         scheduler_(model_, plan.traffic, context_.rank, shape_.num_ranks(),
                    plan.options.max_batch_tokens),
@@ -50,13 +51,16 @@ class RankEngine {
         clock_(make_device(), context_.rank) {}
 
   void run() {
+    record_.rank = context_.rank;
     std::uint64_t step = 1;
     while (begin_step(step)) {
       forward();
       clock_.head(batch_->num_yields);
       clock_.end_step(balancer_, shape_.num_moe_layers()).throw_if_failed();
       balancer_.end_step().throw_if_failed();
-      report(step++);
+      report(step);
+      receive();
+      tell(step++);
     }
     finish(step - 1);
   }
@@ -66,18 +70,20 @@ class RankEngine {
   std::unique_ptr<TimedDevice> make_device();
   bool begin_step(std::uint64_t step);
   void after_commits(std::uint64_t step);
+  void say_shadowed(std::uint64_t step, const GenerationRecord& generation) const;
   void forward();
   void run_layer(int layer);
   void keep_counts(std::span<const std::uint32_t> tokens_per_slot);
   void report(std::uint64_t step);
+  void receive();
+  void tell(std::uint64_t step);
   void finish(std::uint64_t steps);
 
   const RunPlan& plan_;
   const Model& model_;
   const ClusterShape& shape_;
   RankContext context_;
-  Placement placement_;  // served at the start
-  SlotMemory memory_;    // outlives the balancer
+  SlotMemory memory_;  // outlives the balancer
   Balancer balancer_;
   Scheduler scheduler_;
   ExpertExchange exchange_;
@@ -90,12 +96,14 @@ class RankEngine {
   std::int64_t tokens_so_far_ = 0;
   std::size_t segment_ = 0;
   RankRecord record_;
+  SnapshotMaker snapshots_;
 };
 
 // @returns bytes of one expert.
 std::size_t RankEngine::start_balancer() {
   memory_.register_with(balancer_);
-  balancer_.start(placement_);
+  balancer_.start(plan_.initial);
+  balancer_.set_mode(plan_.options.mode);
   return balancer_.expert_bytes(0);
 }
 
@@ -149,7 +157,12 @@ bool RankEngine::begin_step(std::uint64_t step) {
 void RankEngine::after_commits(std::uint64_t step) {
   const auto events = balancer_.events();
   clock_.on_events(step, events);
+  const std::size_t ended = log_.ended().size();
   log_.add(step, events);
+  if (context_.progress) {
+    for (std::size_t i = ended; i < log_.ended().size(); ++i)
+      say_shadowed(step, log_.generations()[log_.ended()[i]]);
+  }
   if (!plan_.options.verify_slots) return;
   for (const BalancerEvent& event : events) {
     if (event.kind != BalancerEventKind::kCommitted) continue;
@@ -157,6 +170,16 @@ void RankEngine::after_commits(std::uint64_t step) {
     verify_slots(model_, shape_, balancer_, context_.rank, layer).throw_if_failed();
     ++record_.verified_commits;
   }
+}
+
+void RankEngine::say_shadowed(std::uint64_t step, const GenerationRecord& generation) const {
+  if (generation.result != to_string(Reason::kPlanOnly)) return;
+  char line[160];
+  std::snprintf(line, sizeof line,
+                "plan-only: would move %d experts (%.1f MB), imbalance %.3f -> %.3f",
+                generation.moves, static_cast<double>(generation.bytes) * 1e-6,
+                generation.imbalance_before, generation.imbalance_after);
+  context_.progress(step, line);
 }
 
 void RankEngine::forward() {
@@ -212,8 +235,20 @@ void RankEngine::report(std::uint64_t step) {
                               std::to_string(moves) + " moves");
 }
 
+void RankEngine::receive() {
+  if (!context_.receive) return;
+  context_.receive([&](const FrameHeader& header, std::span<const std::byte> content) {
+    if (header.kind == FrameKind::kMode && content.size() == 1)
+      balancer_.set_mode(static_cast<BalancingMode>(content[0]));
+  });
+}
+
+void RankEngine::tell(std::uint64_t step) {
+  if (context_.snapshot && snapshots_.due(step, balancer_))
+    context_.snapshot(snapshots_.make(step, record_, log_, balancer_));
+}
+
 void RankEngine::finish(std::uint64_t steps) {
-  record_.rank = context_.rank;
   record_.steps = steps;
   record_.critical_ns = clock_.critical_ns();
   for (const Output& output : scheduler_.outputs()) {
@@ -222,12 +257,12 @@ void RankEngine::finish(std::uint64_t steps) {
   }
   record_.commits = log_.commits();
   record_.generations = log_.generations();
-  const BalancerStats& stats = balancer_.stats();
-  record_.waits = {stats.waits_for_packets, stats.waits_for_plans, stats.waits_for_copies,
-                   stats.wait_time.count(), balancer_.held_time().count()};
-  const Health health = balancer_.health();
-  record_.healthy = health.ok;
-  record_.health_reason = health.reason;
+  const RankSnapshot last = snapshots_.make(steps, record_, log_, balancer_);
+  record_.waits = last.waits;
+  record_.balancing = last.balancing;
+  record_.healthy = last.healthy;
+  record_.health_reason = last.health_reason;
+  if (context_.snapshot) context_.snapshot(last);
   context_.deliver(record_);
 }
 

@@ -11,6 +11,7 @@
 #include <swiftbalancer/shape.hpp>
 #include <swiftbalancer/transport.hpp>
 
+#include "engine/rank_pipe.hpp"
 #include "engine/record.hpp"
 #include "engine/serve.hpp"
 
@@ -21,6 +22,8 @@ struct RunPlan {
   ServeOptions options;
   std::unique_ptr<Model> model;
   std::unique_ptr<ClusterShape> shape;
+  Placement initial;        ///< Served from the first step on.
+  bool warm_start = false;  ///< It comes from a file.
   ShapeOptions shape_options;
   Traffic traffic;
   HardwareProfile hardware;  ///< With a timed device.
@@ -34,6 +37,10 @@ struct RankContext {
   std::unique_ptr<Transport> balancer;  ///< For the balancer's worker.
   std::function<void(std::uint64_t step, const std::string& line)> progress;  ///< Rank 0 only.
   std::function<void(const std::string& line)> log;  ///< Of the balancer; rank 0 only.
+  /// What the parent has sent since the last call; does not wait. Empty: it never sends anything.
+  std::function<void(const FrameHandler&)> receive;
+  /// Takes what the rank has counted so far. Empty: nobody watches.
+  std::function<void(const RankSnapshot& snapshot)> snapshot;
   /// Takes the rank's record; returns when all ranks are done. Until then this rank's transports
   /// stay open, since a closed one looks like a lost rank to those that still wait.
   std::function<void(const RankRecord& record)> deliver;

@@ -42,8 +42,7 @@ void FrameWriter::write(FrameHeader header, std::span<const std::byte> content) 
   }
 }
 
-bool FrameReader::read(
-    const std::function<void(const FrameHeader&, std::span<const std::byte>)>& handle) {
+bool FrameReader::read(const FrameHandler& handle) {
   constexpr std::size_t kChunk = std::size_t{1} << 16;
   const std::size_t held = buffer_.size();
   buffer_.resize(held + kChunk);
@@ -52,6 +51,7 @@ bool FrameReader::read(
     n = ::read(fd_.get(), buffer_.data() + held, kChunk);
   } while (n < 0 && errno == EINTR);
   buffer_.resize(held + static_cast<std::size_t>(n > 0 ? n : 0));
+  if (n < 0 && errno == EAGAIN) return true;
   if (n <= 0) return false;
   std::size_t at = 0;
   FrameHeader header;

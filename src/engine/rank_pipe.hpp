@@ -1,7 +1,7 @@
 #pragma once
-// The pipe from a rank's process to its parent: frames of a kind, a step and text or bytes. The
+// The pipes between a rank and its parent: frames of a kind, a step and text or bytes. Upwards the
 // writing end is used by the engine thread and the worker of the rank, the reading end by the
-// parent's thread.
+// parent's thread; downwards by the parent's thread and the engine thread.
 
 #include <cstddef>
 #include <cstdint>
@@ -16,11 +16,15 @@
 namespace swiftbalancer::engine {
 
 enum class FrameKind : std::uint32_t {
+  // From a rank to its parent.
   kOpened,    ///< Both transports are open.
   kProgress,  ///< A line.
   kLog,       ///< A line of the balancer.
+  kSnapshot,  ///< A RankSnapshot, now and then, if somebody watches the run.
   kRecord,    ///< The rank's record: it is done and waits to be released.
   kError,     ///< What ended the rank.
+  // From the parent to a rank.
+  kMode,  ///< The BalancingMode that the rank shall ask for, one byte.
 };
 
 struct FrameHeader {
@@ -51,11 +55,14 @@ struct Pipe {
 /// @throws Error kIo.
 Pipe make_pipe();
 
+using FrameHandler = std::function<void(const FrameHeader&, std::span<const std::byte>)>;
+
 /// Thread-safe.
 class FrameWriter {
  public:
   explicit FrameWriter(FileDescriptor fd) : fd_(std::move(fd)) {}
-  /// A parent that is gone is no error here: the rank ends by the signal that this sends it.
+  /// A reader that is gone is no error here: a rank without its parent is ended, a lost rank is
+  /// noticed by its other pipe.
   void write(FrameHeader header, std::span<const std::byte> content);
   void write(FrameHeader header, const std::string& content) {
     write(header, std::as_bytes(std::span(content)));
@@ -70,8 +77,9 @@ class FrameReader {
  public:
   explicit FrameReader(FileDescriptor fd) : fd_(std::move(fd)) {}
   int fd() const noexcept { return fd_.get(); }
-  /// Reads what is there and hands out complete frames. @returns false at the end of the pipe.
-  bool read(const std::function<void(const FrameHeader&, std::span<const std::byte>)>& handle);
+  /// Reads what is there and hands out complete frames; waits for some only where the pipe is
+  /// blocking. @returns false at the end of the pipe.
+  bool read(const FrameHandler& handle);
 
  private:
   FileDescriptor fd_;

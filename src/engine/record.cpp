@@ -11,7 +11,12 @@ template <typename Archive, typename Record>
 void visit(Archive& archive, Record& r) {
   archive(r.rank, r.code, r.error, r.steps, r.tokens, r.slot_tokens, r.routed_tokens,
           r.step_start_ns, r.critical_ns, r.output_requests, r.outputs, r.commits, r.generations,
-          r.waits, r.verified_commits, r.healthy, r.health_reason);
+          r.waits, r.balancing, r.verified_commits, r.healthy, r.health_reason);
+}
+template <typename Archive>
+void visit(Archive& archive, RankSnapshot& s) {
+  archive(s.rank, s.step, s.tokens, s.layer_tokens, s.waits, s.balancing, s.healthy,
+          s.health_reason, s.commits, s.generations);
 }
 template <typename Archive>
 void visit(Archive& archive, CommitRecord& c) {
@@ -20,7 +25,7 @@ void visit(Archive& archive, CommitRecord& c) {
 template <typename Archive>
 void visit(Archive& archive, GenerationRecord& g) {
   archive(g.opened_step, g.adopted_step, g.finished_step, g.result, g.moves, g.bytes,
-          g.imbalance_before, g.imbalance_after);
+          g.imbalance_before, g.imbalance_after, g.seconds);
 }
 
 // Both archives agree on: plain values as they lie in memory, containers with their size first.
@@ -110,22 +115,34 @@ class Reader : public Archive<Reader> {
   std::span<const std::byte> bytes_;
 };
 
-}  // namespace
-
-std::vector<std::byte> encode(const RankRecord& record) {
+template <typename Record>
+std::vector<std::byte> encoded(const Record& record) {
   Writer writer;
-  RankRecord copy = record;
+  Record copy = record;
   visit(writer, copy);
   return writer.take();
 }
 
-RankRecord decode_rank_record(std::span<const std::byte> bytes) {
+template <typename Record>
+Record decoded(std::span<const std::byte> bytes) {
   Reader reader(bytes);
-  RankRecord record;
+  Record record;
   visit(reader, record);
   if (!reader.at_end())
     throw Error(ErrorCode::kInternal, "the record of a rank is longer than it says");
   return record;
+}
+
+}  // namespace
+
+std::vector<std::byte> encode(const RankRecord& record) { return encoded(record); }
+std::vector<std::byte> encode(const RankSnapshot& snapshot) { return encoded(snapshot); }
+
+RankRecord decode_rank_record(std::span<const std::byte> bytes) {
+  return decoded<RankRecord>(bytes);
+}
+RankSnapshot decode_rank_snapshot(std::span<const std::byte> bytes) {
+  return decoded<RankSnapshot>(bytes);
 }
 
 }  // namespace swiftbalancer::engine

@@ -1,7 +1,8 @@
 #pragma once
-// What happened in a run. A RankRecord is one rank's part, sent to the parent as bytes; a RunRecord
-// is the whole, checked: every rank counted every token, and all ranks committed alike. Plain data;
-// used by serve(), figures, run.json and tests.
+// What happened in a run. A RankRecord is one rank's part, sent to the parent as bytes, a
+// RankSnapshot what the rank tells while it still runs; a RunRecord is the whole, checked: every
+// rank counted every token, and all ranks committed alike. Plain data; used by serve(), figures,
+// run.json and tests.
 
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include <swiftbalancer/balancer.hpp>
+#include <swiftbalancer/placement.hpp>
 #include <swiftbalancer/shape.hpp>
 
 #include "engine/model.hpp"
@@ -38,6 +40,7 @@ struct GenerationRecord {
   std::int64_t bytes = 0;
   double imbalance_before = 1.0;  ///< Predicted, mean over layers.
   double imbalance_after = 1.0;
+  double seconds = 0.0;  ///< Wall time from opening to the end.
 };
 
 /// Waits of an engine thread by cause.
@@ -47,6 +50,36 @@ struct WaitRecord {
   std::uint64_t for_copies = 0;
   std::int64_t wait_ns = 0;  ///< Of all these.
   std::int64_t held_ns = 0;  ///< By the timed device's harness, outside the four calls.
+};
+
+/// How balancing fares, and what it has counted since the run began.
+struct BalancingRecord {
+  BalancingMode mode = BalancingMode::kOn;
+  bool planner_running = true;
+  std::int32_t planner_restarts = 0;
+  std::uint32_t membership = 0;
+  std::uint64_t planner_resets = 0;
+  std::uint64_t dropped_samples = 0;
+  std::uint64_t experts_loaded = 0;
+  std::uint64_t moves = 0;
+  std::uint64_t migrated_bytes = 0;
+  std::uint64_t plan_step = 0;  ///< Of the last plan adopted; 0: none.
+  double plan_imbalance_before = 1.0;
+  double plan_imbalance_after = 1.0;
+};
+
+struct RankSnapshot {
+  std::int32_t rank = 0;
+  std::uint64_t step = 0;                  ///< The last one made.
+  std::int64_t tokens = 0;                 ///< Own tokens since the run began.
+  std::vector<std::int64_t> layer_tokens;  ///< [num_moe_layers] received by the rank's slots since
+                                           ///< the run began.
+  WaitRecord waits;
+  BalancingRecord balancing;
+  bool healthy = true;
+  std::string health_reason;
+  std::vector<CommitRecord> commits;          ///< Since the last snapshot, as the next.
+  std::vector<GenerationRecord> generations;  ///< Ended, also because nothing was worth moving.
 };
 
 struct RankRecord {
@@ -67,21 +100,28 @@ struct RankRecord {
   std::vector<CommitRecord> commits;
   std::vector<GenerationRecord> generations;
   WaitRecord waits;
+  BalancingRecord balancing;
   std::uint64_t verified_commits = 0;
   bool healthy = true;
   std::string health_reason;
 };
 
 std::vector<std::byte> encode(const RankRecord& record);
+std::vector<std::byte> encode(const RankSnapshot& snapshot);
 /// @throws Error kInternal: not the bytes of a record.
 RankRecord decode_rank_record(std::span<const std::byte> bytes);
+/// @throws Error kInternal: not the bytes of a snapshot.
+RankSnapshot decode_rank_snapshot(std::span<const std::byte> bytes);
 
 struct RunRecord {
   // What ran.
   std::string model_folder;
   ModelInfo model;
   std::size_t expert_bytes = 0;
-  ShapeOptions shape;  ///< Enough to build the ClusterShape again.
+  ShapeOptions shape;       ///< Enough to build the ClusterShape again.
+  Placement initial;        ///< Served from the first step on.
+  bool warm_start = false;  ///< It came from a file.
+  std::string transport;    ///< As the tool names it.
   Traffic traffic;
   std::string policy;
   bool gated = false;
@@ -103,11 +143,16 @@ struct RunRecord {
       critical_ns;  ///< Virtual time of the critical path by term; sums to the run's time.
   std::vector<CommitRecord> commits;
   std::vector<GenerationRecord> generations;
-  WaitRecord waits;  ///< Counts summed over ranks, times of the rank that waited most.
+  WaitRecord waits;           ///< Counts summed over ranks, times of the rank that waited most.
+  BalancingRecord balancing;  ///< Agreed values of the lowest rank; planner_restarts,
+                              ///< dropped_samples and experts_loaded summed over ranks.
   std::uint64_t verified_commits = 0;  ///< Layers compared after commits, on all ranks.
   bool healthy = true;
   std::string health_reason;
 };
+
+/// What is served once `commits` have followed, in order, on a placement.
+Placement placement_after(Placement placement, std::span<const CommitRecord> commits);
 
 /// Puts the ranks' parts into `run`, whose "what ran" is filled in already.
 /// @throws Error kInternal: tokens recorded are not those routed (names step and layer), a request

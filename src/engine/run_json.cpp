@@ -94,9 +94,10 @@ Json commits_json(const RunRecord& run) {
   return json;
 }
 
-Json generations_json(const RunRecord& run) {
+Json generations_json(const RunRecord& run, const RunFigures& figures) {
   Json json = Json::array();
-  for (const GenerationRecord& g : run.generations) {
+  for (std::size_t i = 0; i < run.generations.size(); ++i) {
+    const GenerationRecord& g = run.generations[i];
     json.push_back({{"opened_step", g.opened_step},
                     {"adopted_step", step_or_null(g.adopted_step)},
                     {"finished_step", step_or_null(g.finished_step)},
@@ -104,9 +105,36 @@ Json generations_json(const RunRecord& run) {
                     {"moves", g.moves},
                     {"bytes", g.bytes},
                     {"imbalance_before", g.imbalance_before},
-                    {"imbalance_after", g.imbalance_after}});
+                    {"imbalance_after", g.imbalance_after},
+                    {"imbalance_achieved", figures.achieved[i]},
+                    {"seconds", g.seconds}});
   }
   return json;
+}
+
+Json rebalances_json(const RunRecord& run) {
+  Json json = Json::object();
+  for (const GenerationRecord& g : run.generations) {
+    Json& count = json[g.finished_step == 0 ? "under_way" : g.result];
+    count = count.is_null() ? 1 : count.get<int>() + 1;
+  }
+  return json;
+}
+
+Json health_json(const RunRecord& run) {
+  static constexpr const char* kModes[] = {"on", "paused", "plan-only"};
+  const BalancingRecord& balancing = run.balancing;
+  const Json age = balancing.plan_step == 0 ? Json(nullptr) : Json(run.steps - balancing.plan_step);
+  return {{"ok", run.healthy},
+          {"reason", run.health_reason},
+          {"mode", kModes[static_cast<std::size_t>(balancing.mode)]},
+          {"membership", balancing.membership},
+          {"planner_running", balancing.planner_running},
+          {"planner_restarts", balancing.planner_restarts},
+          {"planner_resets", balancing.planner_resets},
+          {"dropped_samples", balancing.dropped_samples},
+          {"experts_loaded", balancing.experts_loaded},
+          {"plan_age_steps", age}};
 }
 
 void add_virtual(const RunRecord& run, const RunFigures& figures, Json& json) {
@@ -146,6 +174,7 @@ Json stall_json(const RunRecord& run) {
 Json run_entry(const RunRecord& run, const RunFigures& figures) {
   Json json = {{"policy", run.policy},
                {"gated", run.gated},
+               {"warm_start", run.warm_start},
                {"output_digest", run.output_digest},
                {"wall_seconds", run.wall_seconds},
                {"steps", run.steps},
@@ -157,7 +186,8 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
                        {"mean_after_switch", figures.mean_after_switch}};
   add_virtual(run, figures, json);
   json["commits"] = commits_json(run);
-  json["generations"] = generations_json(run);
+  json["generations"] = generations_json(run, figures);
+  json["rebalances"] = rebalances_json(run);
   json["moves"] = figures.moves;
   json["migrated_bytes"] = figures.migrated_bytes;
   json["stall"] = stall_json(run);
@@ -165,7 +195,7 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
                        {"last_window", figures.last_window},
                        {"before", figures.before},
                        {"after", figures.after}};
-  json["health"] = {{"ok", run.healthy}, {"reason", run.health_reason}};
+  json["health"] = health_json(run);
   return json;
 }
 

@@ -3,10 +3,13 @@
 #include <sched.h>
 
 #include <chrono>
+#include <filesystem>
 
 #include <swiftbalancer/policy.hpp>
 
 #include "engine/launch.hpp"
+#include "io/placement_file.hpp"
+#include "io/text_file.hpp"
 
 namespace swiftbalancer::engine {
 namespace {
@@ -40,6 +43,36 @@ std::vector<int> allowed_cores() {
   return cores;
 }
 
+void check_same(const std::string& path, const char* what, const std::string& in_file,
+                const std::string& in_run) {
+  if (in_file == in_run) return;
+  throw Error(ErrorCode::kInvalidArgument,
+              path + ": is a placement for " + what + " " + in_file + ", this run has " + in_run +
+                  "; serve with the same, or remove the file to start without it");
+}
+
+std::string slots_of(const ClusterShape& shape) {
+  std::string text;
+  for (int rank = 0; rank < shape.num_ranks(); ++rank)
+    text += (rank == 0 ? "" : ",") + std::to_string(shape.slots_per_rank(rank));
+  return text;
+}
+
+// Its shares are not used: a placement starts with even ones.
+Placement load_placement(const std::string& path, const ClusterShape& shape) {
+  io::PlacementFile file = io::parse_placement(path, io::read_text_file(path));
+  const ClusterShape in_file(file.shape);
+  const auto same = [&](const char* what, int a, int b) {
+    check_same(path, what, std::to_string(a), std::to_string(b));
+  };
+  same("num_moe_layers", in_file.num_moe_layers(), shape.num_moe_layers());
+  same("num_logical_experts", in_file.num_logical_experts(), shape.num_logical_experts());
+  same("num_ranks", in_file.num_ranks(), shape.num_ranks());
+  same("num_slots", in_file.num_slots(), shape.num_slots());
+  check_same(path, "slots_per_rank", slots_of(in_file), slots_of(shape));
+  return std::move(file.placement);
+}
+
 RunPlan make_plan(const ServeOptions& options) {
   check_options(options);
   RunPlan plan;
@@ -52,6 +85,9 @@ RunPlan make_plan(const ServeOptions& options) {
   plan.shape_options.num_slots = model.num_logical_experts + options.num_redundant_experts;
   plan.shape_options.num_nodes = options.num_nodes;
   plan.shape = std::make_unique<ClusterShape>(plan.shape_options);
+  plan.warm_start = std::filesystem::exists(options.placement_file);
+  plan.initial = plan.warm_start ? load_placement(options.placement_file, *plan.shape)
+                                 : Placement::initial(*plan.shape);
   plan.traffic = make_traffic(options.traffic, model);
   if (options.device == DeviceKind::kTimed) plan.hardware = load_hardware_profile(options.hardware);
   plan.cores = allowed_cores();
@@ -74,7 +110,8 @@ std::string start_line(const RunPlan& plan) {
          std::to_string(plan.traffic.requests.size()) + " requests, " +
          (plan.cores.empty() ? "not pinned: fewer than two cores a rank"
                              : "engines and workers pinned to cores of their own") +
-         "; " + balancing(plan);
+         "; " + balancing(plan) +
+         (plan.warm_start ? "; placement from " + options.placement_file : "");
 }
 
 RunRecord describe(const RunPlan& plan, bool gated) {
@@ -83,6 +120,9 @@ RunRecord describe(const RunPlan& plan, bool gated) {
   run.model = plan.model->info();
   for (const auto& part : plan.model->expert_parts(0, 0)) run.expert_bytes += part.size();
   run.shape = plan.shape_options;
+  run.initial = plan.initial;
+  run.warm_start = plan.warm_start;
+  run.transport = plan.options.transport == TransportKind::kShm ? "shm" : "thread";
   run.traffic = plan.traffic;
   run.policy = plan.options.balancer.policy;
   run.gated = gated;
@@ -115,6 +155,7 @@ RunRecord serve(const ServeOptions& options) {
   }
   say(start_line(plan));
   RunRecord run = describe(plan, gated);
+  if (options.control != nullptr) options.control->on_start(run);
   const auto start = std::chrono::steady_clock::now();
   const auto ranks = options.transport == TransportKind::kShm ? run_processes(plan, progress)
                                                               : run_threads(plan, progress);

@@ -10,6 +10,7 @@
 #include <swiftbalancer/balancer.hpp>
 
 #include "engine/record.hpp"
+#include "engine/run_control.hpp"
 #include "engine/traffic.hpp"
 
 namespace swiftbalancer::engine {
@@ -28,7 +29,10 @@ struct ServeOptions {
   int token_scale = 1;
   int max_batch_tokens = 64;  ///< Tokens a rank runs per step, prefill chunks and decodes together.
   TrafficOptions traffic;
-  BalancerConfig balancer;  ///< policy, packets, staging, install mode, deadline.
+  BalancerConfig balancer;                  ///< policy, packets, staging, install mode, deadline.
+  BalancingMode mode = BalancingMode::kOn;  ///< Asked for at the start.
+  std::string placement_file;     ///< If there is such a file, it is served from the first step on.
+  RunControl* control = nullptr;  ///< Whoever watches and steers the run; outlives it.
   bool verify_slots =
       false;  ///< After every commit, compare the bytes of all changed slots with the checkpoint.
   std::function<void(std::uint64_t step, std::uint64_t total_steps, const std::string& line)>

@@ -1,6 +1,6 @@
 #pragma once
 // A placement as a JSON file, with the shape that it belongs to (docs/formats.md). Written by
-// `plan`, read by `plan` and `inspect`. Thread-safe.
+// `plan` and `serve`, read by them and `inspect`. Thread-safe.
 
 #include <cstdint>
 #include <string>

@@ -284,6 +284,27 @@ std::string stall_table(const RunFile& file) {
                rows);
 }
 
+std::string health_table(const RunFile& file) {
+  std::vector<Cells> rows;
+  for (std::size_t i = 0; i < file.runs.size(); ++i) {
+    const Run& run = file.runs[i];
+    std::string results;
+    for (const auto& [result, number] : run.rebalances)
+      results +=
+          fmt::format("{}{} {}", results.empty() ? "" : ", ", count(number), escape_html(result));
+    rows.push_back({run_name(file, i),
+                    run.healthy ? "ok" : "stopped: " + escape_html(run.health_reason),
+                    escape_html(run.mode) + (run.warm_start ? ", warm start" : ""),
+                    results.empty() ? "none" : results,
+                    run.plan_age_steps ? count(*run.plan_age_steps) + " steps" : "n/a",
+                    run.planner_running ? "running" : "down", count(run.planner_restarts),
+                    count(run.dropped_samples), count(run.membership)});
+  }
+  return table({"run", "balancing", "mode at the end", "rebalances", "age of the plan", "planner",
+                "planner restarts", "dropped samples", "reconfigurations"},
+               rows);
+}
+
 std::string generations_tables(const RunFile& file) {
   std::string html;
   for (std::size_t i = 0; i < file.runs.size(); ++i) {
@@ -294,7 +315,7 @@ std::string generations_tables(const RunFile& file) {
                       step_or(g.finished_step, "under way"),
                       escape_html(g.result.empty() ? "under way" : g.result), count(g.moves),
                       format_bytes(g.bytes), format_ratio(g.imbalance_before),
-                      format_ratio(g.imbalance_after)});
+                      format_ratio(g.imbalance_after), or_na(g.imbalance_achieved, format_ratio)});
     }
     const std::string name = fmt::format("{}: {} generation{}", run_name(file, i), rows.size(),
                                          rows.size() == 1 ? "" : "s");
@@ -305,7 +326,7 @@ std::string generations_tables(const RunFile& file) {
     html += "<details" + std::string(rows.size() <= 12 ? " open" : "") + "><summary>" + name +
             "</summary>";
     html += table({"opened at step", "adopted", "finished", "result", "moves", "bytes",
-                   "imbalance before", "predicted after"},
+                   "imbalance before", "predicted after", "achieved"},
                   rows, "generations");
     html += "</details>\n";
   }

@@ -15,6 +15,7 @@ std::string run_legend(const RunFile& file, bool with_hindsight);
 std::string terms_table(
     const RunFile& file);  ///< Virtual time by term and run; also the chart's legend.
 std::string stall_table(const RunFile& file);
+std::string health_table(const RunFile& file);
 std::string generations_tables(const RunFile& file);
 std::string virtual_section(
     const RunFile& file);  ///< What was computed, what is virtual, every constant.

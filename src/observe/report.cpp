@@ -194,7 +194,12 @@ std::string page_body(const RunFile& file) {
                                            "plan or a copy; a wait for packets "
                                            "is for those of its own step. Held: wall time of the "
                                            "harness, outside the four calls."));
-  body += section("generations", "Generations", generations_tables(file));
+  body += section("health", "Health", health_table(file));
+  body += section("generations", "Generations",
+                  generations_tables(file) +
+                      note("Imbalance, mean over layers. Before and after as the plan predicted; "
+                           "achieved: counted in the first window that began after its last "
+                           "commit."));
   body += section("virtual", "What was computed and what is virtual", virtual_section(file));
   body += section("configuration", "Configuration and machine",
                   configuration_section(file) + "<div class=\"scroll\"><pre>" +

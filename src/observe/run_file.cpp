@@ -163,9 +163,23 @@ void read_events(const Node& node, Run& run) {
     run.generations.push_back({item["opened_step"].count(), item["adopted_step"].count_or_null(),
                                item["finished_step"].count_or_null(), item["result"].text(),
                                item["moves"].count(), item["bytes"].number(),
-                               item["imbalance_before"].number(),
-                               item["imbalance_after"].number()});
+                               item["imbalance_before"].number(), item["imbalance_after"].number(),
+                               item["imbalance_achieved"].number_or_null(),
+                               item["seconds"].number()});
   }
+  for (const auto& [result, number] : node["rebalances"].members())
+    run.rebalances.emplace_back(result, number.count());
+}
+
+void read_health(const Node& node, Run& run) {
+  run.healthy = node["ok"].boolean();
+  run.health_reason = node["reason"].text();
+  run.mode = node["mode"].text();
+  run.membership = node["membership"].count();
+  run.planner_running = node["planner_running"].boolean();
+  run.planner_restarts = node["planner_restarts"].count();
+  run.dropped_samples = node["dropped_samples"].count();
+  run.plan_age_steps = node["plan_age_steps"].count_or_null();
 }
 
 void read_stall(const Node& node, bool timed, Run& run) {
@@ -201,8 +215,8 @@ Run read_run(const Node& node, const RunFile& file) {
   };
   run.load_before = matrix("before", "first_window");
   run.load_after = matrix("after", "last_window");
-  run.healthy = node["health"]["ok"].boolean();
-  run.health_reason = node["health"]["reason"].text();
+  read_health(node["health"], run);
+  run.warm_start = node["warm_start"].boolean();
   return run;
 }
 

@@ -51,6 +51,8 @@ struct Generation {
   double bytes = 0.0;
   double imbalance_before = 1.0;
   double imbalance_after = 1.0;
+  std::optional<double> imbalance_achieved;
+  double seconds = 0.0;
 };
 
 struct Run {
@@ -88,6 +90,14 @@ struct Run {
       load_after;  ///< Second window after the answer; the last window where there was no switch.
   bool healthy = true;
   std::string health_reason;
+  std::string mode;
+  bool warm_start = false;
+  std::int64_t membership = 0;
+  bool planner_running = true;
+  std::int64_t planner_restarts = 0;
+  std::int64_t dropped_samples = 0;
+  std::optional<std::int64_t> plan_age_steps;
+  std::vector<std::pair<std::string, std::int64_t>> rebalances;  ///< By result.
 };
 
 struct RunFile {

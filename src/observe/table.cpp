@@ -78,6 +78,24 @@ std::string terms(const RunFile& file) {
   return text;
 }
 
+// What is out of the ordinary comes first: the line may be cut.
+std::string health_line(const Run& run) {
+  std::string text = fmt::format("{:<10}{}", cell(run.label), run.healthy ? "ok" : "STOPPED");
+  if (run.mode != "on") text += "; mode " + run.mode;
+  if (!run.planner_running) text += "; planner down";
+  const auto add = [&](std::int64_t number, const char* what) {
+    if (number > 0) text += fmt::format("; {} {}", number, what);
+  };
+  add(run.planner_restarts, "planner restarts");
+  add(run.dropped_samples, "dropped samples");
+  add(run.membership, "reconfigurations");
+  if (run.warm_start) text += "; warm start";
+  std::string results;
+  for (const auto& [result, number] : run.rebalances)
+    results += fmt::format("{}{} {}", results.empty() ? "" : ", ", number, result);
+  return cut(text + "; rebalances: " + (results.empty() ? "none" : results));
+}
+
 }  // namespace
 
 std::string render_table(const std::string& run_json) {
@@ -111,6 +129,8 @@ std::string render_table(const std::string& run_json) {
         "moved     = bytes really copied; stall = wall time waiting for packets; virtual time: "
         "n/a.\n";
   }
+  text += "\nhealth\n";
+  for (const Run& run : file.runs) text += health_line(run);
   for (const Run& run : file.runs) {
     if (!run.healthy)
       text += fmt::format("{}: balancing stopped: {}\n", cell(run.label), run.health_reason)

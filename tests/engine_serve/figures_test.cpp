@@ -22,6 +22,7 @@ RunRecord run_of(const std::string& policy, bool answered) {
   run.shape.num_logical_experts = 4;
   run.shape.num_ranks = 2;
   run.shape.num_slots = 4;
+  run.initial = Placement::initial(ClusterShape(run.shape));
   run.traffic.requests.resize(1);
   run.traffic.segments = {{"python", 1}, {"man_zh", 31}};
   run.outputs = {{65}};
@@ -121,6 +122,37 @@ TEST(RunJson, HoldsTheRunsFiguresAndNullWhereThereIsNone) {
   EXPECT_EQ(swift["rank_load"]["after"], nlohmann::json({{25.0, 25.0}}));
   EXPECT_EQ(json["checks"]["outputs_identical"], true);
   EXPECT_EQ(json["traffic"]["segments"][1]["domain"], "man_zh");
+}
+
+TEST(RunJson, TellsWhatRebalancesCameToAndHowBalancingFared) {
+  std::vector<RunRecord> runs{run_of("swift", true)};
+  RunRecord& run = runs.front();
+  run.generations = {{5, 0, 7, "nothing_to_gain", 0, 0, 1.0, 1.0, 0.5},
+                     {36, 38, 41, "committed", 2, 200, 1.6, 1.1, 0.25},
+                     {58, 59, 60, "committed", 0, 0, 1.0, 1.0, 0.25},
+                     {60, 0, 0, "", 0, 0, 1.0, 1.0, 0.0}};
+  run.warm_start = true;
+  run.balancing.mode = BalancingMode::kPlanOnly;
+  run.balancing.dropped_samples = 3;
+  run.balancing.planner_restarts = 2;
+  run.balancing.membership = 1;
+  run.balancing.plan_step = 38;
+  const auto json =
+      nlohmann::json::parse(run_json(runs, compare(runs, 45), {"", "", "", "{}"}))["runs"][0];
+  EXPECT_EQ(json["warm_start"], true);
+  EXPECT_EQ(json["rebalances"],
+            nlohmann::json({{"nothing_to_gain", 1}, {"committed", 2}, {"under_way", 1}}));
+  // From step 41 on the ranks receive alike; no window begins after step 60.
+  EXPECT_EQ(json["generations"][1]["imbalance_achieved"], 1.0);
+  EXPECT_EQ(json["generations"][1]["seconds"], 0.25);
+  for (const int i : {0, 2, 3})
+    EXPECT_TRUE(json["generations"][i]["imbalance_achieved"].is_null()) << i;
+  const auto& health = json["health"];
+  EXPECT_EQ(health["mode"], "plan-only");
+  EXPECT_EQ(health["dropped_samples"], 3);
+  EXPECT_EQ(health["planner_restarts"], 2);
+  EXPECT_EQ(health["membership"], 1);
+  EXPECT_EQ(health["plan_age_steps"], 22);
 }
 
 TEST(RunJson, RefusesAConfigurationThatIsNoObject) {

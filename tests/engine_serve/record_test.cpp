@@ -21,6 +21,7 @@ RunRecord plan() {
   RunRecord run;
   run.model.top_k = 1;
   run.shape = shape_options();
+  run.initial = Placement::initial(ClusterShape(run.shape));
   run.traffic.requests.resize(2);
   return run;
 }
@@ -62,7 +63,8 @@ TEST(RankRecordBytes, ComeBackAsTheyWere) {
   record.step_start_ns = {0, 5, 9};
   record.critical_ns = {{"attention", 7}, {"dispatch", -1}};
   record.commits = {{4, 2, 1, 0, 3, 99, {1, 0}}};
-  record.generations = {{2, 3, 4, "committed", 3, 99, 1.5, 1.25}};
+  record.generations = {{2, 3, 4, "committed", 3, 99, 1.5, 1.25, 0.5}};
+  record.balancing.dropped_samples = 6;
   record.waits = {1, 2, 3, 4, 5};
   record.healthy = false;
   record.health_reason = "why";
@@ -79,9 +81,30 @@ TEST(RankRecordBytes, ComeBackAsTheyWere) {
   ASSERT_EQ(back.generations.size(), 1U);
   EXPECT_EQ(back.generations[0].result, "committed");
   EXPECT_EQ(back.generations[0].imbalance_after, 1.25);
+  EXPECT_EQ(back.generations[0].seconds, 0.5);
+  EXPECT_EQ(back.balancing.dropped_samples, 6U);
   EXPECT_EQ(back.waits.held_ns, 5);
   EXPECT_FALSE(back.healthy);
   EXPECT_EQ(back.health_reason, "why");
+}
+
+TEST(RankSnapshotBytes, ComeBackAsTheyWere) {
+  RankSnapshot snapshot;
+  snapshot.rank = 3;
+  snapshot.step = 32;
+  snapshot.layer_tokens = {5, 6};
+  snapshot.balancing.mode = BalancingMode::kPaused;
+  snapshot.health_reason = "why";
+  snapshot.commits = {{4, 2, 1, 0, 3, 99, {1, 0}}};
+  snapshot.generations = {{2, 3, 4, "committed", 3, 99, 1.5, 1.25, 0.5}};
+  const RankSnapshot back = decode_rank_snapshot(encode(snapshot));
+  EXPECT_EQ(back.rank, 3);
+  EXPECT_EQ(back.step, 32U);
+  EXPECT_EQ(back.layer_tokens, snapshot.layer_tokens);
+  EXPECT_EQ(back.balancing.mode, BalancingMode::kPaused);
+  EXPECT_EQ(back.health_reason, "why");
+  EXPECT_EQ(back.commits.at(0).placement, snapshot.commits[0].placement);
+  EXPECT_EQ(back.generations.at(0).result, "committed");
 }
 
 TEST(RankRecordBytes, AreRefusedWhenCutOrTooLong) {

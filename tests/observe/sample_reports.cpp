@@ -36,7 +36,8 @@ int main(int argc, char** argv) {
   nlohmann::ordered_json hostile = sample_run({.policies = {"static", "</script><b>&\"'x", "swift"},
                                                .domains = {"<!--<script>", "\u4e2d\u6587"}});
   hostile["checks"]["outputs_identical"] = false;
-  hostile["runs"][2]["health"] = {{"ok", false}, {"reason", "planner failed: <i>why</i>"}};
+  hostile["runs"][2]["health"]["ok"] = false;
+  hostile["runs"][2]["health"]["reason"] = "planner failed: <i>why</i>";
   hostile["command"] = "swiftbalancer serve --model '</pre><script>alert(1)</script>'";
   write("hostile.html", hostile);
   return 0;

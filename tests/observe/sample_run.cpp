@@ -64,7 +64,17 @@ class RunMaker {
                         {"last_window", load(after)},
                         {"before", load(true_imbalance(policy_, 3, 0))},
                         {"after", load(after)}};
-    run["health"] = {{"ok", true}, {"reason", ""}};
+    run["health"] = {{"ok", true},
+                     {"reason", ""},
+                     {"mode", "on"},
+                     {"membership", 0},
+                     {"planner_running", true},
+                     {"planner_restarts", 0},
+                     {"planner_resets", 0},
+                     {"dropped_samples", 0},
+                     {"experts_loaded", 0},
+                     {"plan_age_steps", moves ? Json(120) : Json(nullptr)}};
+    run["warm_start"] = false;
     return run;
   }
 
@@ -111,7 +121,9 @@ class RunMaker {
                                     {"moves", moves},
                                     {"bytes", moves * bytes_per_move},
                                     {"imbalance_before", 1.75},
-                                    {"imbalance_after", 1.09}});
+                                    {"imbalance_after", 1.09},
+                                    {"imbalance_achieved", open ? Json(nullptr) : Json(1.12)},
+                                    {"seconds", open ? 0.0 : 0.25}});
       total += moves;
     }
     if (per_layer > 0) {
@@ -122,7 +134,15 @@ class RunMaker {
                                     {"moves", 0},
                                     {"bytes", 0},
                                     {"imbalance_before", 1.1},
-                                    {"imbalance_after", 1.1}});
+                                    {"imbalance_after", 1.1},
+                                    {"imbalance_achieved", nullptr},
+                                    {"seconds", 0.01}});
+    }
+    run["rebalances"] = Json::object();
+    for (const Json& generation : run["generations"]) {
+      const std::string result = generation["result"].get<std::string>();
+      Json& number = run["rebalances"][result.empty() ? "under_way" : result];
+      number = number.is_null() ? 1 : number.get<int>() + 1;
     }
     run["moves"] = total;
     run["migrated_bytes"] = total * bytes_per_move;

@@ -55,7 +55,9 @@ TEST(Table, StaysWithinAHundredColumns) {
                          .num_layers = 58,
                          .num_ranks = 32,
                          .num_steps = 9000});
-  run["runs"][1]["health"] = {{"ok", false}, {"reason", std::string(300, 'x')}};
+  run["runs"][1]["health"]["ok"] = false;
+  run["runs"][1]["health"]["reason"] = std::string(300, 'x');
+  run["runs"][1]["rebalances"][std::string(200, 'r')] = 123456789;
   run["runs"][1]["moves"] = 123456789;
   run["runs"][1]["migrated_bytes_at_scale"] = 9.99e15;
   for (auto& [term, total] : run["runs"][1]["virtual_terms_us"].items()) total = 1e15;
@@ -97,6 +99,28 @@ TEST(Table, NamesTheRunWhoseOutputsDiffer) {
   const std::string table = render_table(run.dump());
   EXPECT_NE(line_of(table, "swift").find("DIFFERENT"), std::string::npos) << table;
   EXPECT_EQ(line_of(table, "eplb").find("DIFFERENT"), std::string::npos) << table;
+}
+
+TEST(Table, ShowsTheHealthOfEachRunAndWhatItsRebalancesCameTo) {
+  auto run = sample_run();
+  run["runs"][1]["health"]["mode"] = "paused";
+  run["runs"][1]["health"]["planner_restarts"] = 2;
+  run["runs"][1]["health"]["planner_running"] = false;
+  run["runs"][2]["health"]["dropped_samples"] = 7;
+  run["runs"][2]["warm_start"] = true;
+  run["runs"][2]["health"]["ok"] = false;
+  run["runs"][2]["health"]["reason"] = "a reason";
+  const std::string table = render_table(run.dump());
+  const std::string health = table.substr(table.find("\nhealth\n"));
+  EXPECT_EQ(line_of(health, "static"), "static    ok; rebalances: none");
+  EXPECT_EQ(
+      line_of(health, "eplb"),
+      "eplb      ok; mode paused; planner down; 2 planner restarts; rebalances: 2 committed, 1 "
+      "under_way,");
+  EXPECT_EQ(line_of(health, "swift"),
+            "swift     STOPPED; 7 dropped samples; warm start; rebalances: 3 committed, 1 "
+            "nothing_to_gain");
+  EXPECT_NE(health.find("swift: balancing stopped: a reason"), std::string::npos) << health;
 }
 
 TEST(Table, RefusesABadFile) { EXPECT_THROW(render_table("{}"), Error); }

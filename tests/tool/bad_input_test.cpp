@@ -56,6 +56,12 @@ TEST(BadInput, FlagsWithValuesThatAreNotAllowedAreRefusedWithTheRange) {
       {"--imbalance-trigger 0.5", "--imbalance-trigger is '0.5'; allowed: a number from 1 to"},
       {"--transport mpi", "--transport is 'mpi'; allowed: thread, shm"},
       {"--device gpu", "--device is 'gpu'; allowed: none, timed"},
+      {"--mode off", "--mode is 'off'; allowed: on, paused, plan-only"},
+      {"--metrics 70000", "--metrics is '70000'; allowed: an integer from -1 to 65535"},
+      {"--control .", "control socket .: there is a file of that name"},
+      {"--control missing/c.sock", "missing/c.sock: cannot be made: No such file"},
+      {"--placement . --policy swift", "it is a folder"},
+      {"--placement p.json --policy static,swift", "--placement goes with one policy, there are 2"},
       {"--install-mode move", "--install-mode is 'move'; allowed: swap, copy"},
       {"--policy swiftest",
        "unknown policy 'swiftest'; the policies are: eplb, static, stress, swift"},
@@ -74,6 +80,35 @@ TEST(BadInput, FlagsWithValuesThatAreNotAllowedAreRefusedWithTheRange) {
                    serve_model(data_path("models/tiny_qwen3_moe")) + " --num-ranks 2 " + c.flags,
                    c.mentioned);
   }
+}
+
+TEST(BadInput, AControlSocketMustHaveAListenerAndAPathThatFits) {
+  const TemporaryFolder folder;
+  folder.write("file", "not a socket");
+  expect_refused(folder, "control gone.sock pause", "gone.sock: No such file");
+  expect_refused(folder, "control file health", "file: Connection refused");
+  expect_refused(folder, "control gone.sock stop",
+                 "request is 'stop'; allowed: pause, resume, plan-only, health");
+  expect_refused(folder, "control gone.sock", "request is required");
+  expect_refused(folder, "control " + std::string(200, 'x') + " health",
+                 "the path has 200 bytes; allowed: 1 to 107");
+}
+
+TEST(BadInput, APlacementToStartFromMustBeOneOfThisCluster) {
+  const TemporaryFolder folder;
+  const std::string serve =
+      serve_model(data_path("models/tiny_qwen3_moe")) + " --placement placement.json";
+  folder.write("placement.json", "{}");
+  expect_refused(folder, serve, "placement.json: key format is missing");
+  folder.write("placement.json", "no JSON");
+  expect_refused(folder, serve, "placement.json: is not a JSON object");
+  folder.write("loads.json", "[[1, 2, 3, 4]]");
+  ASSERT_EQ(run_tool(folder,
+                     "plan loads.json --num-ranks 2 --num-slots 4 --out "
+                     "placement.json")
+                .exit_code,
+            0);
+  expect_refused(folder, serve, "placement for num_moe_layers 1, this run has 6");
 }
 
 TEST(BadInput, ConfigurationFilesAreStrict) {
