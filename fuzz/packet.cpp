@@ -13,7 +13,7 @@ namespace {
 // As it came.
 void open_raw(std::span<const std::byte> bytes) {
   PacketHeader header;
-  const Status status = open_packet(bytes, 1, 7, header);
+  const Status status = open_packet(bytes, 0, 1, 7, header);
   if (!status.ok()) return fuzz::expect(!status.message().empty(), "a refusal says why");
   std::vector<std::byte> again(bytes.begin(), bytes.end());
   seal_packet(again);
@@ -30,12 +30,12 @@ void open_sealed(std::span<const std::byte> bytes, std::byte flip) {
   std::memcpy(&sent, packet.data(), sizeof sent);
   const int rank = static_cast<int>(sent.rank & 0x7FFFFFFFU);
   PacketHeader header;
-  fuzz::expect(open_packet(packet, rank, sent.step, header).ok() ==
+  fuzz::expect(open_packet(packet, sent.membership, rank, sent.step, header).ok() ==
                    (sent.rank == static_cast<std::uint32_t>(rank)),
                "opened exactly if the rank is possible");
-  fuzz::expect(!open_packet(packet, rank, sent.step + 1, header).ok(), "another step is refused");
+  fuzz::expect(!open_packet(packet, sent.membership, rank, sent.step + 1, header).ok(), "another step is refused");
   packet[std::to_integer<std::size_t>(flip) % packet.size()] ^= std::byte{0x20};
-  fuzz::expect(!open_packet(packet, rank, sent.step, header).ok(), "a changed byte is found");
+  fuzz::expect(!open_packet(packet, sent.membership, rank, sent.step, header).ok(), "a changed byte is found");
 }
 
 }  // namespace

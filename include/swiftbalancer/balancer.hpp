@@ -127,7 +127,8 @@ struct BalancerEvent {
   GenerationId generation;
   std::uint32_t unit = 0;  ///< kCommitted, kDropped: index into plan->units.
   const MigrationPlan* plan =
-      nullptr;  ///< kAdopted, kCommitted, kDropped: valid until the next begin_step.
+      nullptr;  ///< kAdopted, kCommitted, kDropped, kClosed (if there was one): valid until the
+                ///< next begin_step.
 };
 
 /// How far the worker is with what the agreement waits for.
@@ -178,11 +179,14 @@ struct Health {
 
 class Balancer {
  public:
-  /// @param transport used by the worker alone; its ranks are those of the shape. For join() it
-  /// joins the live ranks, and join() says which. @throws Error kInvalidArgument: a value out of
-  /// range, unknown policy.
+  /// @param transport used by the worker alone; its ranks are those of the shape. @throws Error
+  /// kInvalidArgument: a value out of range, unknown policy.
   Balancer(const ClusterShape& shape, const BalancerConfig& config,
            std::unique_ptr<Transport> transport);
+  /// For join(): the transport joins the live ranks, this one among them.
+  /// @param live_ranks as for reconfigure().
+  Balancer(const ClusterShape& shape, const BalancerConfig& config,
+           std::unique_ptr<Transport> transport, std::span<const int> live_ranks);
   /// Stops the worker. No call may be under way, and all ranks have ended their last step: to a
   /// slower one this rank is lost.
   ~Balancer();
@@ -202,10 +206,10 @@ class Balancer {
   /// kTransport: other ranks did not come.
   void start(const Placement& served);
 
-  /// In place of start(), for a rank that joins a cluster at work: its slots start empty, and a
-  /// plan fills them. Collective with the others' reconfigure(). The weights are registered.
-  /// @param live_ranks as for reconfigure(). @returns as reconfigure(). @throws Error as start().
-  Status join(std::span<const int> live_ranks);
+  /// In place of start(), for a rank that joins a cluster at work, made with the live ranks: its
+  /// slots start empty, and a plan fills them. Collective with the others' reconfigure(). The
+  /// weights are registered. @returns as reconfigure(). @throws Error as start().
+  Status join();
 
   // --- Membership. Engine thread, between steps or in place of the rest of a forward. ---
 

@@ -6,7 +6,20 @@ namespace swiftbalancer {
 
 struct Balancer::Impl : BalancerCore {
   using BalancerCore::BalancerCore;
+  std::vector<int> ranks_to_join;
 };
+
+namespace {
+
+int rank_among(std::span<const int> live_ranks, const Transport& transport) {
+  const auto at = static_cast<std::size_t>(transport.rank());
+  if (at < live_ranks.size()) return live_ranks[at];
+  throw Error(ErrorCode::kInvalidArgument,
+              "live_ranks names " + std::to_string(live_ranks.size()) +
+                  " ranks, the transport makes this one number " + std::to_string(at));
+}
+
+}  // namespace
 
 std::string_view to_string(BalancerEventKind kind) {
   switch (kind) {
@@ -56,7 +69,14 @@ std::string_view to_string(Reason reason) {
 
 Balancer::Balancer(const ClusterShape& shape, const BalancerConfig& config,
                    std::unique_ptr<Transport> transport)
-    : impl_(std::make_unique<Impl>(shape, config, std::move(transport))) {}
+    : impl_(std::make_unique<Impl>(shape, config, transport->rank(), std::move(transport))) {}
+
+Balancer::Balancer(const ClusterShape& shape, const BalancerConfig& config,
+                   std::unique_ptr<Transport> transport, std::span<const int> live_ranks)
+    : impl_(std::make_unique<Impl>(shape, config, rank_among(live_ranks, *transport),
+                                   std::move(transport))) {
+  impl_->ranks_to_join.assign(live_ranks.begin(), live_ranks.end());
+}
 
 Balancer::~Balancer() = default;
 
@@ -68,8 +88,32 @@ void Balancer::register_weights(int moe_layer_id, int local_slot,
 void Balancer::start(const Placement& served) {
   impl_->serve(served);
   impl_->agree_on_configuration();
-  impl_->make_worker();
+  impl_->begin_serving();
   impl_->worker->launch();
+}
+
+Status Balancer::join() {
+  impl_->serve_nothing();
+  const Status joined =
+      impl_->reconfigure(impl_->ranks_to_join, std::move(impl_->transport), true);
+  impl_->started = joined.ok();
+  return joined;
+}
+
+Status Balancer::reconfigure(std::span<const int> live_ranks,
+                             std::unique_ptr<Transport> transport) {
+  if (!impl_->started)
+    throw Error(ErrorCode::kInvalidState, "reconfigure() before start(); start or join first");
+  return impl_->reconfigure(live_ranks, std::move(transport), false);
+}
+
+std::span<const int> Balancer::live_ranks() const noexcept { return impl_->ranks; }
+
+std::uint64_t Balancer::steps_begun() const noexcept { return impl_->step; }
+
+void Balancer::set_mode(BalancingMode mode) noexcept {
+  impl_->asked_mode = mode;
+  if (impl_->agreement) impl_->agreement->ask_mode(mode);
 }
 
 const ClusterShape& Balancer::shape() const noexcept { return impl_->shape; }
@@ -93,7 +137,7 @@ Status Balancer::end_step() noexcept { return impl_->end_step(); }
 const Placement& Balancer::placement() const noexcept { return impl_->placement; }
 
 std::span<const std::uint64_t> Balancer::epochs() const noexcept {
-  return impl_->agreement.epochs();
+  return impl_->agreement->epochs();
 }
 
 std::span<std::byte* const> Balancer::slot_parts(int moe_layer_id, int local_slot) const noexcept {
@@ -108,7 +152,11 @@ std::span<const BalancerEvent> Balancer::events() const noexcept { return impl_-
 
 const BalancerStats& Balancer::stats() const noexcept { return impl_->stats; }
 
-Health Balancer::health() const { return impl_->state; }
+Health Balancer::health() const {
+  Health health = impl_->health;
+  if (impl_->agreement) health.mode = impl_->agreement->mode();
+  return health;
+}
 
 std::size_t Balancer::expert_bytes(int moe_layer_id) const noexcept {
   return impl_->expert_bytes[static_cast<std::size_t>(moe_layer_id)];

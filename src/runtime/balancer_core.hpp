@@ -66,6 +66,9 @@ struct BalancerCore {
   PreparedPlan* prepared(const MigrationPlan* plan) noexcept;
 
   // Membership.
+  /// Waits for a Reconfiguration to its end, each exchange for `deadline`, and launches the worker.
+  Status reconfigure(std::span<const int> live_ranks, std::unique_ptr<Transport> new_transport,
+                     bool joins);
   /// Ends the worker's thread and freezes what is known (rule 12). May be called again.
   void freeze() noexcept;
   /// Rule 13, with the worker stopped. @param target_epochs the highest of all ranks.
@@ -105,7 +108,7 @@ struct BalancerCore {
   std::optional<Agreement> agreement;
   AgreedState begin;  // of this membership
   std::unique_ptr<StagingPool> pool;    // this and the next two: the worker's while it runs
-  LocalSlots slots;
+  LocalSlots slot_memory;
   std::unique_ptr<Planning> planning;
   std::unique_ptr<Worker> worker;
   bool started = false;

@@ -5,9 +5,24 @@
 
 #include "core/test_fault.hpp"
 #include "runtime/balancer_core.hpp"
+#include "runtime/reconfiguration.hpp"
 #include "runtime/process_planning.hpp"
 
 namespace swiftbalancer {
+
+Status BalancerCore::reconfigure(std::span<const int> live_ranks,
+                                 std::unique_ptr<Transport> new_transport, bool joins) {
+  Reconfiguration change(*this, live_ranks, std::move(new_transport), joins);
+  const auto deadline = Clock::now() + config.deadline;
+  while (!change.advance()) {
+    if (Status waited = change.transport().wait(deadline); !waited.ok()) {
+      if (change.advance()) break;
+      return waited;
+    }
+  }
+  if (change.status().ok()) worker->launch();
+  return change.status();
+}
 
 // Rule 12: nothing is discarded; what the worker has reported so far counts.
 void BalancerCore::freeze() noexcept {
@@ -54,9 +69,8 @@ void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_r
   begin = state;
   step = state.step;
   transport = std::move(new_transport);
-  layout = PacketLayout(shape);
   worker.reset();
-  ring.emplace(layout, shape.num_ranks(), config.packet_interval, config.packet_lag);
+  ring.emplace(PacketLayout(shape), shape.num_ranks(), config.packet_interval, config.packet_lag);
   AgreementConfig agreed;
   agreed.rank = rank;
   agreed.num_ranks = shape.num_ranks();
@@ -69,6 +83,8 @@ void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_r
   agreement.emplace(agreed, state);
   agreement->ask_mode(asked_mode);
   headers.assign(static_cast<std::size_t>(shape.num_ranks()), {});
+  if (!counters.empty()) close_window();
+  layout = PacketLayout(shape);
   counters.assign(layout.num_counters(), 0);
   idle_window = true;
   const auto units = static_cast<std::size_t>(shape.num_moe_layers()) * 4;
@@ -90,13 +106,15 @@ void BalancerCore::build_tables(const ServedState& served) {
 
 // The planner outlives memberships: only its history begins anew.
 void BalancerCore::make_planning() {
-  const bool plans = config.control_mode == ControlMode::kReplicated || rank == 0;
-  if (!plans || planning != nullptr) return;
+  const bool plans_here = config.control_mode == ControlMode::kReplicated || rank == 0;
+  if (config.worker == WorkerKind::kProcess) planning.reset();  // it ends with the worker's thread
+  if (!plans_here || planning != nullptr) return;
   const PlannerConfig planner{config.policy, config.max_moves_per_layer, config.imbalance_trigger,
                               config.min_gain, config.window_assignments};
   if (config.worker == WorkerKind::kProcess) {
-    planning = make_process_planning(
-        planner, {config.planner_program, config.planner_restarts, config.planner_deadline});
+    planning = make_process_planning(planner, {.program = config.planner_program,
+                                               .max_restarts = config.planner_restarts,
+                                               .deadline = config.planner_deadline});
   } else {
     planning = make_thread_planning(planner, begin_plan);
   }
@@ -111,7 +129,7 @@ void BalancerCore::make_worker(const ServedState& served) {
   options.log = config.log;
   worker = std::make_unique<Worker>(
       shape, options, std::move(transport),
-      Worker::Belongings{*ring, *pool, slots, planning.get()}, begin, served);
+      Worker::Belongings{*ring, *pool, slot_memory, planning.get()}, begin, served);
   ready_step = observed_step = step;
   ready_plan = nullptr;
   failed_generation = staged_generation = {};

@@ -154,7 +154,7 @@ void BalancerCore::take_memory() {
   pool = std::make_unique<StagingPool>(part_bytes[static_cast<std::size_t>(largest)],
                                        config.staging_bytes);
   staging_capacity = pool->capacity();
-  slots = local_slots();
+  slot_memory = local_slots();
   const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
   dispatch_tables.resize(static_cast<std::size_t>(shape.num_moe_layers()) * row);
 }

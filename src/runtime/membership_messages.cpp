@@ -35,18 +35,18 @@ struct VerdictBlock {
   char why[496] = {};
 };
 
+template <typename Block>
+void append(std::vector<std::byte>& bytes, const Block& block) {
+  const std::size_t at = bytes.size();
+  bytes.resize(at + sizeof block);
+  std::memcpy(bytes.data() + at, &block, sizeof block);
+}
+
 // A block of known layout at the end of which its checksum follows.
 std::vector<std::byte> sealed(std::vector<std::byte> bytes) {
   const std::uint64_t checksum = checksum_of(bytes);
-  const auto* tail = reinterpret_cast<const std::byte*>(&checksum);
-  bytes.insert(bytes.end(), tail, tail + sizeof checksum);
+  append(bytes, checksum);
   return bytes;
-}
-
-template <typename Block>
-void append(std::vector<std::byte>& bytes, const Block& block) {
-  const auto* begin = reinterpret_cast<const std::byte*>(&block);
-  bytes.insert(bytes.end(), begin, begin + sizeof block);
 }
 
 Status damaged(const std::string& what) {
@@ -103,9 +103,9 @@ std::vector<std::byte> encode_snapshot(const Snapshot& snapshot,
   block.config = snapshot.config;
   std::vector<std::byte> bytes;
   append(bytes, block);
-  const auto all = std::as_bytes(epochs);
-  bytes.insert(bytes.end(), all.begin(), all.end());
   bytes.resize(sizeof block + epoch_bytes(num_moe_layers));
+  if (!epochs.empty())
+    std::memcpy(bytes.data() + sizeof block, epochs.data(), epoch_bytes(num_moe_layers));
   return sealed(std::move(bytes));
 }
 

@@ -23,7 +23,7 @@ std::vector<std::byte> sealed_packet(std::uint32_t rank, std::uint64_t step) {
 TEST(Packet, OpensAsItWasSealed) {
   const auto packet = sealed_packet(3, 17);
   PacketHeader header;
-  EXPECT_TRUE(open_packet(packet, 3, 17, header).ok());
+  EXPECT_TRUE(open_packet(packet, 0, 3, 17, header).ok());
   EXPECT_EQ(header.digest, 42U);
 }
 
@@ -33,16 +33,16 @@ TEST(Packet, EveryFlippedBitIsFound) {
   for (std::size_t bit = 0; bit < packet.size() * 8; ++bit) {
     auto broken = packet;
     broken[bit / 8] ^= static_cast<std::byte>(1U << (bit % 8));
-    EXPECT_EQ(open_packet(broken, 3, 17, header).code(), ErrorCode::kTransport) << "bit " << bit;
+    EXPECT_EQ(open_packet(broken, 0, 3, 17, header).code(), ErrorCode::kTransport) << "bit " << bit;
   }
 }
 
 TEST(Packet, OfAnotherRankOrStepIsRefusedByName) {
   const auto packet = sealed_packet(3, 17);
   PacketHeader header;
-  EXPECT_THAT(open_packet(packet, 2, 17, header).message(), testing::HasSubstr("names rank 3"));
-  EXPECT_THAT(open_packet(packet, 3, 18, header).message(), testing::HasSubstr("names step 17"));
-  EXPECT_THAT(open_packet(std::span(packet).first(10), 3, 17, header).message(),
+  EXPECT_THAT(open_packet(packet, 0, 2, 17, header).message(), testing::HasSubstr("names rank 3"));
+  EXPECT_THAT(open_packet(packet, 0, 3, 18, header).message(), testing::HasSubstr("names step 17"));
+  EXPECT_THAT(open_packet(std::span(packet).first(10), 0, 3, 17, header).message(),
               testing::HasSubstr("truncated"));
 }
 
