@@ -125,10 +125,9 @@ struct BalancerEvent {
   BalancerEventKind kind = BalancerEventKind::kOpened;
   Reason reason = Reason::kNone;
   GenerationId generation;
-  std::uint32_t unit = 0;  ///< kCommitted, kDropped: index into plan->units.
-  const MigrationPlan* plan =
-      nullptr;  ///< kAdopted, kCommitted, kDropped, kClosed (if there was one): valid until the
-                ///< next begin_step.
+  std::uint32_t unit = 0;               ///< kCommitted, kDropped: index into plan->units.
+  const MigrationPlan* plan = nullptr;  ///< kAdopted, kCommitted, kDropped, kClosed (if there was
+                                        ///< one): valid until the next begin_step.
 };
 
 /// How far the worker is with what the agreement waits for.

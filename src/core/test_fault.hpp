@@ -18,15 +18,15 @@ enum class Fault : std::uint8_t {
   kGatherSkipped,  ///< A failed gather counts as complete.
   kOldPackets,     ///< Sets posted before a reconfiguration are used.
   // Generations and hashes (rules 3, 4, 5)
-  kLateBase,        ///< The base is taken when planning ends.
-  kWeakHash,        ///< The hash covers the generation only.
-  kHashNoSources,   ///< The hash leaves out the copies.
-  kNoBaseCheck,     ///< Layers whose base epoch changed are adopted.
-  kReadopt,         ///< A hash for another generation adopts.
-  kAdoptMajority,   ///< One rank that is not ready is ignored.
-  kFirstHashWins,   ///< Different hashes are not compared.
-  kCloseOnNotReady, ///< "Not ready" on this rank closes.
-  kKeepOldPlan,     ///< Adoption leaves the units of the plan before pending.
+  kLateBase,         ///< The base is taken when planning ends.
+  kWeakHash,         ///< The hash covers the generation only.
+  kHashNoSources,    ///< The hash leaves out the copies.
+  kNoBaseCheck,      ///< Layers whose base epoch changed are adopted.
+  kReadopt,          ///< A hash for another generation adopts.
+  kAdoptMajority,    ///< One rank that is not ready is ignored.
+  kFirstHashWins,    ///< Different hashes are not compared.
+  kCloseOnNotReady,  ///< "Not ready" on this rank closes.
+  kKeepOldPlan,      ///< Adoption leaves the units of the plan before pending.
   // Staging (rules 6, 7, 8)
   kStagedUntagged,   ///< A cursor of another generation counts.
   kStagedRelative,   ///< The cursor counts from the first pending unit.
@@ -42,27 +42,27 @@ enum class Fault : std::uint8_t {
   kNoOlderSend,      ///< The same, for sends only.
   kDropOnReady,      ///< The plan under way loses its staged bytes when the next plan is ready.
   // Buffers and copies (rules 9, 10)
-  kFreeOnDrop,        ///< A dropped copy's buffer is returned at once, its transfer goes on.
-  kTagNoGeneration,   ///< Tags do not name the generation.
-  kPoolIgnored,       ///< Units may be larger than the pool.
-  kAnyOrderGrants,    ///< Buffers are granted from the last unit on.
-  kDrainLate,         ///< Owed receives get buffers after new ones.
-  kLocalAtCommit,     ///< Copies within a rank are made when the unit is committed.
-  kBufferLost,        ///< A dropped unit's buffers are never returned.
-  kSplitAnyOrder,     ///< Units of a split layer in reversed order.
+  kFreeOnDrop,       ///< A dropped copy's buffer is returned at once, its transfer goes on.
+  kTagNoGeneration,  ///< Tags do not name the generation.
+  kPoolIgnored,      ///< Units may be larger than the pool.
+  kAnyOrderGrants,   ///< Buffers are granted from the last unit on.
+  kDrainLate,        ///< Owed receives get buffers after new ones.
+  kLocalAtCommit,    ///< Copies within a rank are made when the unit is committed.
+  kBufferLost,       ///< A dropped unit's buffers are never returned.
+  kSplitAnyOrder,    ///< Units of a split layer in reversed order.
   // Loads and tables (rule 15, invariants 3 and 6)
   kLoadsByCurrent,  ///< Loads are read with the placement of now.
   kLoadsUnsplit,    ///< A commit does not split the window.
   kStaleTable,      ///< A commit leaves the dispatch table as it was.
   // Membership (rules 11 to 14)
-  kNoRollForward,     ///< A rank that is behind stays behind.
-  kDiscardOnNotice,   ///< Promised bytes are dropped when the notice comes.
-  kNoStepSync,        ///< Each rank goes on from its own step.
-  kCountersKept,      ///< The agreement's private counters are not made equal.
-  kPlannerKept,       ///< The planner keeps its history.
-  kRehomeByRank,      ///< Lost experts go where this rank thinks best.
-  kReloadSkipped,     ///< Lost experts are placed but not loaded.
-  kPlannerLossHidden, ///< A rank whose planner began anew does not tell.
+  kNoRollForward,      ///< A rank that is behind stays behind.
+  kDiscardOnNotice,    ///< Promised bytes are dropped when the notice comes.
+  kNoStepSync,         ///< Each rank goes on from its own step.
+  kCountersKept,       ///< The agreement's private counters are not made equal.
+  kPlannerKept,        ///< The planner keeps its history.
+  kRehomeByRank,       ///< Lost experts go where this rank thinks best.
+  kReloadSkipped,      ///< Lost experts are placed but not loaded.
+  kPlannerLossHidden,  ///< A rank whose planner began anew does not tell.
   kCount
 };
 

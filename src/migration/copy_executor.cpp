@@ -329,8 +329,7 @@ void CopyExecutor::Impl::cancel_transfers(std::uint32_t unit) {
 }
 
 void CopyExecutor::Impl::release_buffers(std::uint32_t unit) {
-  if (faulty(Fault::kBufferLost) &&
-      transfers.units[unit].state == UnitTransfers::State::kDropped)
+  if (faulty(Fault::kBufferLost) && transfers.units[unit].state == UnitTransfers::State::kDropped)
     return;
   for (Arrival& arrival : transfers.arrivals_of(unit)) {
     if (arrival.buffer >= 0) pool.release(arrival.buffer);

@@ -16,8 +16,7 @@ TransferDrain::~TransferDrain() {
 void TransferDrain::add_send(LeftOver&& send) {
   LeftOver& added = sends_.emplace_back(std::move(send));
   if (!added.handle)
-    added.handle =
-        transport_.post_send(added.peer, added.tag, added.source, Delivery::kRendezvous);
+    added.handle = transport_.post_send(added.peer, added.tag, added.source, Delivery::kRendezvous);
 }
 
 void TransferDrain::post_owed(std::span<const std::vector<std::size_t>> part_bytes) {

@@ -214,9 +214,9 @@ void Agreement::close_open(Reason reason) {
   last_change_step_ = used_step_;
 }
 
-// What the planners say beside their plans: a history that is gone on one rank is begun anew on all,
-// so that all plan on the same again. Flags posted before the reset was known still tell of the same
-// loss.
+// What the planners say beside their plans: a history that is gone on one rank is begun anew on
+// all, so that all plan on the same again. Flags posted before the reset was known still tell of
+// the same loss.
 void Agreement::heed_planners(std::uint64_t step, std::span<const PacketHeader> packets) {
   mode_ = static_cast<BalancingMode>(packets[0].mode);
   bool lost = false;
@@ -236,8 +236,8 @@ void Agreement::maybe_open(std::uint64_t step, std::span<const PacketHeader> pac
   const bool interval_over =
       active_ == nullptr && step >= last_open_step_ + config_.rebalance_interval;
   // Packets posted before the last change was known may still ask for what has just been answered.
-  const bool heard = step > last_change_step_ + 2 * config_.packet_lag ||
-                     last_change_step_ == begin_.step;
+  const bool heard =
+      step > last_change_step_ + 2 * config_.packet_lag || last_change_step_ == begin_.step;
   const bool wanted =
       heard && std::ranges::any_of(planners(packets), [](const PacketHeader& packet) {
         return (packet.flags & kWantsRebalance) != 0;

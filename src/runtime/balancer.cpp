@@ -14,9 +14,9 @@ namespace {
 int rank_among(std::span<const int> live_ranks, const Transport& transport) {
   const auto at = static_cast<std::size_t>(transport.rank());
   if (at < live_ranks.size()) return live_ranks[at];
-  throw Error(ErrorCode::kInvalidArgument,
-              "live_ranks names " + std::to_string(live_ranks.size()) +
-                  " ranks, the transport makes this one number " + std::to_string(at));
+  throw Error(ErrorCode::kInvalidArgument, "live_ranks names " + std::to_string(live_ranks.size()) +
+                                               " ranks, the transport makes this one number " +
+                                               std::to_string(at));
 }
 
 }  // namespace
@@ -94,8 +94,7 @@ void Balancer::start(const Placement& served) {
 
 Status Balancer::join() {
   impl_->serve_nothing();
-  const Status joined =
-      impl_->reconfigure(impl_->ranks_to_join, std::move(impl_->transport), true);
+  const Status joined = impl_->reconfigure(impl_->ranks_to_join, std::move(impl_->transport), true);
   impl_->started = joined.ok();
   return joined;
 }

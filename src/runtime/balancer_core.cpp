@@ -373,7 +373,7 @@ void BalancerCore::tell_agreement() {
   if (failed_generation && (!limit || limit->plan_ready)) agreement->plan_failed(failed_generation);
   if (failed_unit != kNoUnit) agreement->unit_failed(staged_generation, failed_unit);
   agreement->staged(staged_generation,
-                   limit ? std::min(limit->staged_cursor, staged_cursor) : staged_cursor);
+                    limit ? std::min(limit->staged_cursor, staged_cursor) : staged_cursor);
   agreement->set_wants_rebalance(wants_rebalance);
   if (planner_lost) agreement->planner_lost();
 }
@@ -390,8 +390,8 @@ Status BalancerCore::hold_progress_at(const WorkerProgress& target) {
   const auto start = Clock::now();
   const auto deadline = start + config.deadline;
   const auto reached = [&] {
-    const bool plan = !target.plan_ready || !agreement->open_generation() || ready_plan != nullptr ||
-                      failed_generation == agreement->open_generation();
+    const bool plan = !target.plan_ready || !agreement->open_generation() ||
+                      ready_plan != nullptr || failed_generation == agreement->open_generation();
     return observed_step >= target.observed_step && plan && staged_cursor >= target.staged_cursor;
   };
   take_reports();

@@ -96,18 +96,18 @@ struct BalancerCore {
   }
 
   const ClusterShape first_shape;
-  ClusterShape shape;     // of the live ranks
-  std::vector<int> ranks; // [shape.num_ranks()] their numbers in first_shape
+  ClusterShape shape;      // of the live ranks
+  std::vector<int> ranks;  // [shape.num_ranks()] their numbers in first_shape
   const BalancerConfig config;
-  BeginPlan begin_plan;   // tests' own planning; empty: the configured planner
+  BeginPlan begin_plan;                  // tests' own planning; empty: the configured planner
   std::unique_ptr<Transport> transport;  // until the worker takes it
   int rank;
   const int num_local_slots;
   PacketLayout layout;
   std::optional<PacketRing> ring;
   std::optional<Agreement> agreement;
-  AgreedState begin;  // of this membership
-  std::unique_ptr<StagingPool> pool;    // this and the next two: the worker's while it runs
+  AgreedState begin;                  // of this membership
+  std::unique_ptr<StagingPool> pool;  // this and the next two: the worker's while it runs
   LocalSlots slot_memory;
   std::unique_ptr<Planning> planning;
   std::unique_ptr<Worker> worker;
@@ -121,7 +121,8 @@ struct BalancerCore {
   std::vector<std::vector<std::size_t>> part_bytes;  // [layers][parts]
   std::vector<std::size_t> expert_bytes;             // [layers]
   int staging_capacity = 0;
-  std::vector<std::int32_t> slot_contents;  // [layers * local slots] the expert whose bytes lie there
+  std::vector<std::int32_t>
+      slot_contents;  // [layers * local slots] the expert whose bytes lie there
 
   // Counters of the window under way, in the layout of a packet's loads.
   std::vector<std::uint32_t> counters;

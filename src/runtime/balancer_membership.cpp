@@ -5,8 +5,8 @@
 
 #include "core/test_fault.hpp"
 #include "runtime/balancer_core.hpp"
-#include "runtime/reconfiguration.hpp"
 #include "runtime/process_planning.hpp"
+#include "runtime/reconfiguration.hpp"
 
 namespace swiftbalancer {
 
@@ -127,9 +127,9 @@ void BalancerCore::make_worker(const ServedState& served) {
   options.control_mode = config.control_mode;
   options.thread_init = config.thread_init;
   options.log = config.log;
-  worker = std::make_unique<Worker>(
-      shape, options, std::move(transport),
-      Worker::Belongings{*ring, *pool, slot_memory, planning.get()}, begin, served);
+  worker = std::make_unique<Worker>(shape, options, std::move(transport),
+                                    Worker::Belongings{*ring, *pool, slot_memory, planning.get()},
+                                    begin, served);
   ready_step = observed_step = step;
   ready_plan = nullptr;
   failed_generation = staged_generation = {};

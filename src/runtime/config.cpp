@@ -62,8 +62,8 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
   lines << "build swiftbalancer " << SWIFTBALANCER_VERSION << ", protocol " << kProtocolVersion
         << '\n';
   lines << "policy " << config.policy << '\n'
-        << "control_mode " << (config.control_mode == ControlMode::kLeader ? "leader" : "replicated")
-        << '\n'
+        << "control_mode "
+        << (config.control_mode == ControlMode::kLeader ? "leader" : "replicated") << '\n'
         << "rebalance_interval " << config.rebalance_interval << '\n'
         << "imbalance_trigger " << exact(config.imbalance_trigger) << '\n'
         << "min_gain " << exact(config.min_gain) << '\n'
@@ -110,7 +110,8 @@ std::string first_difference(const ConfigText& one, const ConfigText& other) {
   };
   const auto a = lines_of(one), b = lines_of(other);
   for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
-    const std::string left = i < a.size() ? a[i] : "nothing", right = i < b.size() ? b[i] : "nothing";
+    const std::string left = i < a.size() ? a[i] : "nothing",
+                      right = i < b.size() ? b[i] : "nothing";
     if (left != right) return "\"" + left + "\" on the one, \"" + right + "\" on the other";
   }
   return "";

@@ -78,10 +78,10 @@ ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int
   int before = -1;
   for (int rank : ranks) {
     if (rank <= before || rank >= first_shape.num_ranks()) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "live_ranks names rank " + std::to_string(rank) + " after rank " +
-                      std::to_string(before) + "; allowed: ascending, below " +
-                      std::to_string(first_shape.num_ranks()));
+      throw Error(ErrorCode::kInvalidArgument, "live_ranks names rank " + std::to_string(rank) +
+                                                   " after rank " + std::to_string(before) +
+                                                   "; allowed: ascending, below " +
+                                                   std::to_string(first_shape.num_ranks()));
     }
     before = rank;
     options.slots_per_rank.push_back(first_shape.slots_per_rank(rank));

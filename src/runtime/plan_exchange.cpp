@@ -41,8 +41,7 @@ void PlanExchange::send_bytes(std::vector<std::byte> bytes) {
     sent.generation = owed_;
     sent.bytes = bytes;
     sent.source = {sent.bytes};
-    sent.handle =
-        transport_.post_send(peer, kPlanTag | owed_.step, sent.source, Delivery::kEager);
+    sent.handle = transport_.post_send(peer, kPlanTag | owed_.step, sent.source, Delivery::kEager);
   }
   owed_ = {};
 }
@@ -61,8 +60,8 @@ std::optional<PlanExchange::Message> PlanExchange::poll() {
     message.status = {ErrorCode::kTransport, "the leader's plan did not arrive"};
   } else if (status.bytes > 0) {
     Plan plan;
-    message.status = decode_plan(std::span(received.bytes).first(status.bytes),
-                                 received.generation, shape_, plan);
+    message.status = decode_plan(std::span(received.bytes).first(status.bytes), received.generation,
+                                 shape_, plan);
     if (message.status.ok()) message.plan = std::move(plan);
   }
   return message;

@@ -21,8 +21,9 @@ class PlanExchange {
  public:
   struct Message {
     GenerationId generation;
-    std::optional<Plan> plan;  ///< None: the leader has none, or the message is not what it should be.
-    Status status;             ///< What was wrong with it.
+    std::optional<Plan>
+        plan;       ///< None: the leader has none, or the message is not what it should be.
+    Status status;  ///< What was wrong with it.
   };
 
   PlanExchange(const ClusterShape& shape, Transport& transport)

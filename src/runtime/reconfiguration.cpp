@@ -77,9 +77,8 @@ void Reconfiguration::post_snapshot() {
       core_.worker != nullptr ? core_.agreement->last_open_step() : core_.begin.last_open_step;
   mine.mode = core_.worker != nullptr ? core_.agreement->mode() : core_.begin.mode;
   mine.config = config_text(core_.config, core_.first_shape, nullptr, core_.part_bytes);
-  const auto epochs = core_.worker != nullptr
-                          ? core_.agreement->epochs()
-                          : std::span<const std::uint64_t>(core_.begin.epochs);
+  const auto epochs = core_.worker != nullptr ? core_.agreement->epochs()
+                                              : std::span<const std::uint64_t>(core_.begin.epochs);
   snapshot_ = encode_snapshot(mine, epochs, shape_.num_moe_layers());
   snapshots_.resize(snapshot_.size() * live_ranks_.size());
   gather_ = transport_->post_all_gather(kSnapshotTag, snapshot_, snapshots_);
@@ -96,17 +95,15 @@ void Reconfiguration::use_snapshots() {
     Snapshot snapshot;
     Status status = decode_snapshot(std::span(snapshots_).subspan(i * each, each),
                                     shape_.num_moe_layers(), snapshot, epochs);
-    if (!status.ok())
-      return end({status.code(), name(live_ranks_[i]) + ": " + status.message()});
+    if (!status.ok()) return end({status.code(), name(live_ranks_[i]) + ": " + status.message()});
     Snapshot mine;
     std::vector<std::uint64_t> mine_epochs;
-    static_cast<void>(
-        decode_snapshot(snapshot_, shape_.num_moe_layers(), mine, mine_epochs));
+    static_cast<void>(decode_snapshot(snapshot_, shape_.num_moe_layers(), mine, mine_epochs));
     const std::string difference = first_difference(mine.config, snapshot.config);
     if (!difference.empty()) {
-      return end({ErrorCode::kInvalidArgument,
-                  name(live_ranks_[static_cast<std::size_t>(rank())]) + " and " +
-                      name(live_ranks_[i]) + " were started differently: " + difference});
+      return end({ErrorCode::kInvalidArgument, name(live_ranks_[static_cast<std::size_t>(rank())]) +
+                                                   " and " + name(live_ranks_[i]) +
+                                                   " were started differently: " + difference});
     }
     if (snapshot.joins) continue;
     begin_.step = std::max(begin_.step, snapshot.begun_step);
@@ -184,16 +181,15 @@ Status Reconfiguration::place_experts(const ServedState& state, const ClusterSha
       if (found == old_ranks.end()) continue;
       const int old_member = static_cast<int>(found - old_ranks.begin());
       std::ranges::copy_n(old_row.begin() + old_shape.first_slot(old_member),
-                          shape_.slots_per_rank(member),
-                          row.begin() + shape_.first_slot(member));
+                          shape_.slots_per_rank(member), row.begin() + shape_.first_slot(member));
     }
     if (faulty(Fault::kRehomeByRank)) std::ranges::reverse(row);
     const bool placed = rehome_lost_experts(row, shape_);
     if (faulty(Fault::kRehomeByRank)) std::ranges::reverse(row);
     if (!placed) {
-      return {ErrorCode::kUnavailable,
-              std::to_string(shape_.num_slots()) + " slots cannot hold " +
-                  std::to_string(shape_.num_logical_experts()) + " experts"};
+      return {ErrorCode::kUnavailable, std::to_string(shape_.num_slots()) + " slots cannot hold " +
+                                           std::to_string(shape_.num_logical_experts()) +
+                                           " experts"};
     }
     served_.shares.push_back(even_shares(row, shape_.num_logical_experts()));
   }
@@ -259,9 +255,8 @@ void Reconfiguration::use_verdicts() {
     if (!verdict.ok)
       return end({ErrorCode::kUnavailable, name(live_ranks_[i]) + ": " + verdict.why});
     if (verdict.digest != mine.digest) {
-      return end({ErrorCode::kInternal,
-                  name(live_ranks_[i]) + " goes on from another state than " +
-                      name(live_ranks_[static_cast<std::size_t>(rank())])});
+      return end({ErrorCode::kInternal, name(live_ranks_[i]) + " goes on from another state than " +
+                                            name(live_ranks_[static_cast<std::size_t>(rank())])});
     }
   }
   enter();

@@ -3,7 +3,8 @@
 // roll forward, take over the state of the most advanced rank, bring back lost experts, and go on
 // only when all have done so. Never waits: advance() does what can be done now, so that the
 // deterministic simulation can run it event by event. If another rank is lost meanwhile, this
-// object is dropped and a new one begins; nothing is lost by that. Engine thread, in place of steps.
+// object is dropped and a new one begins; nothing is lost by that. Engine thread, in place of
+// steps.
 
 #include <cstdint>
 #include <memory>

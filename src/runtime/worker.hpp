@@ -19,6 +19,7 @@
 #include <swiftbalancer/transport.hpp>
 
 #include "migration/copy_executor.hpp"
+#include "protocol/agreement.hpp"
 #include "runtime/messages.hpp"
 #include "runtime/packet_ring.hpp"
 #include "runtime/plan_exchange.hpp"
