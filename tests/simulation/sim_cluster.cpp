@@ -1,65 +1,12 @@
 #include "simulation/sim_cluster.hpp"
 
 #include <algorithm>
-#include <cstring>
-#include <sstream>
+#include <numeric>
+
+#include "simulation/sim_rank.hpp"
 
 namespace swiftbalancer::simulation {
 namespace {
-
-// An expert's weights name it, so that wrong bytes are seen wherever they turn up.
-struct Weights {
-  std::int32_t layer = -1;
-  std::int32_t expert = -1;
-  std::uint64_t filler = 0x5A5A5A5A5A5A5A5AULL;
-};
-
-// A random legal plan: swaps and overwrites of replicas. The same on every rank for the same base
-// and seed.
-Plan random_plan(const ServedState& base, const ClusterShape& shape, std::uint64_t seed) {
-  std::mt19937_64 random(seed * 7919 + 17);
-  Plan plan;
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    if (random() % 4 == 0) continue;
-    const auto now = base.placement.layer(layer);
-    std::vector<std::int32_t> next(now.begin(), now.end());
-    for (std::uint64_t change = random() % 4; change-- > 0;) {
-      auto& a = next[random() % next.size()];
-      auto& b = next[random() % next.size()];
-      if (random() % 2 == 0) {
-        std::swap(a, b);
-      } else if (std::ranges::count(next, b) > 1) {
-        b = a;
-      }
-    }
-    LayerChange entry;
-    entry.moe_layer_id = layer;
-    entry.plan.placement = next;
-    entry.plan.shares = even_shares(next, shape.num_logical_experts());
-    entry.plan.moves = count_moves(now, next, shape);
-    plan.changes.push_back(std::move(entry));
-  }
-  std::ranges::shuffle(plan.changes, random);
-  return plan;
-}
-
-// Takes a number of rounds that differs between ranks; may fail.
-class SimPlanJob final : public PlanJob {
- public:
-  SimPlanJob(Plan plan, int rounds, bool fails)
-      : plan_(std::move(plan)), rounds_(rounds), fails_(fails) {}
-  bool advance() override {
-    if (--rounds_ > 0) return false;
-    if (fails_) throw std::runtime_error("simulated planner failure");
-    return true;
-  }
-  Plan take() override { return plan_; }
-
- private:
-  Plan plan_;
-  int rounds_;
-  bool fails_;
-};
 
 ShapeOptions shape_options(const SimOptions& options) {
   ShapeOptions shape;
@@ -72,298 +19,338 @@ ShapeOptions shape_options(const SimOptions& options) {
 
 }  // namespace
 
-SimOptions SimOptions::draw(std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  const auto pick = [&random](std::initializer_list<int> values) {
-    return *(values.begin() + static_cast<std::ptrdiff_t>(random() % values.size()));
-  };
-  SimOptions options;
-  options.seed = seed;
-  options.num_ranks = pick({1, 2, 2, 3, 3, 8, 16});
-  options.num_moe_layers = pick({1, 2, 3, 5});
-  options.num_logical_experts = options.num_ranks * pick({1, 2}) + pick({0, 1, 2});
-  options.num_slots = options.num_logical_experts + pick({0, 1, 2, 5});
-  options.packet_interval = static_cast<std::uint64_t>(pick({1, 1, 2, 3}));
-  options.packet_lag = static_cast<std::uint64_t>(pick({1, 2, 3, 5}));
-  options.rebalance_interval = static_cast<std::uint64_t>(pick({1, 2, 4, 8}));
-  options.max_open_sets = static_cast<std::uint64_t>(pick({3, 10, 100}));
-  options.staging_experts = pick({1, 2, 3, 8});
-  options.install_mode = pick({0, 1}) == 0 ? InstallMode::kSwap : InstallMode::kCopy;
-  options.num_steps =
-      static_cast<std::uint64_t>(options.num_ranks >= 8 ? pick({12, 20}) : pick({20, 40}));
-  options.copy_failure = pick({0, 0, 5, 20});
-  options.planner_failure = pick({0, 0, 5});
-  options.planner_differs = pick({0, 0, 5});
-  options.early_request = pick({0, 10, 50});
-  options.slow_copies = pick({0, 50, 95});
-  options.idle = pick({0, 30});
-  return options;
+SimResult& SimResult::operator+=(const SimResult& other) {
+  for (auto field : {&SimResult::commits, &SimResult::drops, &SimResult::adopted,
+                     &SimResult::closed, &SimResult::superseded, &SimResult::events,
+                     &SimResult::reconfigurations, &SimResult::rolled_forward,
+                     &SimResult::loaded, &SimResult::resets, &SimResult::joined})
+    this->*field += other.*field;
+  return *this;
 }
-
-std::string SimOptions::to_string() const {
-  std::ostringstream out;
-  out << "seed " << seed << ": ranks " << num_ranks << " layers " << num_moe_layers << " experts "
-      << num_logical_experts << " slots " << num_slots << " interval " << packet_interval << " lag "
-      << packet_lag << " rebalance " << rebalance_interval << " open sets " << max_open_sets
-      << " pool " << staging_experts << " mode "
-      << (install_mode == InstallMode::kSwap ? "swap" : "copy") << " faults " << copy_failure << '/'
-      << planner_failure << '/' << planner_differs << '/' << early_request << '/' << slow_copies;
-  return out.str();
-}
-
-struct SimCluster::Rank {
-  int id = 0;
-  std::unique_ptr<BalancerCore> core;
-  std::vector<Weights> memory;  // [layer][local slot]
-  std::map<std::uint64_t, ExpertLoad>
-      routed;  // window's last step -> tokens of this rank's slots, by expert
-  ExpertLoad window;
-  std::uint64_t finished = 0;  // steps ended
-};
 
 SimCluster::SimCluster(const SimOptions& options)
     : options_(options),
       random_(options.seed * 31 + 5),
       shape_(shape_options(options)),
-      network_(options.num_ranks) {
+      deaths_left_(options.deaths),
+      joins_left_(options.joins),
+      gather_failures_left_(options.gather_failures) {
+  config_.policy = "static";  // SimPlanning plans instead
+  config_.rebalance_interval = options.rebalance_interval;
+  config_.packet_interval = options.packet_interval;
+  config_.packet_lag = options.packet_lag;
+  config_.max_open_sets = options.max_open_sets;
+  config_.install_mode = options.install_mode;
+  config_.control_mode = options.control_mode;
+  // Nothing is ever waited for here: a wait is a violation, told at once.
+  config_.deadline = std::chrono::milliseconds(1);
+  config_.staging_bytes = static_cast<std::size_t>(options.staging_experts) * sizeof(Weights);
+  config_.load_expert = [this](int layer, int expert, std::span<std::byte* const> parts) {
+    const Weights weights = Weights::of(layer, expert);
+    std::memcpy(parts[0], &weights, sizeof weights);
+    ++result_.loaded;
+  };
+  std::vector<int> all(static_cast<std::size_t>(options.num_ranks));
+  std::iota(all.begin(), all.end(), 0);
+  new_attempt(all);
   const Placement initial = Placement::initial(shape_);
-  BalancerConfig config;
-  config.policy = "static";  // begin_plan() below plans instead
-  config.rebalance_interval = options.rebalance_interval;
-  config.packet_interval = options.packet_interval;
-  config.packet_lag = options.packet_lag;
-  config.max_open_sets = options.max_open_sets;
-  config.install_mode = options.install_mode;
-  config.deadline = std::chrono::milliseconds(
-      1);  // Nothing is ever waited for here: a wait is a violation, told at once.
-  config.staging_bytes = static_cast<std::size_t>(options.staging_experts) * sizeof(Weights);
-  for (int id = 0; id < options.num_ranks; ++id) {
-    auto rank = std::make_unique<Rank>();
-    rank->id = id;
-    rank->window = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
-    rank->core = std::make_unique<BalancerCore>(shape_, config,
-                                                std::make_unique<SimTransport>(network_, id));
-    const int slots = shape_.slots_per_rank(id);
-    rank->memory.resize(static_cast<std::size_t>(shape_.num_moe_layers() * slots));
+  for (int id : all) {
+    ranks_.push_back(std::make_unique<Rank>());
+    Rank& made = *ranks_.back();
+    made.id = id;
+    make_core(made, std::make_unique<SimTransport>(*networks_[0], id));
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-      for (int slot = 0; slot < slots; ++slot) {
-        Weights& weights = rank->memory[static_cast<std::size_t>(layer * slots + slot)];
-        weights = {layer,
-                   initial.layer(layer)[static_cast<std::size_t>(shape_.first_slot(id) + slot)]};
-        const WeightPart part{reinterpret_cast<std::byte*>(&weights), sizeof weights};
-        rank->core->register_weights(layer, slot, {&part, 1});
+      for (int slot = 0; slot < shape_.slots_per_rank(id); ++slot) {
+        made.memory[static_cast<std::size_t>(layer * shape_.slots_per_rank(id) + slot)] =
+            Weights::of(layer,
+                        initial.layer(layer)[static_cast<std::size_t>(shape_.first_slot(id) + slot)]);
       }
     }
-    rank->core->serve(initial);
-    rank->core->make_worker(
-        [this, id](std::uint64_t generation) { return begin_plan(id, generation); });
-    ranks_.push_back(std::move(rank));
+    made.core->serve(initial);
+    made.core->begin_serving();
   }
 }
 
-SimCluster::~SimCluster() = default;
-
-void SimCluster::violated(const std::string& what) const {
-  throw Violation(what + "  [" + options_.to_string() + "]");
+SimCluster::~SimCluster() {
+  for (const auto& each : ranks_) each->change.reset();
 }
 
-std::unique_ptr<PlanJob> SimCluster::begin_plan(int rank, std::uint64_t generation) {
-  ServedState base;
-  base.placement = ranks_[static_cast<std::size_t>(rank)]->core->placement;
-  // The engine thread may be ahead of its worker; the base is what the first rank served when the
-  // generation was opened, and the plan's hash (base epochs, sources) shows when another rank's
-  // base differs.
-  base = base_of_generation_.try_emplace(generation, base).first->second;
-  if (chance(options_.planner_failure))
-    throw std::runtime_error("simulated planner that does not start");
-  std::uint64_t seed = options_.seed * 1000 + generation;
-  if (chance(options_.planner_differs)) seed += static_cast<std::uint64_t>(rank) + 1;
-  return std::make_unique<SimPlanJob>(random_plan(base, shape_, seed),
-                                      1 + static_cast<int>(random_() % 6),
-                                      chance(options_.planner_failure));
+void SimCluster::make_core(Rank& made, std::unique_ptr<Transport> transport) {
+  made.change.reset();
+  made.core = std::make_unique<BalancerCore>(shape_, config_, made.id, std::move(transport));
+  made.core->planning = make_planning(made);
+  made.window = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
+  const int slots = shape_.slots_per_rank(made.id);
+  made.memory.assign(static_cast<std::size_t>(shape_.num_moe_layers() * slots), Weights{});
+  for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
+    for (int slot = 0; slot < slots; ++slot) {
+      Weights& weights = made.memory[static_cast<std::size_t>(layer * slots + slot)];
+      const WeightPart part{reinterpret_cast<std::byte*>(&weights), sizeof weights};
+      made.core->register_weights(layer, slot, {&part, 1});
+    }
+  }
 }
 
-bool SimCluster::can_begin(const Rank& rank) const {
-  if (rank.core->in_step || rank.finished >= options_.num_steps) return false;
-  rank.core->take_reports();
-  const auto due = rank.core->agreement.set_due(rank.finished + 1);
-  return !due || rank.core->ready_step >= *due;
+std::unique_ptr<SimPlanning> SimCluster::make_planning(const Rank&) {
+  return std::make_unique<SimPlanning>(
+      SimPlanning::Faults{[this] { return chance(options_.planner_failure); },
+                          [this] { return chance(options_.planner_differs); },
+                          [this] { return chance(options_.planner_loss); },
+                          [this] { return 1 + static_cast<int>(random_() % 6); }});
+}
+
+// ---- Steps ----
+
+bool SimCluster::can_begin(const Rank& mine) const {
+  if (mine.core->in_step || mine.core->step >= options_.num_steps) return false;
+  mine.core->take_reports();
+  const auto due = mine.core->agreement->set_due(mine.core->step + 1);
+  return !due || mine.core->ready_step >= *due || faulty(Fault::kGoOnAlone);
 }
 
 // A forward is an all-to-all: nobody ends a step that somebody has not begun.
-bool SimCluster::can_end(const Rank& rank) const {
-  return rank.core->in_step && std::ranges::all_of(ranks_, [&](const auto& peer) {
-           return peer->core->step >= rank.core->step;
+bool SimCluster::can_end(const Rank& mine) const {
+  return mine.core->in_step && std::ranges::all_of(mine.core->ranks, [&](int id) {
+           const Rank& peer = rank(id);
+           return peer.serves() && peer.core->begin.membership == mine.core->begin.membership &&
+                  peer.core->step >= mine.core->step;
          });
 }
 
-void SimCluster::begin(Rank& rank) {
+void SimCluster::begin(Rank& mine) {
   const Status status =
-      rank.core->begin_step({rank.finished + 1, Phase::kDecode, chance(options_.idle)});
+      mine.core->begin_step({mine.core->step + 1, Phase::kDecode, chance(options_.idle)});
   if (!status.ok()) violated("begin_step failed: " + status.message());
-  if (rank.core->stats.waits_for_plans + rank.core->stats.waits_for_copies > 0)
+  if (mine.core->stats.waits_for_plans + mine.core->stats.waits_for_copies > 0)
     violated("the engine waited for a plan or a copy");
-  for (const BalancerEvent& event : rank.core->events) {
-    if (rank.id != 0) continue;
+  if (mine.core->rank == 0) count(mine);
+  check_forward(mine);
+  route_tokens(mine);
+}
+
+void SimCluster::count(const Rank& mine) {
+  for (const BalancerEvent& event : mine.core->events) {
     result_.commits += event.kind == BalancerEventKind::kCommitted ? 1 : 0;
     result_.drops += event.kind == BalancerEventKind::kDropped ? 1 : 0;
     result_.superseded += event.reason == Reason::kSuperseded ? 1 : 0;
     result_.adopted += event.kind == BalancerEventKind::kAdopted ? 1 : 0;
     result_.closed += event.kind == BalancerEventKind::kClosed ? 1 : 0;
   }
-  check_forward(rank);
-  route_tokens(rank);
 }
 
 // Tokens that a step sends to this rank's slots: known from step, layer and slot, so that loads can
-// be checked.
-void SimCluster::route_tokens(Rank& rank) {
-  const int slots = shape_.slots_per_rank(rank.id);
-  std::vector<std::uint32_t> counts(static_cast<std::size_t>(slots));
+// be checked. An empty slot gets none.
+void SimCluster::route_tokens(Rank& mine) {
+  const BalancerCore& core = *mine.core;
+  std::vector<std::uint32_t> counts(static_cast<std::size_t>(core.num_local_slots));
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-    for (int slot = 0; slot < slots; ++slot) {
-      counts[static_cast<std::size_t>(slot)] = static_cast<std::uint32_t>(random_() % 100);
-      const auto expert = rank.core->placement.layer(
-          layer)[static_cast<std::size_t>(shape_.first_slot(rank.id) + slot)];
-      rank.window.layer(layer)[static_cast<std::size_t>(expert)] +=
-          counts[static_cast<std::size_t>(slot)];
+    for (int slot = 0; slot < core.num_local_slots; ++slot) {
+      const auto at = static_cast<std::size_t>(slot);
+      const auto expert =
+          core.placement.layer(layer)[at + static_cast<std::size_t>(core.shape.first_slot(core.rank))];
+      counts[at] = expert == kEmptySlot ? 0 : static_cast<std::uint32_t>(random_() % 100);
+      if (expert != kEmptySlot)
+        mine.window.layer(layer)[static_cast<std::size_t>(expert)] += counts[at];
     }
-    rank.core->record(layer, counts);
+    mine.core->record(layer, counts);
   }
 }
 
-void SimCluster::end(Rank& rank) {
-  check_slots(rank);  // weights never change during a forward
-  if (chance(options_.early_request)) rank.core->wants_rebalance = true;
-  const Status status = rank.core->end_step();
+void SimCluster::end(Rank& mine) {
+  check_slots(mine);  // weights never change during a forward
+  if (chance(options_.early_request)) mine.core->wants_rebalance = true;
+  if (chance(options_.mode_change)) {
+    const auto mode = static_cast<BalancingMode>(random_() % 3);
+    mine.core->asked_mode = mode;
+    mine.core->agreement->ask_mode(mode);
+  }
+  const Status status = mine.core->end_step();
   if (!status.ok()) violated("end_step failed: " + status.message());
-  rank.core->wants_rebalance = false;
-  ++rank.finished;
-  if (rank.core->agreement.packet_due(rank.finished)) {
-    rank.routed[rank.finished] = std::exchange(
-        rank.window, ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts()));
+  mine.core->wants_rebalance = false;
+  if (mine.core->agreement->packet_due(mine.core->step)) {
+    mine.routed[{mine.core->begin.membership, mine.core->step}] = std::exchange(
+        mine.window, ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts()));
   }
 }
 
-// Invariants 1, 2, 8: all ranks run a step on the same placement and the same agreed state.
-void SimCluster::check_forward(const Rank& rank) {
-  const auto mine = std::pair(rank.core->placement, rank.core->agreement.digest());
-  const auto [first, is_new] = forwards_.try_emplace(rank.core->step, mine);
-  if (!is_new && first->second != mine) {
-    violated("rank " + std::to_string(rank.id) + " runs step " + std::to_string(rank.core->step) +
-             " on another agreed state than its peers");
+void SimCluster::run_engine(Rank& mine) {
+  const bool behind = mine.attempt + 1 < attempts_.size();
+  if (behind && std::ranges::find(attempts_.back().live, mine.id) != attempts_.back().live.end()) {
+    // The notice comes at some time; until then the rank goes on as far as it can.
+    if (mine.joins || chance(30)) return notice(mine);
   }
-  for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-    // Invariant 5: every logical expert always has a slot.
-    if (!is_valid_layer(rank.core->placement.layer(layer), shape_))
-      violated("layer " + std::to_string(layer) + " lost an expert");
-    // Invariant 3: routing never names a slot that does not hold the expert.
-    for (int expert = 0; expert < shape_.num_logical_experts(); ++expert) {
-      const auto row = static_cast<std::size_t>(shape_.num_logical_experts()) * kDispatchEntries;
-      const DispatchView view(rank.core->dispatch_tables.data() +
-                              static_cast<std::size_t>(layer) * row);
-      for (std::uint32_t ticket = 0; ticket < kDispatchEntries; ++ticket) {
-        const auto slot = static_cast<std::size_t>(view.slot(expert, ticket));
-        if (rank.core->placement.layer(layer)[slot] != expert)
-          violated("the dispatch table names a slot of another expert");
-      }
-    }
-  }
-  check_slots(rank);
-}
-
-void SimCluster::check_slots(const Rank& rank) const {
-  for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-    for (int slot = 0; slot < shape_.slots_per_rank(rank.id); ++slot) {
-      Weights weights;
-      std::memcpy(&weights, rank.core->slot_parts[rank.core->index(layer, slot)][0],
-                  sizeof weights);
-      const auto expert = rank.core->placement.layer(
-          layer)[static_cast<std::size_t>(shape_.first_slot(rank.id) + slot)];
-      if (weights.layer != layer || weights.expert != expert) {
-        violated("rank " + std::to_string(rank.id) + " layer " + std::to_string(layer) + " slot " +
-                 std::to_string(slot) + " holds expert " + std::to_string(weights.expert) +
-                 " of layer " + std::to_string(weights.layer) + ", the placement says " +
-                 std::to_string(expert));
-      }
-    }
+  if (mine.change != nullptr) return reconfigure(mine);
+  if (!mine.serves() || mine.worker_stopped) return;
+  if (can_begin(mine)) {
+    begin(mine);
+  } else if (can_end(mine)) {
+    end(mine);
   }
 }
 
-// Invariants 5 and 6: what the worker takes for the loads of a set is what was routed, expert by
-// expert.
-void SimCluster::run_worker(Rank& rank) {
-  Worker& worker = *rank.core->worker;
+void SimCluster::run_worker(Rank& mine) {
+  if (!mine.alive || mine.core->worker == nullptr || mine.core->frozen || mine.worker_stopped)
+    return;
+  Worker& worker = *mine.core->worker;
   const std::uint64_t before = worker.last_observed_step();
-  worker.run_once();
-  const std::uint64_t step = worker.last_observed_step();
-  if (step == before) return;
-  ExpertLoad routed(shape_.num_moe_layers(), shape_.num_logical_experts());
-  for (const auto& peer : ranks_) {
-    const ExpertLoad& part = peer->routed.at(step);
-    for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-      for (std::size_t expert = 0; expert < part.layer(layer).size(); ++expert) {
-        routed.layer(layer)[expert] += part.layer(layer)[expert];
-      }
-    }
+  try {
+    worker.run_once();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kTransport) violated(std::string("worker: ") + error.what());
+    // A failed gather: the engine would hear of it in begin_step, and asks for the same ranks again.
+    mine.worker_stopped = true;
+    if (mine.attempt + 1 == attempts_.size()) new_attempt(attempts_.back().live);
+    return;
   }
-  if (worker.last_observed() != routed) {
-    violated("loads of step " + std::to_string(step) +
-             " are attributed to other experts than they were routed to");
+  if (worker.last_observed_step() != before) check_loads(mine, worker.last_observed_step());
+}
+
+// ---- Membership ----
+
+void SimCluster::new_attempt(std::vector<int> live) {
+  networks_.push_back(std::make_unique<SimNetwork>(static_cast<int>(live.size()),
+                                                   options_.can_cancel, options_.slow_senders));
+  attempts_.push_back({std::move(live)});
+}
+
+bool SimCluster::can_hold(const std::vector<int>& live) const {
+  int slots = 0;
+  for (int id : live) slots += shape_.slots_per_rank(id);
+  return slots >= shape_.num_logical_experts();
+}
+
+void SimCluster::maybe_change_membership() {
+  if (random_() % 400 != 0) return;
+  const auto kind = random_() % 3;
+  if (kind == 0 && deaths_left_ > 0) kill_one();
+  if (kind == 1 && joins_left_ > 0) join_one();
+  if (kind == 2 && gather_failures_left_ > 0) {
+    --gather_failures_left_;
+    const auto& live = attempts_.back().live;
+    networks_.back()->fail_gather(static_cast<int>(random_() % live.size()));
   }
+}
+
+void SimCluster::kill_one() {
+  std::vector<int> live = attempts_.back().live;
+  const auto victim = live.begin() + static_cast<std::ptrdiff_t>(random_() % live.size());
+  Rank& dead = rank(*victim);
+  live.erase(victim);
+  // Somebody must be left who serves, and all experts must find room.
+  const bool serving = std::ranges::any_of(live, [&](int id) { return !rank(id).joins; });
+  if (live.empty() || !serving || !can_hold(live)) return;
+  --deaths_left_;
+  dead.alive = false;
+  for (std::size_t i = 0; i < networks_.size(); ++i) {
+    const auto& members = attempts_[i].live;
+    const auto place = std::ranges::find(members, dead.id);
+    if (place != members.end())
+      networks_[i]->die(static_cast<int>(place - members.begin()), random_);
+  }
+  dead.change.reset();
+  dead.core.reset();
+  new_attempt(std::move(live));
+}
+
+// A rank that died earlier comes back as a new process, with nothing.
+void SimCluster::join_one() {
+  const auto dead = std::ranges::find_if(ranks_, [](const auto& each) { return !each->alive; });
+  if (dead == ranks_.end()) return;
+  --joins_left_;
+  Rank& joins = **dead;
+  std::vector<int> live = attempts_.back().live;
+  live.insert(std::ranges::lower_bound(live, joins.id), joins.id);
+  new_attempt(std::move(live));
+  joins.alive = joins.joins = true;
+  joins.worker_stopped = false;
+  joins.attempt = 0;
+  make_core(joins, nullptr);
+  joins.core->serve_nothing();
+  ++result_.joined;
+}
+
+void SimCluster::notice(Rank& mine) {
+  mine.attempt = attempts_.size() - 1;
+  const auto& live = attempts_.back().live;
+  const auto index = static_cast<int>(std::ranges::find(live, mine.id) - live.begin());
+  mine.change.reset();
+  mine.change = std::make_unique<Reconfiguration>(
+      *mine.core, live, std::make_unique<SimTransport>(*networks_.back(), index), mine.joins);
+}
+
+void SimCluster::reconfigure(Rank& mine) {
+  const auto commits = mine.core->stats.units_committed;
+  const bool over = mine.change->advance();
+  result_.rolled_forward += mine.core->stats.units_committed - commits;
+  if (!over) return;
+  const Status status = mine.change->status();
+  mine.change.reset();
+  if (!status.ok()) violated("reconfiguration failed: " + status.message());
+  mine.core->started = true;
+  mine.joins = mine.worker_stopped = false;
+  mine.window = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
+  ++result_.reconfigurations;
+  check_forward(mine);
+}
+
+// ---- Scheduling ----
+
+void SimCluster::deliver() {
+  // The newest networks carry what matters; the others are tried now and then.
+  SimNetwork& network = random_() % 8 == 0 ? *networks_[random_() % networks_.size()]
+                                           : *networks_.back();
+  const auto events = network.possible();
+  if (events.empty()) return;
+  const auto& event = events[random_() % events.size()];
+  auto fate = SimNetwork::Fate::kGood;
+  if (event.kind == SimNetwork::Event::Kind::kPiece) {
+    if (chance(options_.slow_copies)) return;
+    if (chance(options_.copy_failure)) fate = SimNetwork::Fate::kReceiveFails;
+    if (chance(options_.send_failure)) fate = SimNetwork::Fate::kSendFails;
+  }
+  network.happen(event, fate);
 }
 
 void SimCluster::schedule_one() {
-  // Choices: every rank's engine, every rank's worker, every delivery.
-  const auto events = network_.possible();
-  const std::size_t choice = random_() % (ranks_.size() * 2 + events.size());
+  // Choices: every rank's engine, every rank's worker, and as many deliveries.
+  const std::size_t choice = random_() % (ranks_.size() * 4);
+  Rank& mine = *ranks_[choice % ranks_.size()];
   if (choice < ranks_.size()) {
-    Rank& rank = *ranks_[choice];
-    if (can_begin(rank)) {
-      begin(rank);
-    } else if (can_end(rank)) {
-      end(rank);
-    }
+    if (mine.alive) run_engine(mine);
   } else if (choice < ranks_.size() * 2) {
-    run_worker(*ranks_[choice - ranks_.size()]);
+    run_worker(mine);
   } else {
-    const auto& event = events[choice - ranks_.size() * 2];
-    const bool transfer = event.kind == SimNetwork::Event::Kind::kTransfer;
-    if (!transfer || !chance(options_.slow_copies))
-      network_.happen(event, transfer && chance(options_.copy_failure));
+    deliver();
   }
+  maybe_change_membership();
+  for (const auto& network : networks_)
+    if (!network->broken().empty()) violated(network->broken());
   ++result_.events;
+}
+
+bool SimCluster::finished() const {
+  return std::ranges::all_of(ranks_, [this](const auto& each) {
+    return !each->alive || (each->serves() && each->attempt + 1 == attempts_.size() &&
+                            each->core->step >= options_.num_steps && !each->core->in_step);
+  });
 }
 
 SimResult SimCluster::run() {
   const std::uint64_t limit =
       options_.num_steps * static_cast<std::uint64_t>(options_.num_ranks) * 20'000;
-  while (!std::ranges::all_of(
-      ranks_, [this](const auto& rank) { return rank->finished == options_.num_steps; })) {
-    schedule_one();
-    if (result_.events > limit) violated("no progress after " + std::to_string(limit) + " events");
+  try {
+    while (!finished()) {
+      schedule_one();
+      if (result_.events > limit)
+        violated("no progress after " + std::to_string(limit) + " events");
+    }
+    check_nothing_leaks();
+  } catch (const Error& error) {
+    violated(std::string("an error where none may be: ") + error.what());
   }
-  check_nothing_leaks();
+  for (const auto& each : ranks_)
+    if (each->alive) result_.resets += each->core->stats.planner_resets;
   return result_;
-}
-
-void SimCluster::check_nothing_leaks() {
-  for (bool busy = true; busy;) {  // until the network is quiet
-    busy = false;
-    for (const auto& rank : ranks_) busy |= rank->core->worker->run_once();
-    for (const auto& event : network_.possible()) {
-      network_.happen(event, false);
-      busy = true;
-    }
-  }
-  for (const auto& rank : ranks_) {
-    const bool migrating = rank->core->agreement.active_plan() != nullptr;
-    if (!migrating && rank->core->worker->num_free_buffers() != options_.staging_experts) {
-      violated("rank " + std::to_string(rank->id) + " has " +
-               std::to_string(rank->core->worker->num_free_buffers()) + " free buffers of " +
-               std::to_string(options_.staging_experts) + " with no plan active");
-    }
-  }
 }
 
 }  // namespace swiftbalancer::simulation

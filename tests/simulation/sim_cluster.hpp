@@ -1,44 +1,23 @@
 #pragma once
-// A whole cluster in one thread: the product's BalancerCore, Worker, planner hook, migration and
-// protocol on every rank, over SimNetwork, scheduled by a seed. After every event the general
+// A whole cluster in one thread: the product's BalancerCore, Worker, Reconfiguration, migration and
+// protocol on every rank, over SimNetworks, scheduled by a seed. After every event the general
 // invariants of the design are checked.
 
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "runtime/balancer_core.hpp"
+#include "runtime/reconfiguration.hpp"
+#include "simulation/sim_options.hpp"
+#include "simulation/sim_planning.hpp"
 #include "simulation/sim_transport.hpp"
 
 namespace swiftbalancer::simulation {
-
-struct SimOptions {
-  std::uint64_t seed = 1;
-  int num_ranks = 2;
-  int num_moe_layers = 2;
-  int num_logical_experts = 4;
-  int num_slots = 6;
-  std::uint64_t packet_interval = 1;
-  std::uint64_t packet_lag = 1;
-  std::uint64_t rebalance_interval = 3;
-  std::uint64_t max_open_sets = 8;
-  int staging_experts = 2;  ///< Buffers of a rank's pool.
-  InstallMode install_mode = InstallMode::kSwap;
-  std::uint64_t num_steps = 30;
-  // Faults, in percent of the events they apply to.
-  int copy_failure = 0;
-  int planner_failure = 0;
-  int planner_differs = 0;
-  int early_request = 0;  ///< A rank asks for an early rebalance (supersedes a plan still moving).
-  int idle = 0;
-  int slow_copies = 0;  ///< A copy that could complete does not, this often.
-
-  static SimOptions draw(std::uint64_t seed);
-  std::string to_string() const;
-};
 
 /// Thrown when an invariant is broken; the message says which, where and with what seed.
 struct Violation : std::runtime_error {
@@ -52,6 +31,12 @@ struct SimResult {
   std::uint64_t closed = 0;
   std::uint64_t superseded = 0;
   std::uint64_t events = 0;
+  std::uint64_t reconfigurations = 0;
+  std::uint64_t rolled_forward = 0;
+  std::uint64_t loaded = 0;
+  std::uint64_t resets = 0;
+  std::uint64_t joined = 0;
+  SimResult& operator+=(const SimResult& other);
 };
 
 class SimCluster {
@@ -63,30 +48,55 @@ class SimCluster {
 
  private:
   struct Rank;
+  struct Attempt;
 
+  // Set-up (sim_cluster.cpp).
+  void make_core(Rank& rank, std::unique_ptr<Transport> transport);
+  std::unique_ptr<SimPlanning> make_planning(const Rank& rank);
+
+  // Scheduling.
   void schedule_one();
+  void run_engine(Rank& rank);
+  void run_worker(Rank& rank);
+  void deliver();
   bool can_begin(const Rank& rank) const;
   bool can_end(const Rank& rank) const;
   void begin(Rank& rank);
   void end(Rank& rank);
   void route_tokens(Rank& rank);
-  void check_slots(const Rank& rank) const;
+  bool finished() const;
+  void count(const Rank& rank);
+
+  // Membership.
+  void maybe_change_membership();
+  void kill_one();
+  void join_one();
+  void new_attempt(std::vector<int> live);
+  bool can_hold(const std::vector<int>& live) const;
+  void notice(Rank& rank);
+  void reconfigure(Rank& rank);
+
+  // Invariants (sim_checks.cpp).
   void check_forward(const Rank& rank);
-  void run_worker(Rank& rank);
+  void check_tables(const Rank& rank) const;
+  void check_slots(const Rank& rank) const;
+  void check_loads(const Rank& rank, std::uint64_t step) const;
   void check_nothing_leaks();
-  std::unique_ptr<PlanJob> begin_plan(int rank, std::uint64_t generation);
   bool chance(int percent) { return static_cast<int>(random_() % 100) < percent; }
   [[noreturn]] void violated(const std::string& what) const;
+  Rank& rank(int id) const { return *ranks_[static_cast<std::size_t>(id)]; }
 
   SimOptions options_;
   std::mt19937_64 random_;
   ClusterShape shape_;
-  SimNetwork network_;
+  BalancerConfig config_;
+  std::vector<std::unique_ptr<SimNetwork>> networks_;  // one per attempt
+  std::vector<Attempt> attempts_;
   std::vector<std::unique_ptr<Rank>> ranks_;
+  int deaths_left_, joins_left_, gather_failures_left_;
+  using StepOf = std::pair<std::uint32_t, std::uint64_t>;  // membership, step
   // What the first rank to get there did; the others must do the same.
-  std::map<std::uint64_t, std::pair<Placement, std::uint64_t>>
-      forwards_;  // step -> placement, digest
-  std::map<std::uint64_t, ServedState> base_of_generation_;
+  std::map<StepOf, std::pair<Placement, std::vector<std::uint64_t>>> forwards_;
   SimResult result_;
 };
 

@@ -1,6 +1,5 @@
 // Thousands of seeded schedules of whole clusters. A failure prints its seed; run it again with
-//   SWIFTBALANCER_SEED=<seed> simulation_test --gtest_filter='Simulation.*'
-// SWIFTBALANCER_SEEDS=<n> runs more.
+//   scripts/soak.sh --seed <seed>
 
 #include <cstdlib>
 #include <string>
@@ -17,33 +16,63 @@ std::uint64_t environment(const char* name, std::uint64_t otherwise) {
   return value != nullptr ? std::stoull(value) : otherwise;
 }
 
-SimResult operator+(const SimResult& a, const SimResult& b) {
-  return {a.commits + b.commits, a.drops + b.drops,           a.adopted + b.adopted,
-          a.closed + b.closed,   a.superseded + b.superseded, a.events + b.events};
+std::string failure_of(const SimOptions& options) {
+  try {
+    SimCluster(options).run();
+    return "";
+  } catch (const std::exception& violation) {
+    return violation.what();
+  }
+}
+
+// Makes a failing run simpler as long as it still fails.
+std::string shrunk(SimOptions options) {
+  std::string failure = failure_of(options);
+  for (bool simpler = true; simpler;) {
+    simpler = false;
+    for (const SimOptions& variant : options.simpler()) {
+      const std::string still = failure_of(variant);
+      if (still.empty()) continue;
+      failure = still;
+      options = variant;
+      simpler = true;
+      break;
+    }
+  }
+  return failure;
 }
 
 TEST(Simulation, EverySeededScheduleKeepsTheInvariants) {
   const std::uint64_t only = environment("SWIFTBALANCER_SEED", 0);
-  const std::uint64_t first = only != 0 ? only : 1;
-  const std::uint64_t last = only != 0 ? only : environment("SWIFTBALANCER_SEEDS", 2500);
+  const std::uint64_t first = only != 0 ? only : environment("SWIFTBALANCER_FIRST_SEED", 1);
+  const std::uint64_t count = only != 0 ? 1 : environment("SWIFTBALANCER_SEEDS", 10'000);
   SimResult total;
-  for (std::uint64_t seed = first; seed <= last; ++seed) {
+  for (std::uint64_t seed = first; seed < first + count; ++seed) {
     try {
-      total = total + SimCluster(SimOptions::draw(seed)).run();
+      total += SimCluster(SimOptions::draw(seed)).run();
     } catch (const std::exception& violation) {
-      FAIL() << violation.what() << "\nreplay: SWIFTBALANCER_SEED=" << seed;
+      FAIL() << violation.what() << "\nreplay: scripts/soak.sh --seed " << seed
+             << "\nshrunk: " << shrunk(SimOptions::draw(seed));
     }
   }
-  std::cout << last - first + 1 << " schedules: " << total.events << " events, " << total.adopted
+  std::cout << count << " schedules: " << total.events << " events, " << total.adopted
             << " plans adopted, " << total.closed << " generations closed, " << total.commits
             << " units committed, " << total.drops << " dropped, " << total.superseded
-            << " superseded\n";
-  if (only != 0) return;
+            << " superseded, " << total.reconfigurations << " reconfigurations, "
+            << total.rolled_forward << " units rolled forward, " << total.loaded
+            << " experts loaded, " << total.joined << " ranks joined, " << total.resets
+            << " planner resets\n";
+  if (count < 1000) return;
   // The schedules must have exercised what they are there for.
-  EXPECT_GT(total.commits, last);
-  EXPECT_GT(total.drops, last / 10);
-  EXPECT_GT(total.closed, last / 10);
-  EXPECT_GT(total.superseded, last / 100);
+  EXPECT_GT(total.commits, count);
+  EXPECT_GT(total.drops, count / 10);
+  EXPECT_GT(total.closed, count / 10);
+  EXPECT_GT(total.superseded, count / 100);
+  EXPECT_GT(total.reconfigurations, count / 2);
+  EXPECT_GT(total.rolled_forward, count / 100);
+  EXPECT_GT(total.loaded, count / 10);
+  EXPECT_GT(total.resets, count / 10);
+  EXPECT_GT(total.joined, count / 100);
 }
 
 TEST(Simulation, TheSameSeedGivesTheSameRun) {
