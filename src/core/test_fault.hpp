@@ -12,7 +12,6 @@ enum class Fault : std::uint8_t {
   kNone,
   // Sets and packets (rules 1, 2, 11, 14)
   kEarlyUse,       ///< A set is used as soon as it is complete.
-  kSetsSkipped,    ///< A set that is late is never used.
   kGoOnAlone,      ///< begin_step does not wait for its set.
   kRefreshPacket,  ///< A packet is not frozen: the poster reads its own as of now.
   kGatherSkipped,  ///< A failed gather counts as complete.
@@ -36,11 +35,9 @@ enum class Fault : std::uint8_t {
   kSkipFailed,       ///< A failed unit counts as passed.
   kAbortOwnOnly,     ///< Aborts of other ranks are ignored.
   kAbortOnce,        ///< An abort is told in one packet only.
-  kAbortPromised,    ///< A unit that was reported staged is discarded.
   kDropOneUnit,      ///< A drop spares the later units of its layer.
   kNoOlderDrain,     ///< Staged although copies of an older generation are outstanding.
   kNoOlderSend,      ///< The same, for sends only.
-  kDropOnReady,      ///< The plan under way loses its staged bytes when the next plan is ready.
   // Buffers and copies (rules 9, 10)
   kFreeOnDrop,       ///< A dropped copy's buffer is returned at once, its transfer goes on.
   kTagNoGeneration,  ///< Tags do not name the generation.
@@ -63,7 +60,6 @@ enum class Fault : std::uint8_t {
   kRehomeByRank,       ///< Lost experts go where this rank thinks best.
   kReloadSkipped,      ///< Lost experts are placed but not loaded.
   kPlannerLossHidden,  ///< A rank whose planner began anew does not tell.
-  kCount
 };
 
 #ifdef SWIFTBALANCER_TEST_FAULTS

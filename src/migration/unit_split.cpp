@@ -4,6 +4,8 @@
 #include <numeric>
 #include <tuple>
 
+#include "core/test_fault.hpp"
+
 namespace swiftbalancer {
 namespace {
 
@@ -195,7 +197,9 @@ std::optional<std::vector<std::vector<ExpertCopy>>> split_into_units(
     int capacity) {
   LayerSplit split(std::move(copies), before, shape, capacity);
   if (!split.settle_cycles()) return std::nullopt;
-  return split.fill_units();
+  auto units = split.fill_units();
+  if (faulty(Fault::kSplitAnyOrder)) std::ranges::reverse(units);
+  return units;
 }
 
 }  // namespace swiftbalancer

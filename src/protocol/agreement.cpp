@@ -292,8 +292,7 @@ void Agreement::unit_failed(const GenerationId& generation, std::uint32_t unit) 
   if (active_ == nullptr || generation != active_->generation || unit >= unit_states_.size())
     return;
   // A promised unit is staged; it cannot fail any more (rule 7).
-  const bool promised = unit < promised_ && !faulty(Fault::kAbortPromised);
-  if (unit_states_[unit] == UnitState::kPending && !promised) failed_unit_ = unit;
+  if (unit_states_[unit] == UnitState::kPending && unit >= promised_) failed_unit_ = unit;
 }
 
 Status Agreement::roll_forward(std::span<const std::uint64_t> target_epochs,

@@ -6,6 +6,7 @@
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "core/test_fault.hpp"
 #include "migration/commit_units.hpp"
 #include "protocol/packet.hpp"
 
@@ -23,12 +24,14 @@ std::uint64_t mix_all(std::uint64_t digest, const std::vector<T>& words) {
 // sources.
 std::uint64_t hash_of(const MigrationPlan& plan) {
   std::uint64_t digest = mix(plan.generation.membership, plan.generation.step);
+  if (faulty(Fault::kWeakHash)) return digest;
   digest = mix_all(digest, plan.base_epochs);
   for (const CommitUnit& unit : plan.units) {
     digest = mix(digest, static_cast<std::uint64_t>(unit.moe_layer_id));
     digest = mix_all(digest, unit.placement);
     digest = mix_all(digest, unit.shares);
     for (const ExpertCopy& copy : unit.copies) {
+      if (faulty(Fault::kHashNoSources)) break;
       digest = mix(digest, static_cast<std::uint64_t>(copy.logical_id));
       digest = mix(digest, static_cast<std::uint64_t>(copy.source_slot) << 32 |
                                static_cast<std::uint64_t>(copy.destination_slot));

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "core/test_fault.hpp"
+
 namespace swiftbalancer {
 
 WindowLoads::WindowLoads(const ClusterShape& shape, const Placement& served,
@@ -29,7 +31,8 @@ ExpertLoad WindowLoads::map(PacketRing& ring, std::uint32_t ring_slot) const {
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
       auto tokens = load.layer(layer);
       for (int segment = 0; segment < 2; ++segment) {
-        const auto slots = window.segment[segment]->layer(layer);
+        const auto slots =
+            (faulty(Fault::kLoadsByCurrent) ? now_ : window.segment[segment])->layer(layer);
         for (int local = 0; local < shape_.slots_per_rank(rank); ++local) {
           const std::int32_t expert =
               slots[static_cast<std::size_t>(shape_.first_slot(rank) + local)];

@@ -116,7 +116,13 @@ void SimCluster::check_nothing_leaks() {
   for (bool busy = true; busy;) {  // until the network is quiet
     busy = false;
     for (const auto& each : ranks_) {
-      if (each->alive && !each->worker_stopped) busy |= each->core->worker->run_once();
+      if (!each->alive || each->worker_stopped) continue;
+      try {
+        busy |= each->core->worker->run_once();
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kTransport) throw;
+        each->worker_stopped = true;
+      }
     }
     for (const auto& event : networks_.back()->possible()) {
       networks_.back()->happen(event, SimNetwork::Fate::kGood);

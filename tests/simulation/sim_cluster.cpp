@@ -285,6 +285,10 @@ void SimCluster::reconfigure(Rank& mine) {
   if (!over) return;
   const Status status = mine.change->status();
   mine.change.reset();
+  if (status.code() == ErrorCode::kTransport) {  // a gather failed: once more
+    if (mine.attempt + 1 == attempts_.size()) new_attempt(attempts_.back().live);
+    return;
+  }
   if (!status.ok()) violated("reconfiguration failed: " + status.message());
   mine.core->started = true;
   mine.joins = mine.worker_stopped = false;
