@@ -19,7 +19,6 @@ enum class Fault : std::uint8_t {
   // Generations and hashes (rules 3, 4, 5)
   kLateBase,         ///< The base is taken when planning ends.
   kWeakHash,         ///< The hash covers the generation only.
-  kHashNoSources,    ///< The hash leaves out the copies.
   kNoBaseCheck,      ///< Layers whose base epoch changed are adopted.
   kReadopt,          ///< A hash for another generation adopts.
   kAdoptMajority,    ///< One rank that is not ready is ignored.
@@ -34,10 +33,8 @@ enum class Fault : std::uint8_t {
   kMissingIsStaged,  ///< A unit counts as staged before its last copy is here.
   kSkipFailed,       ///< A failed unit counts as passed.
   kAbortOwnOnly,     ///< Aborts of other ranks are ignored.
-  kAbortOnce,        ///< An abort is told in one packet only.
   kDropOneUnit,      ///< A drop spares the later units of its layer.
   kNoOlderDrain,     ///< Staged although copies of an older generation are outstanding.
-  kNoOlderSend,      ///< The same, for sends only.
   // Buffers and copies (rules 9, 10)
   kFreeOnDrop,       ///< A dropped copy's buffer is returned at once, its transfer goes on.
   kTagNoGeneration,  ///< Tags do not name the generation.

@@ -269,8 +269,8 @@ void CopyExecutor::Impl::advance_cursor() {
     const UnitTransfers& unit = transfers.units[cursor];
     if (unit.state != UnitTransfers::State::kPending) continue;
     const std::size_t allowed = faulty(Fault::kMissingIsStaged) ? 1 : 0;
-    const bool failed = unit.failed && !faulty(Fault::kSkipFailed);
-    if (failed || unit.missing > allowed) return;
+    if (unit.failed && faulty(Fault::kSkipFailed)) continue;
+    if (unit.failed || unit.missing > allowed) return;
     // Rule 8.
     if (drain.holds_back(plan->generation.step, plan->units[cursor].moe_layer_id)) return;
   }

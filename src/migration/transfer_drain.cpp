@@ -49,8 +49,7 @@ bool TransferDrain::holds_back(std::uint64_t generation_step, int moe_layer_id) 
     return left.generation_step < generation_step && left.moe_layer_id == moe_layer_id;
   };
   if (faulty(Fault::kNoOlderDrain)) return false;
-  return std::ranges::any_of(receives_, older) ||
-         (!faulty(Fault::kNoOlderSend) && std::ranges::any_of(sends_, older));
+  return std::ranges::any_of(receives_, older) || std::ranges::any_of(sends_, older);
 }
 
 }  // namespace swiftbalancer

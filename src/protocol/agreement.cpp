@@ -263,7 +263,6 @@ void Agreement::fill_packet(std::uint64_t step, PacketHeader& header) {
     header.staged_cursor = promised_ - std::min(promised_, static_cast<std::uint32_t>(gone));
   }
   header.abort_unit = active_ != nullptr ? failed_unit_ : kNoUnit;
-  if (faulty(Fault::kAbortOnce)) failed_unit_ = kNoUnit;
   header.open_step = open_.step;
   header.plan_hash = held_ != nullptr ? held_->hash : 0;
   header.mode = static_cast<std::uint32_t>(asked_mode_);

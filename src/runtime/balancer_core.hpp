@@ -99,7 +99,7 @@ struct BalancerCore {
   ClusterShape shape;      // of the live ranks
   std::vector<int> ranks;  // [shape.num_ranks()] their numbers in first_shape
   const BalancerConfig config;
-  BeginPlan begin_plan;                  // tests' own planning; empty: the configured planner
+  std::function<std::unique_ptr<Planning>()> own_planning;  // tests'; empty: as configured
   std::unique_ptr<Transport> transport;  // until the worker takes it
   int rank;
   const int num_local_slots;

@@ -104,11 +104,16 @@ void BalancerCore::build_tables(const ServedState& served) {
   }
 }
 
-// The planner outlives memberships: only its history begins anew.
+// The planner outlives memberships, only its history begins anew; but a planner process ends with
+// the worker's thread that started it.
 void BalancerCore::make_planning() {
   const bool plans_here = config.control_mode == ControlMode::kReplicated || rank == 0;
-  if (config.worker == WorkerKind::kProcess) planning.reset();  // it ends with the worker's thread
+  if (!plans_here || config.worker == WorkerKind::kProcess) planning.reset();
   if (!plans_here || planning != nullptr) return;
+  if (own_planning) {
+    planning = own_planning();
+    return;
+  }
   const PlannerConfig planner{config.policy, config.max_moves_per_layer, config.imbalance_trigger,
                               config.min_gain, config.window_assignments};
   if (config.worker == WorkerKind::kProcess) {
@@ -116,7 +121,7 @@ void BalancerCore::make_planning() {
                                                .max_restarts = config.planner_restarts,
                                                .deadline = config.planner_deadline});
   } else {
-    planning = make_thread_planning(planner, begin_plan);
+    planning = make_thread_planning(planner);
   }
 }
 

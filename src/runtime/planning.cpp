@@ -9,8 +9,7 @@ namespace {
 
 class ThreadPlanning final : public Planning {
  public:
-  ThreadPlanning(PlannerConfig config, BeginPlan begin_plan)
-      : config_(std::move(config)), begin_plan_(std::move(begin_plan)) {}
+  explicit ThreadPlanning(PlannerConfig config) : config_(std::move(config)) {}
 
   void restart(const ClusterShape& shape, const ServedState& served) override {
     job_.reset();
@@ -30,7 +29,7 @@ class ThreadPlanning final : public Planning {
   void open(const GenerationId& generation) override {
     generation_ = generation;
     try {
-      job_ = begin_plan_ ? begin_plan_(generation.step) : planner_->begin_plan(generation.step);
+      job_ = planner_->begin_plan(generation.step);
     } catch (const std::exception& error) {
       failed(error);
     }
@@ -70,7 +69,6 @@ class ThreadPlanning final : public Planning {
   }
 
   const PlannerConfig config_;
-  const BeginPlan begin_plan_;
   std::unique_ptr<Planner> planner_;
   std::unique_ptr<PlanJob> job_;
   GenerationId generation_;
@@ -79,8 +77,8 @@ class ThreadPlanning final : public Planning {
 
 }  // namespace
 
-std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config, BeginPlan begin_plan) {
-  return std::make_unique<ThreadPlanning>(config, std::move(begin_plan));
+std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config) {
+  return std::make_unique<ThreadPlanning>(config);
 }
 
 }  // namespace swiftbalancer

@@ -3,7 +3,6 @@
 // what comes of them is fetched as events. Worker thread only.
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,11 +57,7 @@ class Planning {
   virtual std::uint64_t ignored() const noexcept { return 0; }
 };
 
-/// Starts planning a generation; the argument is agreed by all ranks.
-using BeginPlan = std::function<std::unique_ptr<PlanJob>(std::uint64_t seed)>;
-
 /// In the worker's own thread, one layer per advance().
-/// @param begin_plan empty: the configured planner's. Tests give their own.
-std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config, BeginPlan begin_plan);
+std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config);
 
 }  // namespace swiftbalancer

@@ -31,7 +31,6 @@ std::uint64_t hash_of(const MigrationPlan& plan) {
     digest = mix_all(digest, unit.placement);
     digest = mix_all(digest, unit.shares);
     for (const ExpertCopy& copy : unit.copies) {
-      if (faulty(Fault::kHashNoSources)) break;
       digest = mix(digest, static_cast<std::uint64_t>(copy.logical_id));
       digest = mix(digest, static_cast<std::uint64_t>(copy.source_slot) << 32 |
                                static_cast<std::uint64_t>(copy.destination_slot));

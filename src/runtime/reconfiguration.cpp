@@ -183,9 +183,10 @@ Status Reconfiguration::place_experts(const ServedState& state, const ClusterSha
       std::ranges::copy_n(old_row.begin() + old_shape.first_slot(old_member),
                           shape_.slots_per_rank(member), row.begin() + shape_.first_slot(member));
     }
-    if (faulty(Fault::kRehomeByRank)) std::ranges::reverse(row);
+    const bool otherwise = faulty(Fault::kRehomeByRank) && rank() % 2 == 1;
+    if (otherwise) std::ranges::reverse(row);
     const bool placed = rehome_lost_experts(row, shape_);
-    if (faulty(Fault::kRehomeByRank)) std::ranges::reverse(row);
+    if (otherwise) std::ranges::reverse(row);
     if (!placed) {
       return {ErrorCode::kUnavailable, std::to_string(shape_.num_slots()) + " slots cannot hold " +
                                            std::to_string(shape_.num_logical_experts()) +

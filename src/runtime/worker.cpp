@@ -252,7 +252,7 @@ bool Worker::poll_gathers() {
       throw Error(ErrorCode::kTransport,
                   "gathering the packets of step " + std::to_string(oldest.step) + " failed");
     }
-    check_packets(oldest);
+    if (status.state == TransferState::kDone) check_packets(oldest);
     report({.kind = Report::Kind::kSetReady, .step = oldest.step});
     gathers_.erase(gathers_.begin());
     any = true;

@@ -49,6 +49,7 @@ SimCluster::SimCluster(const SimOptions& options)
     const Weights weights = Weights::of(layer, expert);
     std::memcpy(parts[0], &weights, sizeof weights);
     ++result_.loaded;
+    if (deaths_left_ == options_.deaths) violated("an expert is loaded though no rank was lost");
   };
   std::vector<int> all(static_cast<std::size_t>(options.num_ranks));
   std::iota(all.begin(), all.end(), 0);
@@ -78,7 +79,7 @@ SimCluster::~SimCluster() {
 void SimCluster::make_core(Rank& made, std::unique_ptr<Transport> transport) {
   made.change.reset();
   made.core = std::make_unique<BalancerCore>(shape_, config_, made.id, std::move(transport));
-  made.core->planning = make_planning(made);
+  made.core->own_planning = [this] { return make_planning(); };
   made.window = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
   const int slots = shape_.slots_per_rank(made.id);
   made.memory.assign(static_cast<std::size_t>(shape_.num_moe_layers() * slots), Weights{});
@@ -91,7 +92,7 @@ void SimCluster::make_core(Rank& made, std::unique_ptr<Transport> transport) {
   }
 }
 
-std::unique_ptr<SimPlanning> SimCluster::make_planning(const Rank&) {
+std::unique_ptr<SimPlanning> SimCluster::make_planning() {
   return std::make_unique<SimPlanning>(
       SimPlanning::Faults{[this] { return chance(options_.planner_failure); },
                           [this] { return chance(options_.planner_differs); },
@@ -102,7 +103,7 @@ std::unique_ptr<SimPlanning> SimCluster::make_planning(const Rank&) {
 // ---- Steps ----
 
 bool SimCluster::can_begin(const Rank& mine) const {
-  if (mine.core->in_step || mine.core->step >= options_.num_steps) return false;
+  if (mine.core->in_step || (!settling_ && mine.core->step >= options_.num_steps)) return false;
   mine.core->take_reports();
   const auto due = mine.core->agreement->set_due(mine.core->step + 1);
   return !due || mine.core->ready_step >= *due || faulty(Fault::kGoOnAlone);
@@ -334,12 +335,32 @@ void SimCluster::schedule_one() {
 
 bool SimCluster::finished() const {
   return std::ranges::all_of(ranks_, [this](const auto& each) {
-    return !each->alive || (each->serves() && each->attempt + 1 == attempts_.size() &&
-                            each->core->step >= options_.num_steps && !each->core->in_step);
+    if (!each->alive) return true;
+    if (!each->serves() || each->attempt + 1 != attempts_.size()) return false;
+    const bool quiet = each->core->agreement->active_plan() == nullptr &&
+                       !each->core->agreement->open_generation() && !each->core->planner_lost;
+    return settling_ ? quiet : each->core->step >= options_.num_steps && !each->core->in_step;
   });
 }
 
+void SimCluster::settle() {
+  settling_ = true;
+  options_.deaths -= deaths_left_;
+  deaths_left_ = joins_left_ = gather_failures_left_ = 0;
+  for (auto fault : {&SimOptions::copy_failure, &SimOptions::send_failure,
+                     &SimOptions::planner_failure, &SimOptions::planner_loss,
+                     &SimOptions::slow_copies, &SimOptions::mode_change,
+                     &SimOptions::early_request})
+    options_.*fault = 0;
+  for (const auto& each : ranks_) {
+    if (!each->alive) continue;
+    each->core->asked_mode = BalancingMode::kPaused;
+    each->core->agreement->ask_mode(BalancingMode::kPaused);
+  }
+}
+
 SimResult SimCluster::run() {
+  const SimOptions as_drawn = options_;
   const std::uint64_t limit =
       options_.num_steps * static_cast<std::uint64_t>(options_.num_ranks) * 20'000;
   try {
@@ -347,6 +368,16 @@ SimResult SimCluster::run() {
       schedule_one();
       if (result_.events > limit)
         violated("no progress after " + std::to_string(limit) + " events");
+    }
+    settle();
+    const std::uint64_t settled_by =
+        result_.events + static_cast<std::uint64_t>(options_.num_ranks) * 60'000;
+    while (!finished()) {
+      schedule_one();
+      if (result_.events > settled_by) {
+        options_ = as_drawn;
+        violated("what was under way did not come to its end");
+      }
     }
     check_nothing_leaks();
   } catch (const Error& error) {

@@ -52,7 +52,7 @@ class SimCluster {
 
   // Set-up (sim_cluster.cpp).
   void make_core(Rank& rank, std::unique_ptr<Transport> transport);
-  std::unique_ptr<SimPlanning> make_planning(const Rank& rank);
+  std::unique_ptr<SimPlanning> make_planning();
 
   // Scheduling.
   void schedule_one();
@@ -65,6 +65,8 @@ class SimCluster {
   void end(Rank& rank);
   void route_tokens(Rank& rank);
   bool finished() const;
+  /// From here on nothing fails and nothing new begins: what is under way must come to its end.
+  void settle();
   void count(const Rank& rank);
 
   // Membership.
@@ -97,6 +99,7 @@ class SimCluster {
   using StepOf = std::pair<std::uint32_t, std::uint64_t>;  // membership, step
   // What the first rank to get there did; the others must do the same.
   std::map<StepOf, std::pair<Placement, std::vector<std::uint64_t>>> forwards_;
+  bool settling_ = false;
   SimResult result_;
 };
 
