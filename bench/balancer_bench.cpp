@@ -45,7 +45,7 @@ class Cluster {
     for (int rank = 0; rank < kRanks; ++rank) {
       memory_.emplace_back(static_cast<std::size_t>(kLayers * kSlots / kRanks) * kExpertBytes);
       cores_.push_back(std::make_unique<BalancerCore>(
-          shape_, config_of(policy, packet_interval, rebalance_interval),
+          shape_, config_of(policy, packet_interval, rebalance_interval), rank,
           std::move(transports[static_cast<std::size_t>(rank)])));
       for (int layer = 0; layer < kLayers; ++layer) {
         for (int slot = 0; slot < kSlots / kRanks; ++slot) {
@@ -55,7 +55,7 @@ class Cluster {
         }
       }
       cores_.back()->serve(initial);
-      cores_.back()->make_worker();
+      cores_.back()->begin_serving();
     }
   }
 

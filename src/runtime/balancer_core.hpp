@@ -100,7 +100,7 @@ struct BalancerCore {
   std::vector<int> ranks;  // [shape.num_ranks()] their numbers in first_shape
   const BalancerConfig config;
   std::function<std::unique_ptr<Planning>()> own_planning;  // tests'; empty: as configured
-  std::unique_ptr<Transport> transport;  // until the worker takes it
+  std::unique_ptr<Transport> transport;                     // until the worker takes it
   int rank;
   const int num_local_slots;
   PacketLayout layout;

@@ -41,7 +41,7 @@ class Pair {
   Pair(const ClusterShape& shape, const PlannerConfig& config)
       : shape_(shape),
         served_(ServedState::initial(shape)),
-        thread_(make_thread_planning(config, {})),
+        thread_(make_thread_planning(config)),
         process_({.program = testing::planner_program()}, config) {
     restart();
   }

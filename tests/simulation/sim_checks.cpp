@@ -35,8 +35,7 @@ void SimCluster::violated(const std::string& what) const {
 void SimCluster::check_forward(const Rank& mine) {
   const BalancerCore& core = *mine.core;
   const auto now = std::pair(core.placement, agreed_state(*core.agreement));
-  const auto [first, is_new] =
-      forwards_.try_emplace(StepOf{core.begin.membership, core.step}, now);
+  const auto [first, is_new] = forwards_.try_emplace(StepOf{core.begin.membership, core.step}, now);
   if (!is_new && first->second != now) {
     violated("rank " + std::to_string(mine.id) + " runs step " + std::to_string(core.step) +
              " on another agreed state than its peers");
@@ -84,8 +83,8 @@ void SimCluster::check_slots(const Rank& mine) const {
       if (expert == kEmptySlot || weights == Weights::of(layer, expert)) continue;
       violated("rank " + std::to_string(mine.id) + " layer " + std::to_string(layer) + " slot " +
                std::to_string(slot) + " holds expert " + std::to_string(weights.expert) +
-               " of layer " + std::to_string(weights.layer) + " (or a mixture), the placement says " +
-               std::to_string(expert));
+               " of layer " + std::to_string(weights.layer) +
+               " (or a mixture), the placement says " + std::to_string(expert));
     }
   }
 }

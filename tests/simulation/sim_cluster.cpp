@@ -20,10 +20,10 @@ ShapeOptions shape_options(const SimOptions& options) {
 }  // namespace
 
 SimResult& SimResult::operator+=(const SimResult& other) {
-  for (auto field : {&SimResult::commits, &SimResult::drops, &SimResult::adopted,
-                     &SimResult::closed, &SimResult::superseded, &SimResult::events,
-                     &SimResult::reconfigurations, &SimResult::rolled_forward,
-                     &SimResult::loaded, &SimResult::resets, &SimResult::joined})
+  for (auto field :
+       {&SimResult::commits, &SimResult::drops, &SimResult::adopted, &SimResult::closed,
+        &SimResult::superseded, &SimResult::events, &SimResult::reconfigurations,
+        &SimResult::rolled_forward, &SimResult::loaded, &SimResult::resets, &SimResult::joined})
     this->*field += other.*field;
   return *this;
 }
@@ -63,8 +63,8 @@ SimCluster::SimCluster(const SimOptions& options)
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
       for (int slot = 0; slot < shape_.slots_per_rank(id); ++slot) {
         made.memory[static_cast<std::size_t>(layer * shape_.slots_per_rank(id) + slot)] =
-            Weights::of(layer,
-                        initial.layer(layer)[static_cast<std::size_t>(shape_.first_slot(id) + slot)]);
+            Weights::of(layer, initial.layer(
+                                   layer)[static_cast<std::size_t>(shape_.first_slot(id) + slot)]);
       }
     }
     made.core->serve(initial);
@@ -147,8 +147,8 @@ void SimCluster::route_tokens(Rank& mine) {
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
     for (int slot = 0; slot < core.num_local_slots; ++slot) {
       const auto at = static_cast<std::size_t>(slot);
-      const auto expert =
-          core.placement.layer(layer)[at + static_cast<std::size_t>(core.shape.first_slot(core.rank))];
+      const auto expert = core.placement.layer(
+          layer)[at + static_cast<std::size_t>(core.shape.first_slot(core.rank))];
       counts[at] = expert == kEmptySlot ? 0 : static_cast<std::uint32_t>(random_() % 100);
       if (expert != kEmptySlot)
         mine.window.layer(layer)[static_cast<std::size_t>(expert)] += counts[at];
@@ -198,7 +198,8 @@ void SimCluster::run_worker(Rank& mine) {
     worker.run_once();
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kTransport) violated(std::string("worker: ") + error.what());
-    // A failed gather: the engine would hear of it in begin_step, and asks for the same ranks again.
+    // A failed gather: the engine would hear of it in begin_step, and asks for the same ranks
+    // again.
     mine.worker_stopped = true;
     if (mine.attempt + 1 == attempts_.size()) new_attempt(attempts_.back().live);
     return;
@@ -302,8 +303,8 @@ void SimCluster::reconfigure(Rank& mine) {
 
 void SimCluster::deliver() {
   // The newest networks carry what matters; the others are tried now and then.
-  SimNetwork& network = random_() % 8 == 0 ? *networks_[random_() % networks_.size()]
-                                           : *networks_.back();
+  SimNetwork& network =
+      random_() % 8 == 0 ? *networks_[random_() % networks_.size()] : *networks_.back();
   const auto events = network.possible();
   if (events.empty()) return;
   const auto& event = events[random_() % events.size()];
@@ -347,10 +348,10 @@ void SimCluster::settle() {
   settling_ = true;
   options_.deaths -= deaths_left_;
   deaths_left_ = joins_left_ = gather_failures_left_ = 0;
-  for (auto fault : {&SimOptions::copy_failure, &SimOptions::send_failure,
-                     &SimOptions::planner_failure, &SimOptions::planner_loss,
-                     &SimOptions::slow_copies, &SimOptions::mode_change,
-                     &SimOptions::early_request})
+  for (auto fault :
+       {&SimOptions::copy_failure, &SimOptions::send_failure, &SimOptions::planner_failure,
+        &SimOptions::planner_loss, &SimOptions::slow_copies, &SimOptions::mode_change,
+        &SimOptions::early_request})
     options_.*fault = 0;
   for (const auto& each : ranks_) {
     if (!each->alive) continue;

@@ -51,11 +51,11 @@ std::vector<SimOptions> SimOptions::simpler() const {
     variant.*member = value;
     variants.push_back(variant);
   };
-  for (auto fault : {&SimOptions::copy_failure, &SimOptions::send_failure,
-                     &SimOptions::planner_failure, &SimOptions::planner_differs,
-                     &SimOptions::planner_loss, &SimOptions::early_request, &SimOptions::idle,
-                     &SimOptions::slow_copies, &SimOptions::mode_change, &SimOptions::deaths,
-                     &SimOptions::joins, &SimOptions::gather_failures})
+  for (auto fault :
+       {&SimOptions::copy_failure, &SimOptions::send_failure, &SimOptions::planner_failure,
+        &SimOptions::planner_differs, &SimOptions::planner_loss, &SimOptions::early_request,
+        &SimOptions::idle, &SimOptions::slow_copies, &SimOptions::mode_change, &SimOptions::deaths,
+        &SimOptions::joins, &SimOptions::gather_failures})
     with(fault, 0);
   with(&SimOptions::num_moe_layers, 1);
   with(&SimOptions::packet_interval, std::uint64_t{1});

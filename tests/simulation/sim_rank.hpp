@@ -12,8 +12,7 @@ struct Weights {
   std::int32_t expert = -1;
   std::uint64_t check[2] = {0, 0};
   static Weights of(int layer, std::int32_t expert) {
-    const auto word =
-        mix(static_cast<std::uint64_t>(layer), static_cast<std::uint64_t>(expert));
+    const auto word = mix(static_cast<std::uint64_t>(layer), static_cast<std::uint64_t>(expert));
     return {layer, expert, {word, ~word}};
   }
   bool operator==(const Weights&) const = default;

@@ -1,9 +1,10 @@
 #pragma once
-// Networks in one thread under a seeded scheduler's control: every delivery is an event that happens
-// when the scheduler says so, in any order, or fails. Copies move in two pieces, so that memory that
-// is used too early is seen in the bytes. One network per membership, as engines make new
-// communicators. The transport's own contract is checked here: a send's memory does not change while
-// it is posted, no two receives share memory, and nothing is cancelled where that is impossible.
+// Networks in one thread under a seeded scheduler's control: every delivery is an event that
+// happens when the scheduler says so, in any order, or fails. Copies move in two pieces, so that
+// memory that is used too early is seen in the bytes. One network per membership, as engines make
+// new communicators. The transport's own contract is checked here: a send's memory does not change
+// while it is posted, no two receives share memory, and nothing is cancelled where that is
+// impossible.
 
 #include <algorithm>
 #include <cstring>
@@ -144,16 +145,16 @@ class SimNetwork {
             other.key.destination != transfer.key.destination)
           continue;
         if (!other.target.empty() && other.target[0].data() == transfer.target[0].data())
-          broken_ = "two receives share memory (rank " +
-                    std::to_string(transfer.key.destination) + ")";
+          broken_ =
+              "two receives share memory (rank " + std::to_string(transfer.key.destination) + ")";
       }
     }
     transfers_.emplace(++next_, std::move(transfer));
     return next_;
   }
   std::map<std::uint64_t, Message>::iterator find_message(const Key& key) {
-    return std::ranges::find_if(
-        messages_, [&](const auto& entry) { return entry.second.key == key; });
+    return std::ranges::find_if(messages_,
+                                [&](const auto& entry) { return entry.second.key == key; });
   }
 
   const int num_ranks_;

@@ -16,6 +16,13 @@ std::uint64_t environment(const char* name, std::uint64_t otherwise) {
   return value != nullptr ? std::stoull(value) : otherwise;
 }
 
+// Sanitizers take ten times as long; they look for other things.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t kSeeds = 500;
+#else
+constexpr std::uint64_t kSeeds = 10'000;
+#endif
+
 std::string failure_of(const SimOptions& options) {
   try {
     SimCluster(options).run();
@@ -45,7 +52,7 @@ std::string shrunk(SimOptions options) {
 TEST(Simulation, EverySeededScheduleKeepsTheInvariants) {
   const std::uint64_t only = environment("SWIFTBALANCER_SEED", 0);
   const std::uint64_t first = only != 0 ? only : environment("SWIFTBALANCER_FIRST_SEED", 1);
-  const std::uint64_t count = only != 0 ? 1 : environment("SWIFTBALANCER_SEEDS", 10'000);
+  const std::uint64_t count = only != 0 ? 1 : environment("SWIFTBALANCER_SEEDS", kSeeds);
   SimResult total;
   for (std::uint64_t seed = first; seed < first + count; ++seed) {
     try {
