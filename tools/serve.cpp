@@ -219,6 +219,13 @@ class ServeCommand final : public Command {
         },
         [&balancer] { return balancer.install_mode == InstallMode::kSwap ? 0 : 1; },
         "How received experts get into their slots");
+    settings.choice(
+        "control_mode", {"replicated", "leader"},
+        [&balancer](std::size_t i) {
+          balancer.control_mode = i == 0 ? ControlMode::kReplicated : ControlMode::kLeader;
+        },
+        [&balancer] { return balancer.control_mode == ControlMode::kReplicated ? 0 : 1; },
+        "Who plans: every rank, or the first, which sends its plan");
     settings.integer("staging_bytes", staging_bytes_, 1, std::int64_t{1} << 40,
                      "Memory of a rank for arriving experts");
     settings.integer("packet_interval", balancer.packet_interval, 1, kMostSteps,

@@ -83,7 +83,7 @@ void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_r
   agreement.emplace(agreed, state);
   agreement->ask_mode(asked_mode);
   headers.assign(static_cast<std::size_t>(shape.num_ranks()), {});
-  if (!counters.empty()) close_window();
+  close_window();
   layout = PacketLayout(shape);
   counters.assign(layout.num_counters(), 0);
   idle_window = true;

@@ -35,7 +35,8 @@ BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConf
       slot_parts(static_cast<std::size_t>(shape.num_moe_layers() * num_local_slots)),
       part_bytes(static_cast<std::size_t>(shape.num_moe_layers())),
       expert_bytes(static_cast<std::size_t>(shape.num_moe_layers()), 0),
-      slot_contents(slot_parts.size(), kEmptySlot) {
+      slot_contents(slot_parts.size(), kEmptySlot),
+      counters(layout.num_counters(), 0) {
   make_policy(config.policy);  // Throws now, with the names that exist, rather than on the worker.
   ranks.resize(static_cast<std::size_t>(shape.num_ranks()));
   std::iota(ranks.begin(), ranks.end(), 0);

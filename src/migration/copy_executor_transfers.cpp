@@ -1,0 +1,203 @@
+// CopyExecutor: posting, polling and stopping transfers.
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "core/test_fault.hpp"
+#include "migration/copy_executor_impl.hpp"
+#include "migration/copy_tag.hpp"
+
+namespace swiftbalancer {
+namespace {
+
+// Sends posted and not yet done, per peer. They wait at no cost for the peer's buffers, but each is
+// polled. The receiver grants in plan order too, so the oldest of them is always one that it will
+// post next.
+constexpr int kSendsInFlightPerPeer = 4;
+
+std::size_t index(int value) { return static_cast<std::size_t>(value); }
+
+}  // namespace
+
+void CopyExecutor::Impl::poll_receives() {
+  std::erase_if(receiving, [&](std::size_t position) {
+    Arrival& arrival = transfers.arrivals[position];
+    if (!arrival.handle) return true;  // cancelled with its unit
+    const TransferStatus status = transport.poll(arrival.handle);
+    if (status.state == TransferState::kPending) return false;
+    arrival.handle = {};
+    arrival.ended = true;
+    if (status.state == TransferState::kDone && status.bytes == expert_bytes(arrival.unit)) {
+      arrived(arrival.unit);
+    } else {
+      transfers.units[arrival.unit].failed = true;
+    }
+    return true;
+  });
+}
+
+void CopyExecutor::Impl::poll_sends() {
+  std::erase_if(sending, [&](std::size_t position) {
+    Departure& departure = transfers.departures[position];
+    if (!departure.handle) return true;
+    const TransferStatus status = transport.poll(departure.handle);
+    if (status.state == TransferState::kPending) return false;
+    departure.handle = {};
+    departure.ended = true;
+    --transfers.peers[index(departure.peer)].in_flight;
+    // Not after the unit counted as staged: that is a promise, and the receiver tells of the
+    // failure.
+    if (status.state == TransferState::kFailed && departure.unit >= cursor)
+      transfers.units[departure.unit].failed = true;
+    return true;
+  });
+}
+
+// Rule 10: buffers in plan order. A buffer is never given to a later unit while an earlier one
+// lacks it: the units that must be committed first could otherwise wait for ever.
+void CopyExecutor::Impl::grant_buffers() {
+  for (; next_arrival < transfers.arrivals.size(); ++next_arrival) {
+    const std::size_t position = faulty(Fault::kAnyOrderGrants)
+                                     ? transfers.arrivals.size() - 1 - next_arrival
+                                     : next_arrival;
+    Arrival& arrival = transfers.arrivals[position];
+    if (!is_wanted(arrival.unit)) continue;
+    const std::optional<int> buffer = pool.grant();
+    if (!buffer) return;
+    arrival.buffer = *buffer;
+    if (arrival.source_rank == rank) {
+      local.push_back(position);
+    } else {
+      post_receive(position);
+    }
+  }
+}
+
+void CopyExecutor::Impl::post_receive(std::size_t position) {
+  Arrival& arrival = transfers.arrivals[position];
+  const auto& sizes = slots.part_bytes[index(plan->units[arrival.unit].moe_layer_id)];
+  const PartPointers& memory = pool.parts(arrival.buffer);
+  for (std::size_t part = 0; part < sizes.size(); ++part)
+    arrival.parts.emplace_back(memory[part], sizes[part]);
+  arrival.handle = transport.post_recv(arrival.source_rank,
+                                       copy_tag(plan->generation, arrival.unit, arrival.copy),
+                                       arrival.parts, Delivery::kRendezvous);
+  receiving.push_back(position);
+}
+
+void CopyExecutor::Impl::copy_one_local() {
+  std::erase_if(
+      local, [&](std::size_t position) { return !is_wanted(transfers.arrivals[position].unit); });
+  if (local.empty()) return;
+  const Arrival& arrival = transfers.arrivals[local.front()];
+  PartPointers& to = pool.parts(arrival.buffer);
+  const auto from = source_parts(arrival.unit, arrival.copy);
+  if (faulty(Fault::kLocalAtCommit)) {
+    const ExpertCopy& copy = copy_of(arrival.unit, arrival.copy);
+    to = slots.parts[index(plan->units[arrival.unit].moe_layer_id)]
+                    [index(local_slot(copy.source_slot))];
+  }
+  for (std::size_t part = 0; part < from.size(); ++part)
+    std::memcpy(to[part], from[part].data(), from[part].size());
+  arrived(arrival.unit);
+  local.erase(local.begin());
+}
+
+void CopyExecutor::Impl::post_sends() {
+  if (departures_left == 0) return;
+  for (PeerQueue& peer : transfers.peers) {
+    while (peer.next < peer.departures.size() && peer.in_flight < kSendsInFlightPerPeer) {
+      const std::size_t position = peer.departures[peer.next++];
+      --departures_left;
+      if (!is_wanted(transfers.departures[position].unit)) continue;
+      ++peer.in_flight;
+      post_send(position);
+    }
+  }
+}
+
+void CopyExecutor::Impl::post_send(std::size_t position) {
+  Departure& departure = transfers.departures[position];
+  departure.parts = source_parts(departure.unit, departure.copy);
+  departure.handle = transport.post_send(departure.peer,
+                                         copy_tag(plan->generation, departure.unit, departure.copy),
+                                         departure.parts, Delivery::kRendezvous);
+  sending.push_back(position);
+}
+
+void CopyExecutor::Impl::advance_cursor() {
+  for (; cursor < transfers.num_units(); ++cursor) {
+    const UnitTransfers& unit = transfers.units[cursor];
+    if (unit.state != UnitTransfers::State::kPending) continue;
+    const std::size_t allowed = faulty(Fault::kMissingIsStaged) ? 1 : 0;
+    if (unit.failed && faulty(Fault::kSkipFailed)) continue;
+    if (unit.failed || unit.missing > allowed) return;
+    // Rule 8.
+    if (drain.holds_back(plan->generation.step, plan->units[cursor].moe_layer_id)) return;
+  }
+}
+
+// What is still under way for a unit must not touch its memory any more (rule 9): by a confirmed
+// cancel, or, where there is none, by being carried through first.
+void CopyExecutor::Impl::stop_transfers(std::uint32_t unit) {
+  if (faulty(Fault::kFreeOnDrop)) return;
+  if (can_cancel) return cancel_transfers(unit);
+  leave_to_drain(unit);
+}
+
+LeftOver CopyExecutor::Impl::left_over(std::uint32_t unit, std::uint32_t copy, int peer) const {
+  LeftOver left;
+  left.generation_step = plan->generation.step;
+  left.moe_layer_id = plan->units[unit].moe_layer_id;
+  left.peer = peer;
+  left.tag = copy_tag(plan->generation, unit, copy);
+  return left;
+}
+
+// A rank cannot know which end of a dropped copy the other has posted: both post what is missing.
+void CopyExecutor::Impl::leave_to_drain(std::uint32_t unit) {
+  for (Arrival& arrival : transfers.arrivals_of(unit)) {
+    if (arrival.source_rank == rank || arrival.ended) continue;
+    LeftOver left = left_over(unit, arrival.copy, arrival.source_rank);
+    left.handle = std::exchange(arrival.handle, {});
+    left.buffer = std::exchange(arrival.buffer, -1);
+    left.target = std::move(arrival.parts);
+    drain.add_receive(std::move(left));
+    arrival.ended = true;
+  }
+  for (Departure& departure : transfers.departures_of(unit)) {
+    if (departure.ended) continue;
+    LeftOver left = left_over(unit, departure.copy, departure.peer);
+    if (departure.handle) --transfers.peers[index(departure.peer)].in_flight;
+    left.handle = std::exchange(departure.handle, {});
+    left.source = left.handle ? std::move(departure.parts) : source_parts(unit, departure.copy);
+    drain.add_send(std::move(left));
+    departure.ended = true;
+  }
+}
+
+void CopyExecutor::Impl::cancel_transfers(std::uint32_t unit) {
+  for (Arrival& arrival : transfers.arrivals_of(unit)) {
+    if (arrival.handle) transport.cancel(arrival.handle);
+    arrival.handle = {};
+  }
+  for (Departure& departure : transfers.departures_of(unit)) {
+    if (!departure.handle) continue;
+    transport.cancel(departure.handle);
+    departure.handle = {};
+    --transfers.peers[index(departure.peer)].in_flight;
+  }
+}
+
+void CopyExecutor::Impl::release_buffers(std::uint32_t unit) {
+  if (faulty(Fault::kBufferLost) && transfers.units[unit].state == UnitTransfers::State::kDropped)
+    return;
+  for (Arrival& arrival : transfers.arrivals_of(unit)) {
+    if (arrival.buffer >= 0) pool.release(arrival.buffer);
+    arrival.buffer = -1;
+  }
+  transfers.units[unit].staged.clear();
+}
+
+}  // namespace swiftbalancer
