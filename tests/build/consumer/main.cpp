@@ -46,6 +46,8 @@ void run_rank(const ClusterShape& shape, std::unique_ptr<Transport> transport,
     balancer.register_weights(0, slot, parts);
   }
   balancer.start(Placement::initial(shape));
+  const ModelRegistration model(
+      balancer, R"({"model_type": "qwen3_moe", "num_hidden_layers": 1, "num_experts": 3})");
   for (std::uint64_t step = 1; step <= kSteps; ++step) {
     balancer.begin_step({.step = step, .phase = Phase::kDecode}).throw_if_failed();
     const std::int32_t slot = balancer.dispatch_table(0).slot(0, 0);
@@ -56,8 +58,6 @@ void run_rank(const ClusterShape& shape, std::unique_ptr<Transport> transport,
     balancer.end_step().throw_if_failed();
   }
   check(balancer.stats().steps == kSteps, "all steps are counted");
-  const ModelRegistration model(
-      balancer, R"({"model_type": "qwen3_moe", "num_hidden_layers": 1, "num_experts": 3})");
   check(model.get_all_moe_loads() == std::vector<std::int64_t>(weights.size(), 5 * kSteps),
         "the loads of a registered model add up");
   check(balancer.stats().moves == 0, "the static policy moves nothing");
