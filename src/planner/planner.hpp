@@ -28,8 +28,9 @@ struct ServedState {
   }
 };
 
-/// The same with every empty slot holding an expert that its rank does not have, with no share: what
-/// policies plan from. Experts with few replicas come first. Nothing changes without empty slots.
+/// The same with every empty slot holding an expert that its rank does not have, with no share:
+/// what policies plan from. Experts with few replicas come first. Nothing changes without empty
+/// slots.
 ServedState without_empty_slots(const ServedState& served, const ClusterShape& shape);
 
 struct PlannerConfig {

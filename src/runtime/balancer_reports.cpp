@@ -7,7 +7,6 @@
 
 namespace swiftbalancer {
 
-
 void BalancerCore::take_reports() {
   Report report;
   while (worker->receive(report)) take(report);
