@@ -59,6 +59,8 @@ class ServeCommand final : public Command {
     declare_traffic(settings);
     declare_balancer(settings);
     declare_operations(settings);
+    settings.text("inject", inject_,
+                  "Faults, KIND:RANK@STEP,...: kill, stop, cont (a rank), kill-planner");
   }
 
   void run(const Settings& settings, const std::string&, const std::string& command_line) override {
@@ -268,6 +270,7 @@ class ServeCommand final : public Command {
               .string();
     }
     operations_.placement_file = options_.placement_file;
+    options_.faults = engine::parse_faults(inject_);
     options_.balancer.staging_bytes = static_cast<std::size_t>(staging_bytes_);
     options_.balancer.deadline = std::chrono::milliseconds(deadline_ms_);
     options_.balancer.planner_deadline = std::chrono::milliseconds(planner_deadline_ms_);
@@ -307,6 +310,7 @@ class ServeCommand final : public Command {
   std::size_t mode_ = 0;
   std::string out_ = "out";
   std::vector<std::string> policies_;
+  std::string inject_;
   bool stress_ = false;
   bool quiet_ = false;
   std::int64_t staging_bytes_ = static_cast<std::int64_t>(BalancerConfig().staging_bytes);

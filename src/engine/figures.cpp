@@ -59,7 +59,13 @@ class RunView {
 
   OverLayers imbalance(const RankLoads& loads) const {
     std::vector<double> per_layer;
-    for (const auto& layer : loads) per_layer.push_back(swiftbalancer::imbalance(layer));
+    for (std::vector<double> layer : loads) {
+      // Of lost ranks nothing is known: the others are compared.
+      for (auto loss = run_.losses.size(); loss-- > 0;)
+        layer[static_cast<std::size_t>(run_.losses[loss].rank)] = -1.0;
+      std::erase_if(layer, [](double load) { return load < 0; });
+      per_layer.push_back(swiftbalancer::imbalance(layer));
+    }
     return aggregate_imbalance(per_layer);
   }
 
@@ -201,6 +207,12 @@ void check_comparable(const RunRecord& a, const RunRecord& b) {
   }
 }
 
+// Requests that a lost rank left without an answer have none to compare.
+bool same_outputs(const RunRecord& a, const RunRecord& b) {
+  return std::equal(a.outputs.begin(), a.outputs.end(), b.outputs.begin(), b.outputs.end(),
+                    [](const auto& x, const auto& y) { return x.empty() || y.empty() || x == y; });
+}
+
 }  // namespace
 
 Comparison compare(std::span<const RunRecord> runs, std::int64_t window_assignments) {
@@ -217,7 +229,7 @@ Comparison compare(std::span<const RunRecord> runs, std::int64_t window_assignme
   result.hindsight_mean_after_switch = mean_over(result.hindsight, result.windows, true);
   for (const RunRecord& run : runs) {
     check_comparable(runs.front(), run);
-    result.outputs_identical = result.outputs_identical && run.outputs == runs.front().outputs;
+    result.outputs_identical = result.outputs_identical && same_outputs(run, runs.front());
     result.runs.push_back(make_figures(run, shape, result.windows));
   }
   return result;

@@ -15,10 +15,17 @@ namespace swiftbalancer::engine {
 /// progress(step, line), called now and then.
 using ProgressLine = std::function<void(std::uint64_t step, const std::string& line)>;
 
-std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& progress);
+/// What the ranks leave behind.
+struct RanksResult {
+  std::vector<RankRecord> records;  ///< Of those that went to the end, by rank.
+  std::vector<LossRecord> losses;   ///< The others.
+  std::vector<std::string> faults;  ///< As in RunRecord.
+};
+
+RanksResult run_threads(const RunPlan& plan, const ProgressLine& progress);
 /// Forks before any thread exists. Leaves no process and no shared-memory name behind, whatever
 /// happens (also on SIGINT and SIGTERM, which end the run with an Error).
-std::vector<RankRecord> run_processes(const RunPlan& plan, const ProgressLine& progress);
+RanksResult run_processes(const RunPlan& plan, const ProgressLine& progress);
 
 /// What ended a rank.
 struct RankFailure {

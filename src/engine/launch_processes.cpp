@@ -9,11 +9,13 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <memory>
 #include <optional>
 
 #include "engine/interrupt.hpp"
 #include "engine/launch.hpp"
-#include "engine/rank_pipe.hpp"
+#include "engine/rank_process.hpp"
 
 namespace swiftbalancer::engine {
 namespace {
@@ -42,44 +44,13 @@ struct Groups {
   ShmGroup exchange, balancer;
 };
 
-// The life of a rank's process. `released` reads as ended when the parent lets it go, or is gone.
-[[noreturn]] void child_main(const RunPlan& plan, int rank, const Groups& groups,
-                             FrameWriter& frames, FrameReader& notices, int released) {
-  int exit_code = 0;
-  try {
-    RankContext context;
-    context.rank = rank;
-    context.exchange = open_shm_transport(groups.exchange.name(), rank);
-    context.balancer = open_shm_transport(groups.balancer.name(), rank);
-    frames.write({.kind = FrameKind::kOpened}, std::string());
-    if (rank == 0) {
-      context.progress = [&](std::uint64_t step, const std::string& line) {
-        frames.write({.kind = FrameKind::kProgress, .step = step}, line);
-      };
-      context.log = [&](const std::string& line) { frames.write({.kind = FrameKind::kLog}, line); };
-    }
-    context.receive = [&](const FrameHandler& handle) { notices.read(handle); };
-    if (plan.options.control != nullptr) {
-      context.snapshot = [&](const RankSnapshot& snapshot) {
-        frames.write({.kind = FrameKind::kSnapshot}, encode(snapshot));
-      };
-    }
-    context.deliver = [&](const RankRecord& record) {
-      frames.write({.kind = FrameKind::kRecord}, encode(record));
-      char byte = 0;
-      while (read(released, &byte, 1) < 0 && errno == EINTR) {
-      }
-    };
-    run_rank(plan, std::move(context));
-  } catch (const Error& error) {
-    frames.write({.kind = FrameKind::kError, .code = error.code()}, std::string(error.what()));
-    exit_code = 1;
-  } catch (const std::exception& error) {
-    frames.write({.kind = FrameKind::kError, .code = ErrorCode::kInternal},
-                 std::string(error.what()));
-    exit_code = 1;
-  }
-  _exit(exit_code);
+bool stopped(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string line;
+  std::getline(file, line);
+  const auto end = line.rfind(')');
+  return end != std::string::npos && end + 2 < line.size() &&
+         (line[end + 2] == 'T' || line[end + 2] == 't');
 }
 
 class Supervisor {
@@ -87,19 +58,29 @@ class Supervisor {
   Supervisor(const RunPlan& plan, const ProgressLine& progress)
       : plan_(plan),
         progress_(progress),
-        groups_(plan.shape->num_ranks()),
+        groups_(std::make_unique<Groups>(plan.shape->num_ranks())),
         release_(make_pipe()),
-        desk_(plan.options.control, plan.shape->num_ranks()) {}
+        desk_(plan.options.control, plan.shape->num_ranks()),
+        injector_(plan.options.faults) {
+    for (int rank = 0; rank < plan.shape->num_ranks(); ++rank) members_.push_back(rank);
+  }
   ~Supervisor() { kill_all(); }
 
-  std::vector<RankRecord> run() {
-    for (int rank = 0; rank < plan_.shape->num_ranks(); ++rank) start(rank);
+  RanksResult run() {
+    for (const int rank : members_) start(rank);
     release_.read.close();
     while (num_running_ > 0) watch();
-    if (!failures_.empty()) throw_cause(failures_);
-    std::vector<RankRecord> records;
-    for (Child& child : children_) records.push_back(std::move(*child.record));
-    return records;
+    if (!failures_.empty()) throw_failures();
+    RanksResult result;
+    for (const int rank : members_) result.records.push_back(std::move(*child(rank).record));
+    for (LossRecord& loss : losses_) {
+      RankRecord& answers = child(loss.rank).answers;
+      loss.answered_requests = std::move(answers.output_requests);
+      loss.outputs = std::move(answers.outputs);
+    }
+    result.losses = std::move(losses_);
+    result.faults = injector_.report();
+    return result;
   }
 
  private:
@@ -107,8 +88,11 @@ class Supervisor {
     pid_t pid = 0;
     FrameReader frames;
     bool running = true;
-    std::optional<RankRecord> record;
-    std::optional<RankFailure> error;  // as it said itself
+    bool lost = false;     // the others go on without it
+    bool waiting = false;  // for others, in vain
+    std::optional<RankRecord> record = std::nullopt;
+    std::optional<RankFailure> error = std::nullopt;  // as it said itself
+    RankRecord answers = {};                          // its outputs only
   };
 
   void start(int rank);
@@ -116,20 +100,38 @@ class Supervisor {
   void handle(int rank, const FrameHeader& header, std::span<const std::byte> content);
   void ended(int rank);
   void fail(RankFailure failure);
+  [[noreturn]] void throw_failures() const;
+  void died(int rank, std::string how);
+  void lose(int rank, std::string how);
+  void regroup();
+  void on_waiting(int rank);
+  void lose_late(bool only_stopped);
+  void on_step(std::uint64_t step);
+  void say(const std::string& line) const {
+    if (plan_.options.notice) plan_.options.notice(line);
+  }
+  Child& child(int rank) { return children_[static_cast<std::size_t>(rank)]; }
   int timeout_ms() const;
   void kill_all() noexcept;
 
   const RunPlan& plan_;
   const ProgressLine& progress_;
   InterruptScope interrupt_;
-  Groups groups_;
+  std::unique_ptr<Groups> groups_;  // of the members
   Pipe release_;
   ControlDesk desk_;
   std::vector<Child> children_;
-  int num_running_ = 0, num_opened_ = 0, num_records_ = 0;
+  std::vector<int> members_;  // the live ranks
+  std::uint32_t membership_ = 0;
+  std::size_t num_opened_ = 0, num_records_ = 0;  // of this membership
+  int num_running_ = 0;                           // of the members
+  bool released_ = false;
   std::uint64_t last_step_ = 0;
   std::vector<RankFailure> failures_;
-  Clock::time_point kill_at_{};  // once something has failed
+  Clock::time_point kill_at_{};               // once something has failed
+  std::optional<Clock::time_point> late_at_;  // once somebody waits in vain
+  std::vector<LossRecord> losses_;
+  FaultInjector injector_;
 };
 
 void Supervisor::start(int rank) {
@@ -146,16 +148,20 @@ void Supervisor::start(int rank) {
     InterruptScope::ignore_in_child();
     release_.write.close();
     FrameWriter frames(std::move(pipe.write));
-    child_main(plan_, rank, groups_, frames, notices, release_.read.get());
+    run_rank_process(plan_, rank, groups_->exchange.name(), groups_->balancer.name(), frames,
+                     notices, release_.read.get());
   }
-  children_.push_back({pid, FrameReader(std::move(pipe.read)), true, std::nullopt, std::nullopt});
+  children_.push_back({
+      pid,
+      FrameReader(std::move(pipe.read)),
+  });
   ++num_running_;
 }
 
 int Supervisor::timeout_ms() const {
-  if (failures_.empty()) return -1;
-  const auto left =
-      std::chrono::duration_cast<std::chrono::milliseconds>(kill_at_ - Clock::now()).count();
+  if (failures_.empty() && !late_at_) return -1;
+  const auto until = failures_.empty() ? *late_at_ : kill_at_;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(until - Clock::now()).count();
   return static_cast<int>(std::max<std::int64_t>(0, left));
 }
 
@@ -172,7 +178,7 @@ void Supervisor::watch() {
     throw Error(ErrorCode::kUnavailable,
                 std::string("interrupted (") + strsignal(signal) + "): all ranks have been ended");
   }
-  if (ready == 0) return kill_all();
+  if (ready == 0) return failures_.empty() ? lose_late(false) : kill_all();
   if (ready < 0) return;  // interrupted by a signal that is not ours
   if (fds[1].revents != 0) desk_.serve();
   for (std::size_t i = 2; i < fds.size(); ++i) {
@@ -190,33 +196,64 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
   const auto text = [&] {
     return std::string(reinterpret_cast<const char*>(content.data()), content.size());
   };
+  if (child.lost) {
+    if (header.kind == FrameKind::kError) say("rank " + std::to_string(rank) + " " + text());
+    return;
+  }
+  const bool speaks = rank == members_.front();
   switch (header.kind) {
     case FrameKind::kOpened:
       // Nobody needs the names any more: what dies from here on cannot leave them behind.
-      if (++num_opened_ == plan_.shape->num_ranks()) {
-        groups_.exchange.unlink();
-        groups_.balancer.unlink();
+      if (header.step == membership_ && ++num_opened_ == members_.size()) {
+        groups_->exchange.unlink();
+        groups_->balancer.unlink();
       }
       break;
     case FrameKind::kProgress:
-      last_step_ = header.step;
-      if (progress_) progress_(last_step_, text());
-      break;
     case FrameKind::kLog:
-      if (progress_) progress_(last_step_, text());
+      if (header.kind == FrameKind::kProgress && speaks)
+        last_step_ = std::max(last_step_, header.step);
+      if (progress_ && speaks) progress_(last_step_, text());
+      break;
+    case FrameKind::kStep:
+      on_step(header.step);
+      break;
+    case FrameKind::kAnswers: {
+      const RankRecord part = decode_rank_record(content);
+      auto& requests = child.answers.output_requests;
+      auto& outputs = child.answers.outputs;
+      requests.insert(requests.end(), part.output_requests.begin(), part.output_requests.end());
+      outputs.insert(outputs.end(), part.outputs.begin(), part.outputs.end());
+      break;
+    }
+    case FrameKind::kWaiting:
+      if (header.step == membership_) on_waiting(rank);
       break;
     case FrameKind::kSnapshot:
       desk_.on_snapshot(content);
       break;
     case FrameKind::kRecord:
+      if (header.step != membership_) break;
       child.record = decode_rank_record(content);
-      if (++num_records_ == plan_.shape->num_ranks()) release_.write.close();
+      released_ = ++num_records_ == members_.size();
+      if (released_) release_.write.close();
       break;
     case FrameKind::kError:
       child.error = RankFailure{rank, header.code, text()};
       break;
-    case FrameKind::kMode:  // goes the other way only
+    case FrameKind::kMode:  // these go the other way only
+    case FrameKind::kMembership:
       break;
+  }
+}
+
+void Supervisor::on_step(std::uint64_t step) {
+  last_step_ = std::max(last_step_, step);
+  if (plan_.options.faults.empty()) return;
+  std::vector<pid_t> pids;
+  for (const Child& child : children_) pids.push_back(child.running ? child.pid : 0);
+  for (const std::string& line : injector_.on_step(step, pids)) {
+    if (progress_) progress_(last_step_, line);
   }
 }
 
@@ -226,26 +263,116 @@ void Supervisor::ended(int rank) {
   while (waitpid(child.pid, &status, 0) < 0 && errno == EINTR) {
   }
   child.running = false;
+  if (child.lost) return;
   --num_running_;
+  if (released_ && child.record) return;
   if (child.error) return fail(*child.error);
-  if (WIFSIGNALED(status)) {
-    const int signal = WTERMSIG(status);
-    return fail({rank, ErrorCode::kPeerLost,
-                 "was killed by signal " + std::to_string(signal) + " (" + strsignal(signal) +
-                     "): the run has been ended",
-                 true});
+  if (!WIFSIGNALED(status))
+    return fail({rank, ErrorCode::kInternal, "ended without a result", true});
+  const int signal = WTERMSIG(status);
+  died(rank, "was killed by signal " + std::to_string(signal) + " (" + strsignal(signal) + ")");
+}
+
+void Supervisor::died(int rank, std::string how) {
+  if (!survives_losses(plan_) || members_.size() == 1 || !failures_.empty())
+    return fail({rank, ErrorCode::kPeerLost, how + ": the run has been ended", true});
+  lose(rank, std::move(how));
+  regroup();
+}
+
+// From here on the others' waits for it end, and it finds itself alone if it comes back.
+void Supervisor::lose(int rank, std::string how) {
+  const auto member = std::ranges::find(members_, rank);
+  groups_->exchange.mark_lost(static_cast<int>(member - members_.begin()));
+  groups_->balancer.mark_lost(static_cast<int>(member - members_.begin()));
+  child(rank).lost = true;
+  if (child(rank).running) --num_running_;
+  LossRecord loss;
+  loss.rank = rank;
+  loss.step = last_step_;
+  loss.how = std::move(how);
+  losses_.push_back(std::move(loss));
+}
+
+void Supervisor::regroup() {
+  std::erase_if(members_, [&](int rank) { return child(rank).lost; });
+  int slots = 0;
+  for (const int rank : members_) slots += plan_.shape->slots_per_rank(rank);
+  if (slots < plan_.shape->num_logical_experts()) {
+    const LossRecord& loss = losses_.back();
+    throw Error(ErrorCode::kUnavailable, "rank " + std::to_string(loss.rank) + " " + loss.how +
+                                             " at step " + std::to_string(loss.step) + ": the " +
+                                             std::to_string(slots) + " slots left cannot hold " +
+                                             std::to_string(plan_.shape->num_logical_experts()) +
+                                             " experts; serve with more redundant experts");
   }
-  if (!child.record) fail({rank, ErrorCode::kInternal, "ended without a result", true});
+  groups_ = std::make_unique<Groups>(static_cast<int>(members_.size()));
+  ++membership_;
+  num_opened_ = num_records_ = 0;
+  late_at_.reset();
+  for (const int rank : members_) {
+    child(rank).waiting = false;
+    child(rank).record.reset();
+  }
+  const std::string notice = encode(MembershipNotice{
+      membership_, last_step_, members_, groups_->exchange.name(), groups_->balancer.name()});
+  // Lost ranks too: one that was only stopped learns what has become of it.
+  for (std::size_t rank = 0; rank < children_.size(); ++rank) {
+    if (!children_[rank].running) continue;
+    desk_.tell(static_cast<int>(rank), {.kind = FrameKind::kMembership},
+               std::as_bytes(std::span(notice)));
+  }
+  for (std::size_t rank = 0; rank < children_.size(); ++rank) {
+    if (children_[rank].lost) desk_.lose(static_cast<int>(rank));
+  }
+}
+
+// The others get as long again to say that they wait as well; a stopped one will not.
+void Supervisor::on_waiting(int rank) {
+  child(rank).waiting = true;
+  if (!late_at_) late_at_ = Clock::now() + plan_.options.balancer.deadline;
+  lose_late(true);
+}
+
+void Supervisor::lose_late(bool only_stopped) {
+  bool any_silent = false, any_lost = false;
+  for (const int rank : members_) {
+    const Child& member = child(rank);
+    if (member.waiting || member.record || !member.running) continue;
+    any_silent = true;
+    if (only_stopped && !stopped(member.pid)) continue;
+    lose(rank, "was late");
+    any_lost = true;
+  }
+  if (any_lost || !any_silent) regroup();
 }
 
 void Supervisor::fail(RankFailure failure) {
   desk_.lose(failure.rank);
   // Peers stop waiting for it; those that are done are let go.
-  groups_.exchange.mark_lost(failure.rank);
-  groups_.balancer.mark_lost(failure.rank);
+  const auto member = std::ranges::find(members_, failure.rank);
+  groups_->exchange.mark_lost(static_cast<int>(member - members_.begin()));
+  groups_->balancer.mark_lost(static_cast<int>(member - members_.begin()));
   release_.write.close();
   if (failures_.empty()) kill_at_ = Clock::now() + kGrace;
   failures_.push_back(std::move(failure));
+}
+
+// A rank lost before is the cause where the others only noticed.
+void Supervisor::throw_failures() const {
+  std::vector<RankFailure> failures = failures_;
+  const bool noticed_only = std::ranges::all_of(failures, [](const RankFailure& failure) {
+    return !failure.died &&
+           (failure.code == ErrorCode::kPeerLost || failure.code == ErrorCode::kTimeout ||
+            failure.code == ErrorCode::kTransport);
+  });
+  if (noticed_only) {
+    for (const LossRecord& loss : losses_) {
+      failures.push_back(
+          {loss.rank, ErrorCode::kPeerLost, loss.how + ": the others could not go on", true});
+    }
+  }
+  throw_cause(failures);
 }
 
 void Supervisor::kill_all() noexcept {
@@ -255,13 +382,13 @@ void Supervisor::kill_all() noexcept {
     while (waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
     }
     child.running = false;
-    --num_running_;
+    if (!child.lost) --num_running_;
   }
 }
 
 }  // namespace
 
-std::vector<RankRecord> run_processes(const RunPlan& plan, const ProgressLine& progress) {
+RanksResult run_processes(const RunPlan& plan, const ProgressLine& progress) {
   return Supervisor(plan, progress).run();
 }
 

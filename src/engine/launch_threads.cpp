@@ -96,7 +96,7 @@ void throw_cause(const std::vector<RankFailure>& failures) {
               "rank " + std::to_string(cause->rank) + (cause->died ? " " : ": ") + cause->message);
 }
 
-std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& progress) {
+RanksResult run_threads(const RunPlan& plan, const ProgressLine& progress) {
   const int num_ranks = plan.shape->num_ranks();
   auto exchanges = make_thread_transports(num_ranks);
   auto balancers = make_thread_transports(num_ranks);
@@ -120,7 +120,10 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
     context.rank = rank;
     context.exchange = std::move(exchanges[static_cast<std::size_t>(rank)]);
     context.balancer = std::move(balancers[static_cast<std::size_t>(rank)]);
-    context.deliver = [&collector](const RankRecord& record) { collector.deliver(record); };
+    context.deliver = [&collector](const RankRecord& record) {
+      collector.deliver(record);
+      return true;
+    };
     context.receive = [&from = notices[static_cast<std::size_t>(rank)]](
                           const FrameHandler& handle) { from.read(handle); };
     if (plan.options.control != nullptr) {
@@ -139,7 +142,7 @@ std::vector<RankRecord> run_threads(const RunPlan& plan, const ProgressLine& pro
   }
   watch(desk, snapshots);
   threads.clear();  // joins
-  return collector.take();
+  return {collector.take(), {}, {}};
 }
 
 }  // namespace swiftbalancer::engine

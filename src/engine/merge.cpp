@@ -18,8 +18,24 @@ void merge_outputs(std::span<const RankRecord> ranks, RunRecord& run) {
       run.outputs.at(static_cast<std::size_t>(rank.output_requests[i])) = rank.outputs[i];
     }
   }
+  for (LossRecord& loss : run.losses) {
+    for (std::size_t i = 0; i < loss.outputs.size(); ++i)
+      run.outputs.at(static_cast<std::size_t>(loss.answered_requests[i])) = loss.outputs[i];
+    for (const Request& request : run.traffic.requests) {
+      const bool his = request.id % run.shape.num_ranks == loss.rank;
+      if (his && run.outputs[static_cast<std::size_t>(request.id)].empty())
+        loss.lost_requests.push_back(request.id);
+    }
+  }
+  const auto lost = [&](std::size_t request) {
+    return std::any_of(run.losses.begin(), run.losses.end(), [&](const LossRecord& loss) {
+      return std::find(loss.lost_requests.begin(), loss.lost_requests.end(),
+                       static_cast<std::int32_t>(request)) != loss.lost_requests.end();
+    });
+  };
   for (std::size_t i = 0; i < run.outputs.size(); ++i) {
-    if (run.outputs[i].empty()) broken("request " + std::to_string(i) + " was not answered");
+    if (run.outputs[i].empty() && !lost(i))
+      broken("request " + std::to_string(i) + " was not answered");
     run.output_tokens += static_cast<std::int64_t>(run.outputs[i].size());
   }
 }
@@ -69,14 +85,15 @@ void merge_counts(std::span<const RankRecord> ranks, const ClusterShape& shape, 
 
 // Recorded = routed: under the placement of each step, the slots of every expert received what was
 // routed to it.
-void check_conservation(const ClusterShape& shape, const RunRecord& run) {
-  Placement placement = run.initial;
+void check_conservation(const ClusterShape& shape, const RunRecord& run, Placement placement,
+                        std::uint64_t first_step) {
   const auto layers = static_cast<std::size_t>(shape.num_moe_layers());
   const auto slots = static_cast<std::size_t>(shape.num_slots());
   const auto experts = static_cast<std::size_t>(shape.num_logical_experts());
   std::vector<std::uint32_t> received(experts);
-  auto commit = run.commits.begin();
-  for (std::uint64_t step = 1; step <= run.steps; ++step) {
+  auto commit = std::find_if(run.commits.begin(), run.commits.end(),
+                             [&](const CommitRecord& c) { return c.step >= first_step; });
+  for (std::uint64_t step = first_step; step <= run.steps; ++step) {
     const auto first = commit;
     while (commit != run.commits.end() && commit->step == step) ++commit;
     placement = placement_after(std::move(placement), {first, commit});
@@ -103,30 +120,66 @@ void check_conservation(const ClusterShape& shape, const RunRecord& run) {
   }
 }
 
+// The same in the slots of the live ranks, from the placement that they resumed with.
+void check_since_resumed(std::span<const RankRecord> ranks, const ClusterShape& shape,
+                         const RunRecord& run) {
+  ShapeOptions options = run.shape;
+  options.num_ranks = static_cast<int>(ranks.size());
+  std::vector<RankRecord> members(ranks.begin(), ranks.end());
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    options.slots_per_rank.push_back(shape.slots_per_rank(members[i].rank));
+    members[i].rank = static_cast<std::int32_t>(i);
+  }
+  options.num_slots = 0;
+  options.num_nodes = 1;
+  const ClusterShape live(options);
+  Placement placement(live.num_moe_layers(), live.num_slots());
+  const auto& resumed = ranks.front().resumed_placement;
+  const auto width = static_cast<std::size_t>(live.num_slots());
+  for (int layer = 0; layer < live.num_moe_layers(); ++layer) {
+    std::copy_n(
+        resumed.begin() + static_cast<std::ptrdiff_t>(static_cast<std::size_t>(layer) * width),
+        width, placement.layer(layer).begin());
+  }
+  RunRecord counted;
+  counted.model = run.model;
+  counted.steps = run.steps;
+  counted.commits = run.commits;
+  merge_counts(members, live, counted);
+  check_conservation(live, counted, std::move(placement), ranks.front().resumed_step);
+}
+
 void check_agreement(std::span<const RankRecord> ranks) {
   const auto same = [](const CommitRecord& a, const CommitRecord& b) {
     return a.step == b.step && a.generation == b.generation && a.unit == b.unit &&
            a.moe_layer_id == b.moe_layer_id && a.placement == b.placement;
+  };
+  // What was committed on the way to a new membership is logged by those that had not yet.
+  const auto since = [](const RankRecord& rank) {
+    const auto from = std::ranges::find_if(
+        rank.commits, [&](const CommitRecord& c) { return c.step >= rank.resumed_step; });
+    return std::span<const CommitRecord>(from, rank.commits.end());
   };
   const RankRecord& first = ranks.front();
   for (const RankRecord& rank : ranks) {
     if (rank.steps != first.steps || rank.step_start_ns != first.step_start_ns) {
       broken("rank " + std::to_string(rank.rank) + " and rank 0 made different steps");
     }
-    if (!std::equal(rank.commits.begin(), rank.commits.end(), first.commits.begin(),
-                    first.commits.end(), same)) {
+    if (rank.resumed_step != first.resumed_step ||
+        rank.resumed_placement != first.resumed_placement ||
+        !std::ranges::equal(since(rank), since(first), same)) {
       broken("rank " + std::to_string(rank.rank) + " and rank 0 committed differently");
     }
   }
 }
 
-void merge_health_and_waits(const RankRecord& rank, RunRecord& run) {
+void merge_health_and_waits(const RankRecord& rank, bool first, RunRecord& run) {
   run.waits.for_packets += rank.waits.for_packets;
   run.waits.for_plans += rank.waits.for_plans;
   run.waits.for_copies += rank.waits.for_copies;
   run.waits.wait_ns = std::max(run.waits.wait_ns, rank.waits.wait_ns);
   run.waits.held_ns = std::max(run.waits.held_ns, rank.waits.held_ns);
-  add_balancing(rank.balancing, rank.rank == 0, run.balancing);
+  add_balancing(rank.balancing, first, run.balancing);
   run.verified_commits += rank.verified_commits;
   for (const auto& [term, ns] : rank.critical_ns) run.critical_ns[term] += ns;
   if (run.healthy && !rank.healthy) {
@@ -153,11 +206,13 @@ void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunReco
   const auto& starts = ranks.front().step_start_ns;
   for (std::size_t s = 0; s + 1 < starts.size(); ++s)
     run.step_time_ns.push_back(starts[s + 1] - starts[s]);
-  for (const RankRecord& rank : ranks) merge_health_and_waits(rank, run);
+  for (const RankRecord& rank : ranks) merge_health_and_waits(rank, &rank == &ranks.front(), run);
   merge_outputs(ranks, run);
   run.output_digest = digest(run.outputs);
   merge_counts(ranks, shape, run);
-  check_conservation(shape, run);
+  if (ranks.front().resumed_placement.empty())
+    return check_conservation(shape, run, run.initial, 1);
+  check_since_resumed(ranks, shape, run);
 }
 
 }  // namespace swiftbalancer::engine

@@ -5,6 +5,7 @@
 // on which rank, slot or batch it was computed in. Called by the engine thread of a rank; const
 // functions are thread-safe. Families register in src/engine/families.cpp.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -39,6 +40,13 @@ class KvCache {
   std::vector<float>& keys(int layer) { return keys_[static_cast<std::size_t>(layer)]; }
   std::vector<float>& values(int layer) { return values_[static_cast<std::size_t>(layer)]; }
   int row_width() const noexcept { return row_width_; }
+  /// Forgets what was appended after the first `positions`.
+  void cut_back(int positions) {
+    const auto size = static_cast<std::size_t>(positions) * static_cast<std::size_t>(row_width_);
+    for (auto* layers : {&keys_, &values_}) {
+      for (std::vector<float>& rows : *layers) rows.resize(std::min(rows.size(), size));
+    }
+  }
 
  private:
   int row_width_;

@@ -4,10 +4,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
+#include <optional>
 
 #include "engine/balancer_log.hpp"
 #include "engine/exchange.hpp"
-#include "engine/scheduler.hpp"
 #include "engine/slot_memory.hpp"
 #include "engine/snapshot_maker.hpp"
 #include "engine/virtual_clock.hpp"
@@ -28,6 +29,14 @@ void pin_to(int core) {
 BalancerConfig balancer_config(const RunPlan& plan, const RankContext& context) {
   BalancerConfig config = plan.options.balancer;
   config.log = context.log;
+  if (context.next_membership) {
+    config.load_expert = [&model = *plan.model](int moe_layer_id, int logical_id,
+                                                std::span<std::byte* const> parts) {
+      const ExpertParts bytes = model.expert_parts(moe_layer_id, logical_id);
+      for (std::size_t i = 0; i < bytes.size(); ++i)
+        std::memcpy(parts[i], bytes[i].data(), bytes[i].size());
+    };
+  }
   if (!plan.cores.empty()) {
     const int core = plan.cores[static_cast<std::size_t>(2 * context.rank + 1)];
     config.thread_init = [core] { pin_to(core); };
@@ -35,37 +44,41 @@ BalancerConfig balancer_config(const RunPlan& plan, const RankContext& context) 
   return config;
 }
 
+bool lost_others(ErrorCode code) {
+  return code == ErrorCode::kPeerLost || code == ErrorCode::kTimeout ||
+         code == ErrorCode::kTransport;
+}
+
 class RankEngine {
  public:
   RankEngine(const RunPlan& plan, RankContext context)
       : plan_(plan),
         model_(*plan.model),
-        shape_(*plan.shape),
         context_(std::move(context)),
-        memory_(model_, shape_, plan.initial, context_.rank),
-        balancer_(shape_, balancer_config(plan, context_), std::move(context_.balancer)),
+        memory_(model_, *plan.shape, plan.initial, context_.rank),
+        balancer_(*plan.shape, balancer_config(plan, context_), std::move(context_.balancer)),
+        shape_(balancer_.shape()),
         scheduler_(model_, plan.traffic, context_.rank, shape_.num_ranks(),
                    plan.options.max_batch_tokens),
-        exchange_(shape_, model_.info(), *context_.exchange, plan.options.balancer.deadline),
         log_(shape_, start_balancer()),
+        exchange_(std::in_place, shape_, model_.info(), *context_.exchange,
+                  plan.options.balancer.deadline),
         clock_(make_device(), context_.rank) {}
 
   void run() {
     record_.rank = context_.rank;
-    std::uint64_t step = 1;
-    while (begin_step(step)) {
-      forward();
-      clock_.head(batch_->num_yields);
-      clock_.end_step(balancer_, shape_.num_moe_layers()).throw_if_failed();
-      balancer_.end_step().throw_if_failed();
-      report(step);
-      receive();
-      tell(step++);
+    while (true) {
+      serve();
+      if (finish(step_ - 1)) return;
+      recover();
     }
-    finish(step - 1);
   }
 
  private:
+  void serve();
+  void serve_steps();
+  void recover();
+  void keep_rows(std::uint64_t steps);
   std::size_t start_balancer();
   std::unique_ptr<TimedDevice> make_device();
   bool begin_step(std::uint64_t step);
@@ -77,27 +90,87 @@ class RankEngine {
   void report(std::uint64_t step);
   void receive();
   void tell(std::uint64_t step);
-  void finish(std::uint64_t steps);
+  bool finish(std::uint64_t steps);
 
   const RunPlan& plan_;
   const Model& model_;
-  const ClusterShape& shape_;
   RankContext context_;
   SlotMemory memory_;  // outlives the balancer
   Balancer balancer_;
+  const ClusterShape& shape_;  // of the live ranks
   Scheduler scheduler_;
-  ExpertExchange exchange_;
   BalancerLog log_;
+  std::optional<ExpertExchange> exchange_;
   VirtualClock clock_;
   const Batch* batch_ = nullptr;
   Routing routing_;
   std::vector<float> hidden_;
   std::vector<std::int64_t> clocks_;
+  std::uint64_t step_ = 1;  // the next one, or the one under way
+  std::size_t answers_told_ = 0;
   std::int64_t tokens_so_far_ = 0;
   std::size_t segment_ = 0;
   RankRecord record_;
   SnapshotMaker snapshots_;
 };
+
+void RankEngine::serve() {
+  while (true) {
+    try {
+      return serve_steps();
+    } catch (const Error& error) {
+      if (!lost_others(error.code()) || !context_.next_membership) throw;
+      recover();
+    }
+  }
+}
+
+void RankEngine::serve_steps() {
+  for (; begin_step(step_); ++step_) {
+    forward();
+    clock_.head(batch_->num_yields);
+    clock_.end_step(balancer_, shape_.num_moe_layers()).throw_if_failed();
+    balancer_.end_step().throw_if_failed();
+    report(step_);
+    receive();
+    tell(step_);
+  }
+}
+
+// The step under way is given up: what it has appended to caches and counts is taken back, and its
+// tokens are run anew in the next one.
+void RankEngine::recover() {
+  keep_rows(step_ - 1);
+  scheduler_.abandon();
+  while (true) {
+    Membership membership = context_.next_membership();
+    const Status status =
+        balancer_.reconfigure(membership.live_ranks, std::move(membership.balancer));
+    if (lost_others(status.code())) continue;
+    status.throw_if_failed();
+    exchange_.reset();
+    context_.exchange = std::move(membership.exchange);
+    exchange_.emplace(shape_, model_.info(), *context_.exchange, plan_.options.balancer.deadline);
+    break;
+  }
+  step_ = balancer_.steps_begun() + 1;
+  keep_rows(step_ - 1);
+  record_.resumed_step = step_;
+  record_.resumed_placement.clear();
+  for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
+    const auto row = balancer_.placement().layer(layer);
+    record_.resumed_placement.insert(record_.resumed_placement.end(), row.begin(), row.end());
+  }
+}
+
+// Rows of steps that were given up are zero.
+void RankEngine::keep_rows(std::uint64_t steps) {
+  const std::size_t rows = steps * static_cast<std::size_t>(shape_.num_moe_layers());
+  record_.tokens.resize(steps);
+  record_.slot_tokens.resize(rows *
+                             static_cast<std::size_t>(shape_.slots_per_rank(balancer_.rank())));
+  record_.routed_tokens.resize(rows * static_cast<std::size_t>(shape_.num_logical_experts()));
+}
 
 // @returns bytes of one expert.
 std::size_t RankEngine::start_balancer() {
@@ -110,7 +183,7 @@ std::size_t RankEngine::start_balancer() {
 std::unique_ptr<TimedDevice> RankEngine::make_device() {
   if (plan_.options.device == DeviceKind::kNone) return nullptr;
   std::vector<std::int64_t> capacity(static_cast<std::size_t>(shape_.num_ranks()));
-  exchange_.gather(kCapacityTag, balancer_.staging_capacity(), capacity).throw_if_failed();
+  exchange_->gather(kCapacityTag, balancer_.staging_capacity(), capacity).throw_if_failed();
   TimedDeviceOptions options;
   options.token_scale = plan_.options.token_scale;
   options.install_mode = plan_.options.balancer.install_mode;
@@ -128,14 +201,13 @@ bool RankEngine::begin_step(std::uint64_t step) {
   batch_ = &scheduler_.plan(step);
   const int num_tokens = batch_->num_tokens();
   exchange_
-      .open_step(step, {clock_.now_ns(), static_cast<std::uint32_t>(num_tokens),
-                        scheduler_.has_work() ? 1U : 0U})
+      ->open_step(step, {clock_.now_ns(), static_cast<std::uint32_t>(num_tokens),
+                         scheduler_.has_work() ? 1U : 0U})
       .throw_if_failed();
-  const auto headers = exchange_.headers();
+  const auto headers = exchange_->headers();
   clocks_.clear();
   for (const StepHeader& header : headers) {
     clocks_.push_back(header.clock_ns);
-    tokens_so_far_ += header.num_tokens;
   }
   if (clock_.timed())
     record_.step_start_ns.push_back(*std::max_element(clocks_.begin(), clocks_.end()));
@@ -167,7 +239,7 @@ void RankEngine::after_commits(std::uint64_t step) {
   for (const BalancerEvent& event : events) {
     if (event.kind != BalancerEventKind::kCommitted) continue;
     const int layer = event.plan->units[event.unit].moe_layer_id;
-    verify_slots(model_, shape_, balancer_, context_.rank, layer).throw_if_failed();
+    verify_slots(model_, shape_, balancer_, balancer_.rank(), layer).throw_if_failed();
     ++record_.verified_commits;
   }
 }
@@ -193,22 +265,22 @@ void RankEngine::forward() {
 void RankEngine::run_layer(int layer) {
   model_.attend_and_route(layer, batch_->sequences, hidden_, routing_);
   clock_.attention(batch_->num_tokens(), batch_->context);
-  exchange_.dispatch(layer, routing_, balancer_.dispatch_table(layer), clock_.now_ns())
+  exchange_->dispatch(layer, routing_, balancer_.dispatch_table(layer), clock_.now_ns())
       .throw_if_failed();
-  clock_.dispatch(exchange_.clocks(), exchange_.rows_to(), exchange_.rows_from());
-  exchange_.run_slots(
+  clock_.dispatch(exchange_->clocks(), exchange_->rows_to(), exchange_->rows_from());
+  exchange_->run_slots(
       [&](int slot, std::span<const float> input, int num_rows, std::span<float> output) {
         const auto parts = balancer_.slot_parts(layer, slot);
         model_.run_expert({parts.data(), parts.size()}, input, num_rows, output);
       });
-  const auto tokens_per_slot = exchange_.tokens_per_slot();
+  const auto tokens_per_slot = exchange_->tokens_per_slot();
   balancer_.record(layer, tokens_per_slot);
   keep_counts(tokens_per_slot);
   clock_.experts(tokens_per_slot);
-  clock_.combine(exchange_.rows_from(), exchange_.rows_to());
-  exchange_.combine(clock_.now_ns()).throw_if_failed();
-  clock_.arrive(exchange_.clocks());
-  model_.combine(routing_, exchange_.expert_output(), hidden_);
+  clock_.combine(exchange_->rows_from(), exchange_->rows_to());
+  exchange_->combine(clock_.now_ns()).throw_if_failed();
+  clock_.arrive(exchange_->clocks());
+  model_.combine(routing_, exchange_->expert_output(), hidden_);
 }
 
 void RankEngine::keep_counts(std::span<const std::uint32_t> tokens_per_slot) {
@@ -221,6 +293,7 @@ void RankEngine::keep_counts(std::span<const std::uint32_t> tokens_per_slot) {
 }
 
 void RankEngine::report(std::uint64_t step) {
+  for (const StepHeader& header : exchange_->headers()) tokens_so_far_ += header.num_tokens;
   if (!context_.progress) return;
   const auto& segments = plan_.traffic.segments;
   const std::uint64_t every = std::max<std::uint64_t>(1, plan_.traffic.last_arrival_step / 20);
@@ -244,12 +317,19 @@ void RankEngine::receive() {
 }
 
 void RankEngine::tell(std::uint64_t step) {
+  if (context_.stepped && balancer_.rank() == 0) context_.stepped(step);
+  const std::span<const Output> outputs = scheduler_.outputs();
+  if (context_.answered && answers_told_ < outputs.size())
+    context_.answered(outputs.subspan(answers_told_));
+  answers_told_ = outputs.size();
   if (context_.snapshot && snapshots_.due(step, balancer_))
     context_.snapshot(snapshots_.make(step, record_, log_, balancer_));
 }
 
-void RankEngine::finish(std::uint64_t steps) {
+bool RankEngine::finish(std::uint64_t steps) {
   record_.steps = steps;
+  record_.output_requests.clear();
+  record_.outputs.clear();
   record_.critical_ns = clock_.critical_ns();
   for (const Output& output : scheduler_.outputs()) {
     record_.output_requests.push_back(output.request);
@@ -263,7 +343,7 @@ void RankEngine::finish(std::uint64_t steps) {
   record_.healthy = last.healthy;
   record_.health_reason = last.health_reason;
   if (context_.snapshot) context_.snapshot(last);
-  context_.deliver(record_);
+  return context_.deliver(record_);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include <swiftbalancer/balancer.hpp>
@@ -13,6 +14,8 @@
 
 #include "engine/rank_pipe.hpp"
 #include "engine/record.hpp"
+#include "engine/recovery.hpp"
+#include "engine/scheduler.hpp"
 #include "engine/serve.hpp"
 
 namespace swiftbalancer::engine {
@@ -41,9 +44,17 @@ struct RankContext {
   std::function<void(const FrameHandler&)> receive;
   /// Takes what the rank has counted so far. Empty: nobody watches.
   std::function<void(const RankSnapshot& snapshot)> snapshot;
-  /// Takes the rank's record; returns when all ranks are done. Until then this rank's transports
-  /// stay open, since a closed one looks like a lost rank to those that still wait.
-  std::function<void(const RankRecord& record)> deliver;
+  /// Takes the number of a step made. Empty: nobody counts.
+  std::function<void(std::uint64_t step)> stepped;
+  /// Takes requests answered since the last call. Empty: the record is enough.
+  std::function<void(std::span<const Output> outputs)> answered;
+  /// Waits for the live ranks of a new membership. @throws Error when there will be none for this
+  /// rank. Empty: a lost rank ends the run.
+  std::function<Membership()> next_membership;
+  /// Takes the rank's record; returns true when all ranks are done, false when others were lost
+  /// meanwhile and the run goes on. Until then this rank's transports stay open, since a closed one
+  /// looks like a lost rank to those that still wait.
+  std::function<bool(const RankRecord& record)> deliver;
 };
 
 /// Runs a rank to the end and delivers its record. @throws Error: what ended it, one line.

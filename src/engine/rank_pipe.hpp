@@ -17,20 +17,24 @@ namespace swiftbalancer::engine {
 
 enum class FrameKind : std::uint32_t {
   // From a rank to its parent.
-  kOpened,    ///< Both transports are open.
+  kOpened,    ///< Both transports are open; `step` is the membership.
   kProgress,  ///< A line.
   kLog,       ///< A line of the balancer.
   kSnapshot,  ///< A RankSnapshot, now and then, if somebody watches the run.
-  kRecord,    ///< The rank's record: it is done and waits to be released.
+  kStep,      ///< A step is made; the lowest live rank tells.
+  kAnswers,   ///< Requests answered since the last time, as in a RankRecord.
+  kWaiting,   ///< The rank waits in vain for others; `step` is its membership.
+  kRecord,    ///< The rank's record: it is done and waits to be released. `step` is its membership.
   kError,     ///< What ended the rank.
   // From the parent to a rank.
-  kMode,  ///< The BalancingMode that the rank shall ask for, one byte.
+  kMode,        ///< The BalancingMode that the rank shall ask for, one byte.
+  kMembership,  ///< A MembershipNotice.
 };
 
 struct FrameHeader {
   FrameKind kind = FrameKind::kOpened;
   ErrorCode code = ErrorCode::kOk;  ///< kError
-  std::uint64_t step = 0;           ///< kProgress
+  std::uint64_t step = 0;           ///< kProgress, kStep; others as they say.
   std::uint64_t bytes = 0;          ///< That follow.
 };
 

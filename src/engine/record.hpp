@@ -104,6 +104,19 @@ struct RankRecord {
   std::uint64_t verified_commits = 0;
   bool healthy = true;
   std::string health_reason;
+  std::uint64_t resumed_step = 1;               ///< The first one after the last reconfiguration.
+  std::vector<std::int32_t> resumed_placement;  ///< [num_moe_layers, slots of the live ranks]
+                                                ///< served then; empty: never reconfigured.
+};
+
+/// A rank that was lost while the others went on.
+struct LossRecord {
+  std::int32_t rank = 0;
+  std::uint64_t step = 0;  ///< The last one reported before.
+  std::string how;         ///< "was killed by signal 9 (Killed)", ...
+  std::vector<std::int32_t> answered_requests;
+  std::vector<std::vector<std::int32_t>> outputs;  ///< Of answered_requests.
+  std::vector<std::int32_t> lost_requests;         ///< Never answered. Filled in by merge().
 };
 
 std::vector<std::byte> encode(const RankRecord& record);
@@ -129,6 +142,8 @@ struct RunRecord {
   HardwareProfile hardware;  ///< With a timed device.
   int token_scale = 1;
   // What came out.
+  std::vector<LossRecord> losses;   ///< In order. With any, counts of lost ranks are missing.
+  std::vector<std::string> faults;  ///< Injected ones: what came of each, a line.
   double wall_seconds = 0.0;
   std::uint64_t steps = 0;
   std::int64_t tokens = 0;  ///< Run through the model, prompts and outputs.
@@ -155,6 +170,8 @@ struct RunRecord {
 Placement placement_after(Placement placement, std::span<const CommitRecord> commits);
 
 /// Puts the ranks' parts into `run`, whose "what ran" is filled in already.
+/// With losses (already in `run`) only what the live ranks know is checked: the steps after the
+/// last reconfiguration.
 /// @throws Error kInternal: tokens recorded are not those routed (names step and layer), a request
 /// without output, ranks
 ///         that committed differently.

@@ -137,6 +137,17 @@ Json health_json(const RunRecord& run) {
           {"plan_age_steps", age}};
 }
 
+Json losses_json(const RunRecord& run) {
+  Json json = Json::array();
+  for (const LossRecord& loss : run.losses) {
+    json.push_back({{"rank", loss.rank},
+                    {"step", loss.step},
+                    {"how", loss.how},
+                    {"lost_requests", loss.lost_requests}});
+  }
+  return json;
+}
+
 void add_virtual(const RunRecord& run, const RunFigures& figures, Json& json) {
   for (const char* key :
        {"step_time_us", "virtual_seconds", "virtual_mean_step_us_after_switch",
@@ -196,6 +207,8 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
                        {"before", figures.before},
                        {"after", figures.after}};
   json["health"] = health_json(run);
+  json["losses"] = losses_json(run);
+  json["faults"] = run.faults;
   return json;
 }
 

@@ -73,6 +73,10 @@ void Scheduler::add(std::size_t index, int num_tokens) {
   batch_.num_yields += yields ? 1 : 0;
 }
 
+void Scheduler::abandon() {
+  for (Active& active : active_) active.cache.cut_back(active.computed);
+}
+
 void Scheduler::finish(std::span<const float> hidden) {
   const auto width = static_cast<std::size_t>(model_.info().hidden_size);
   std::size_t row = 0;

@@ -43,6 +43,9 @@ class Scheduler {
   /// @param hidden [batch tokens, hidden_size] after the last layer.
   void finish(std::span<const float> hidden);
 
+  /// Gives up the batch planned last: the caches are as before it, the next plan takes it up anew.
+  void abandon();
+
   /// False when every request of this rank, also those to come, has been answered.
   bool has_work() const noexcept { return next_ < mine_.size() || !active_.empty(); }
   const std::vector<Output>& outputs() const noexcept { return outputs_; }

@@ -20,6 +20,18 @@ void check_at_least(const char* name, int value, int least) {
                                                ": must be at least " + std::to_string(least));
 }
 
+void check_fault(const ServeOptions& options, const Fault& fault) {
+  const auto refuse = [&](const std::string& why) {
+    throw Error(ErrorCode::kInvalidArgument, "inject: " + to_string(fault) + ": " + why);
+  };
+  if (options.transport != TransportKind::kShm)
+    refuse("faults are for rank processes; serve with transport shm");
+  if (fault.rank >= options.num_ranks)
+    refuse("there are ranks 0 to " + std::to_string(options.num_ranks - 1));
+  if (fault.kind == FaultKind::kKillPlanner && options.balancer.worker != WorkerKind::kProcess)
+    refuse("there are no planner processes; serve with worker process");
+}
+
 void check_options(const ServeOptions& options) {
   check_at_least("num_ranks", options.num_ranks, 1);
   check_at_least("num_redundant_experts", options.num_redundant_experts, 0);
@@ -30,6 +42,7 @@ void check_options(const ServeOptions& options) {
     throw Error(ErrorCode::kInvalidArgument,
                 "device timed needs a hardware profile: name one, e.g. of data/hardware");
   }
+  for (const Fault& fault : options.faults) check_fault(options, fault);
 }
 
 std::vector<int> allowed_cores() {
@@ -157,11 +170,21 @@ RunRecord serve(const ServeOptions& options) {
   RunRecord run = describe(plan, gated);
   if (options.control != nullptr) options.control->on_start(run);
   const auto start = std::chrono::steady_clock::now();
-  const auto ranks = options.transport == TransportKind::kShm ? run_processes(plan, progress)
-                                                              : run_threads(plan, progress);
+  auto ranks = options.transport == TransportKind::kShm ? run_processes(plan, progress)
+                                                        : run_threads(plan, progress);
   run.wall_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  merge(ranks, *plan.shape, run);
+  run.losses = std::move(ranks.losses);
+  run.faults = std::move(ranks.faults);
+  merge(ranks.records, *plan.shape, run);
+  if (options.notice) {
+    for (const LossRecord& loss : run.losses) {
+      options.notice("rank " + std::to_string(loss.rank) + " " + loss.how + " at step " +
+                     std::to_string(loss.step) + ": " + std::to_string(loss.lost_requests.size()) +
+                     " requests lost");
+    }
+    for (const std::string& line : run.faults) options.notice(line);
+  }
   return run;
 }
 

@@ -9,6 +9,7 @@
 
 #include <swiftbalancer/balancer.hpp>
 
+#include "engine/fault_plan.hpp"
 #include "engine/record.hpp"
 #include "engine/run_control.hpp"
 #include "engine/traffic.hpp"
@@ -33,6 +34,7 @@ struct ServeOptions {
   BalancingMode mode = BalancingMode::kOn;  ///< Asked for at the start.
   std::string placement_file;     ///< If there is such a file, it is served from the first step on.
   RunControl* control = nullptr;  ///< Whoever watches and steers the run; outlives it.
+  std::vector<Fault> faults;      ///< Brought on by the parent of the ranks; kShm only.
   bool verify_slots =
       false;  ///< After every commit, compare the bytes of all changed slots with the checkpoint.
   std::function<void(std::uint64_t step, std::uint64_t total_steps, const std::string& line)>
@@ -41,8 +43,9 @@ struct ServeOptions {
       notice;  ///< What a user must learn even without progress: files of others that were removed.
 };
 
-/// Serves all requests once. @throws Error: bad options; a lost rank ends the run within the
-/// deadline (kPeerLost, one line).
+/// Serves all requests once. With rank processes and no timed device the run goes on when ranks are
+/// lost. @throws Error: bad options; the ranks left cannot hold all experts; else a lost rank ends
+/// the run within the deadline (kPeerLost, one line).
 RunRecord serve(const ServeOptions& options);
 
 }  // namespace swiftbalancer::engine

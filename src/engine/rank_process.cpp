@@ -1,0 +1,85 @@
+#include "engine/rank_process.hpp"
+
+#include <poll.h>
+#include <unistd.h>
+
+namespace swiftbalancer::engine {
+namespace {
+
+// What a rank waits for a notice beyond the time in which the parent finds late ranks.
+constexpr std::chrono::seconds kNoticeGrace{10};
+
+// @returns false when others were lost before all were done.
+bool wait_for_release(MembershipInbox& inbox, int released) {
+  while (!inbox.changed()) {
+    pollfd fds[] = {{released, POLLIN, 0}, {inbox.fd(), POLLIN, 0}};
+    if (poll(fds, 2, -1) > 0 && fds[0].revents != 0) return true;
+  }
+  return false;
+}
+
+void add_recovery(const RunPlan& plan, MembershipInbox& inbox, FrameWriter& frames,
+                  RankContext& context) {
+  context.stepped = [&](std::uint64_t step) {
+    frames.write({.kind = FrameKind::kStep, .step = step}, std::string());
+  };
+  context.answered = [&](std::span<const Output> outputs) {
+    RankRecord part;
+    for (const Output& output : outputs) {
+      part.output_requests.push_back(output.request);
+      part.outputs.push_back(output.tokens);
+    }
+    frames.write({.kind = FrameKind::kAnswers}, encode(part));
+  };
+  const auto limit = 2 * plan.options.balancer.deadline + kNoticeGrace;
+  context.next_membership = [&inbox, &frames, limit] {
+    frames.write({.kind = FrameKind::kWaiting, .step = inbox.number()}, std::string());
+    Membership membership = inbox.next(limit);
+    frames.write({.kind = FrameKind::kOpened, .step = inbox.number()}, std::string());
+    return membership;
+  };
+}
+
+}  // namespace
+
+bool survives_losses(const RunPlan& plan) { return plan.options.device == DeviceKind::kNone; }
+
+void run_rank_process(const RunPlan& plan, int rank, const std::string& exchange,
+                      const std::string& balancer, FrameWriter& frames, FrameReader& notices,
+                      int released) {
+  int exit_code = 0;
+  try {
+    MembershipInbox inbox(rank, notices);
+    RankContext context;
+    context.rank = rank;
+    context.exchange = open_shm_transport(exchange, rank);
+    context.balancer = open_shm_transport(balancer, rank);
+    frames.write({.kind = FrameKind::kOpened}, std::string());
+    context.progress = [&](std::uint64_t step, const std::string& line) {
+      frames.write({.kind = FrameKind::kProgress, .step = step}, line);
+    };
+    context.log = [&](const std::string& line) { frames.write({.kind = FrameKind::kLog}, line); };
+    context.receive = [&](const FrameHandler& handle) { inbox.read(handle); };
+    if (plan.options.control != nullptr) {
+      context.snapshot = [&](const RankSnapshot& snapshot) {
+        frames.write({.kind = FrameKind::kSnapshot}, encode(snapshot));
+      };
+    }
+    if (survives_losses(plan)) add_recovery(plan, inbox, frames, context);
+    context.deliver = [&](const RankRecord& record) {
+      frames.write({.kind = FrameKind::kRecord, .step = inbox.number()}, encode(record));
+      return wait_for_release(inbox, released);
+    };
+    run_rank(plan, std::move(context));
+  } catch (const Error& error) {
+    frames.write({.kind = FrameKind::kError, .code = error.code()}, std::string(error.what()));
+    exit_code = 1;
+  } catch (const std::exception& error) {
+    frames.write({.kind = FrameKind::kError, .code = ErrorCode::kInternal},
+                 std::string(error.what()));
+    exit_code = 1;
+  }
+  _exit(exit_code);
+}
+
+}  // namespace swiftbalancer::engine

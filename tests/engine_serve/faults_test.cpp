@@ -1,0 +1,154 @@
+// Rank processes go on when others are killed, stopped or lose their planner.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <random>
+
+#include "engine_serve/support.hpp"
+
+namespace swiftbalancer::engine::testing {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr int kNumRanks = 4;
+
+// Something is always moving; two of four ranks can hold all 64 experts.
+ServeOptions moving_run(const std::string& faults) {
+  ServeOptions options = small_run(kNumRanks);
+  options.num_redundant_experts = 64;
+  options.transport = TransportKind::kShm;
+  options.traffic.steps_per_segment = 12;
+  options.balancer.policy = "stress";
+  options.balancer.rebalance_interval = 1;
+  options.balancer.deadline = std::chrono::seconds(10);
+  options.faults = parse_faults(faults);
+  return options;
+}
+
+const Outputs& undisturbed() {
+  static const Outputs outputs = serve(moving_run("")).outputs;
+  return outputs;
+}
+
+void expect_nothing_left() {
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
+  EXPECT_EQ(errno, ECHILD);
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
+    EXPECT_THAT(entry.path().filename().string(),
+                Not(HasSubstr("swiftbalancer." + std::to_string(getpid()) + ".")));
+  }
+}
+
+// Every request has the output of the undisturbed run, or is reported lost with the rank it was on.
+void expect_only_reported_losses(const RunRecord& run) {
+  std::vector<bool> lost(run.outputs.size());
+  for (const LossRecord& loss : run.losses) {
+    for (const std::int32_t request : loss.lost_requests) {
+      EXPECT_EQ(request % kNumRanks, loss.rank);
+      lost[static_cast<std::size_t>(request)] = true;
+    }
+  }
+  ASSERT_EQ(run.outputs.size(), undisturbed().size());
+  for (std::size_t i = 0; i < run.outputs.size(); ++i) {
+    if (lost[i]) {
+      EXPECT_TRUE(run.outputs[i].empty()) << "request " << i;
+    } else {
+      EXPECT_EQ(run.outputs[i], undisturbed()[i]) << "request " << i;
+    }
+  }
+}
+
+TEST(ServeFaults, SurvivesARankKilledWhileExpertsMove) {
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    std::mt19937 random(seed);
+    const int rank = static_cast<int>(random() % kNumRanks);
+    const std::string fault =
+        "kill:" + std::to_string(rank) + "@" + std::to_string(2 + random() % 30);
+    SCOPED_TRACE(fault);
+    const RunRecord run = serve(moving_run(fault));
+    ASSERT_EQ(run.losses.size(), 1U);
+    EXPECT_EQ(run.losses[0].rank, rank);
+    EXPECT_THAT(run.losses[0].how, HasSubstr("killed by signal 9"));
+    EXPECT_EQ(run.balancing.membership, 1U);
+    EXPECT_TRUE(std::ranges::any_of(run.commits, [&](const CommitRecord& commit) {
+      return commit.step > run.losses[0].step + 1;
+    })) << "balancing goes on";
+    expect_only_reported_losses(run);
+    expect_nothing_left();
+  }
+}
+
+TEST(ServeFaults, SurvivesTwoRanksKilledShortlyAfterOneAnother) {
+  for (const char* faults : {"kill:1@8,kill:2@8", "kill:0@8,kill:3@9", "kill:3@8,kill:0@10"}) {
+    SCOPED_TRACE(faults);
+    const RunRecord run = serve(moving_run(faults));
+    EXPECT_EQ(run.losses.size(), 2U);
+    expect_only_reported_losses(run);
+    expect_nothing_left();
+  }
+}
+
+TEST(ServeFaults, FencesARankThatWasStoppedAndComesBack) {
+  ServeOptions options = moving_run("stop:2@6,cont:2@9");
+  options.balancer.deadline = std::chrono::seconds(1);
+  std::vector<std::string> lines;
+  options.notice = [&](const std::string& line) { lines.push_back(line); };
+  const RunRecord run = serve(options);
+  ASSERT_EQ(run.losses.size(), 1U);
+  EXPECT_EQ(run.losses[0].rank, 2);
+  EXPECT_EQ(run.losses[0].how, "was late");
+  expect_only_reported_losses(run);
+  EXPECT_EQ(std::ranges::count_if(
+                lines, [](const std::string& line) { return line.ends_with(": fenced"); }),
+            1);
+  EXPECT_THAT(lines, Contains(HasSubstr("rank 2 was declared lost at step ")));
+  expect_nothing_left();
+}
+
+TEST(ServeFaults, LosesNothingWithAPlannerProcess) {
+  ServeOptions options = moving_run("kill-planner:1@6");
+  options.balancer.worker = WorkerKind::kProcess;
+  options.balancer.planner_program = SWIFTBALANCER_PLANNER;
+  const RunRecord run = serve(options);
+  EXPECT_TRUE(run.losses.empty());
+  EXPECT_EQ(run.outputs, undisturbed());
+  EXPECT_GE(run.balancing.planner_restarts, 1);
+  expect_nothing_left();
+}
+
+TEST(ServeFaults, EndsWhenTheRanksLeftCannotHoldAllExperts) {
+  ServeOptions options = moving_run("kill:1@6");
+  options.num_redundant_experts = 0;
+  try {
+    serve(options);
+    ADD_FAILURE() << "the run was to fail";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+    EXPECT_THAT(error.what(), HasSubstr("48 slots left cannot hold 64 experts"));
+  }
+  expect_nothing_left();
+}
+
+TEST(ServeFaults, RefusesFaultsThatMakeNoSense) {
+  for (const char* text : {"kill", "kill:1", "kill:@3", "hit:1@3", "kill:1@0", "kill:-1@3",
+                           "kill:1@3x", "kill:1@3,,"}) {
+    EXPECT_THROW(parse_faults(text), Error) << text;
+  }
+  EXPECT_THROW(serve(moving_run("kill:4@3")), Error);
+  EXPECT_THROW(serve(moving_run("kill-planner:1@3")), Error);
+  ServeOptions threads = moving_run("kill:1@3");
+  threads.transport = TransportKind::kThread;
+  EXPECT_THROW(serve(threads), Error);
+}
+
+}  // namespace
+}  // namespace swiftbalancer::engine::testing
