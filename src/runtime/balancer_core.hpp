@@ -153,6 +153,7 @@ struct BalancerCore {
   std::uint64_t observed_step = 0;
   bool wants_rebalance = false;
   bool planner_lost = false;  // told until a reset
+  bool planner_off = false;   // for good
   BalancingMode asked_mode = BalancingMode::kOn;
   std::optional<WorkerProgress> limit;
   std::chrono::nanoseconds held_time{0};

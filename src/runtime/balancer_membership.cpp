@@ -141,7 +141,7 @@ void BalancerCore::make_worker(const ServedState& served) {
   staged_cursor = 0;
   failed_unit = kNoUnit;
   wants_rebalance = planner_lost = stopped = frozen = false;
-  if (!health.planner_running) agreement->planner_off();
+  if (planner_off) agreement->planner_off();
 }
 
 }  // namespace swiftbalancer

@@ -36,14 +36,17 @@ void BalancerCore::take(const Report& report) {
       return;
     case Report::Kind::kObserved:
       observed_step = report.step;
+      if (!planner_off) health.planner_running = true;
       wants_rebalance = report.wants_rebalance;
       return;
     case Report::Kind::kPlannerLost:
       planner_lost = true;
+      health.planner_running = false;
       health.planner_restarts = static_cast<int>(report.cursor);
       return;
     case Report::Kind::kPlannerOff:
       planner_lost = false;
+      planner_off = true;
       health.planner_running = false;
       agreement->planner_off();
       fail("the planner process was restarted too often: balancing is off");

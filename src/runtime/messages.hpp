@@ -41,7 +41,8 @@ struct Report {
     kStaged,       ///< Units of `generation` staged: `cursor`; their installs are filled.
     kUnitFailed,   ///< `cursor` names the unit of `generation` that cannot be staged.
     kObserved,     ///< Loads of the set of `step` are evidence; `wants_rebalance` as of then.
-    kPlannerLost,  ///< The load history is gone; `cursor` counts the planner's restarts so far.
+    kPlannerLost,  ///< The load history is gone; `cursor` counts the planner's restarts, with
+                   ///< the one that follows.
     kPlannerOff,   ///< The planner is gone for good.
     kStopped,      ///< The worker ended: transport failed or a peer is lost. The text is in
                    ///< Worker::failure().

@@ -291,7 +291,7 @@ bool Worker::take_planning_events() {
       case PlanningEvent::Kind::kLost:
         if (open_) planning_failed(open_);
         report({.kind = Report::Kind::kPlannerLost,
-                .cursor = static_cast<std::uint32_t>(planning_->restarts())});
+                .cursor = static_cast<std::uint32_t>(planning_->restarts() + 1)});
         break;
       case PlanningEvent::Kind::kOff:
         report({.kind = Report::Kind::kPlannerOff});
