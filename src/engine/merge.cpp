@@ -209,6 +209,8 @@ void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunReco
   for (const RankRecord& rank : ranks) merge_health_and_waits(rank, &rank == &ranks.front(), run);
   merge_outputs(ranks, run);
   run.output_digest = digest(run.outputs);
+  for (const auto& output : run.outputs)
+    run.request_digests.push_back(output.empty() ? std::string() : digest({output}));
   merge_counts(ranks, shape, run);
   if (ranks.front().resumed_placement.empty())
     return check_conservation(shape, run, run.initial, 1);

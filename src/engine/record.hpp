@@ -150,6 +150,7 @@ struct RunRecord {
   std::int64_t output_tokens = 0;
   std::vector<std::vector<std::int32_t>> outputs;  ///< By request.
   std::string output_digest;                 ///< 128 bits, hex, over all outputs in request order.
+  std::vector<std::string> request_digests;  ///< The same by request; empty: lost.
   std::vector<std::uint32_t> step_tokens;    ///< [steps] over all ranks
   std::vector<std::uint32_t> slot_tokens;    ///< [steps, num_moe_layers, num_slots]
   std::vector<std::uint32_t> expert_tokens;  ///< [steps, num_moe_layers, num_logical_experts]

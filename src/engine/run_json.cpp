@@ -208,6 +208,7 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
                        {"after", figures.after}};
   json["health"] = health_json(run);
   json["losses"] = losses_json(run);
+  json["request_digests"] = run.request_digests;
   json["faults"] = run.faults;
   return json;
 }

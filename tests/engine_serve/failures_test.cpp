@@ -76,7 +76,7 @@ TEST(FailedRun, NamesTheRankThatWasKilledUnderATimedDevice) {
   ServeOptions options = long_run(4);
   options.num_redundant_experts = 64;
   options.device = DeviceKind::kTimed;
-  options.hardware = data("hardware/h800_ep32_deepseek_v3.yaml");
+  options.hardware = data("hardware/h800_infiniband_deepseek_v3.yaml");
   bool done = false;
   options.progress = [&](std::uint64_t step, std::uint64_t, const std::string&) {
     if (step < 1 || done) return;
