@@ -53,11 +53,12 @@ void Worker::launch() {
 }
 
 void Worker::stop() noexcept {
-  stopped_ = true;
-  if (!thread_.joinable()) return;
-  thread_.request_stop();
-  transport_->wake();
-  thread_.join();
+  if (thread_.joinable()) {
+    thread_.request_stop();
+    transport_->wake();
+    thread_.join();
+  }
+  stopped_ = true;  // the thread has read it until here
 }
 
 Worker::~Worker() {

@@ -142,8 +142,8 @@ class Worker {
   std::string waiting_for_;  // under mutex_
   Status failure_;           // written before kStopped is reported
 
-  bool sent_ = false;  // engine thread
-  bool stopped_ = false;
+  bool sent_ = false;     // engine thread
+  bool stopped_ = false;  // written with no thread running
   std::jthread thread_;
 };
 
