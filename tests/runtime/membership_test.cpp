@@ -84,16 +84,18 @@ class MemberRank {
     return empty;
   }
 
-  std::unique_ptr<Balancer> balancer;
-  int loaded = 0;
-
  private:
   std::int32_t held(int layer, std::size_t slot) const {
     return balancer->placement().layer(
         layer)[static_cast<std::size_t>(balancer->shape().first_slot(balancer->rank())) + slot];
   }
+
   int first_slots_, layers_;
   std::vector<std::byte> memory_;
+
+ public:
+  int loaded = 0;
+  std::unique_ptr<Balancer> balancer;  // after the memory that it borrows
 };
 
 BalancerConfig moving_config(ControlMode mode) {
