@@ -15,7 +15,7 @@
 namespace swiftbalancer {
 namespace {
 
-// Each stage has a transport of its own, so that tags need no membership.
+// Each attempt has a transport of its own, so that tags need no membership.
 enum Tag : std::uint64_t { kSnapshotTag = 1, kStateTag, kVerdictTag };
 
 std::string name(int first_rank) { return "rank " + std::to_string(first_rank); }
@@ -87,6 +87,7 @@ void Reconfiguration::post_snapshot() {
 // Rule 14: step = the highest begun; private counters are made equal.
 void Reconfiguration::use_snapshots() {
   const std::size_t each = snapshot_.size();
+  const ConfigText mine = config_text(core_.config, core_.first_shape, nullptr, core_.part_bytes);
   std::vector<std::uint64_t> epochs;
   source_ = -1;
   std::uint32_t newest = 0;
@@ -96,10 +97,7 @@ void Reconfiguration::use_snapshots() {
     Status status = decode_snapshot(std::span(snapshots_).subspan(i * each, each),
                                     shape_.num_moe_layers(), snapshot, epochs);
     if (!status.ok()) return end({status.code(), name(live_ranks_[i]) + ": " + status.message()});
-    Snapshot mine;
-    std::vector<std::uint64_t> mine_epochs;
-    static_cast<void>(decode_snapshot(snapshot_, shape_.num_moe_layers(), mine, mine_epochs));
-    const std::string difference = first_difference(mine.config, snapshot.config);
+    const std::string difference = first_difference(mine, snapshot.config);
     if (!difference.empty()) {
       return end({ErrorCode::kInvalidArgument, name(live_ranks_[static_cast<std::size_t>(rank())]) +
                                                    " and " + name(live_ranks_[i]) +

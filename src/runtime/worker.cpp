@@ -329,8 +329,15 @@ void Worker::planned(const Plan& plan) {
     open_epochs_ = epochs_;
   }
   const int capacity = faulty(Fault::kPoolIgnored) ? 1 << 20 : pool_.capacity();
-  auto prepared = std::make_unique<PreparedPlan>(
-      prepare_plan(open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity));
+  std::unique_ptr<PreparedPlan> prepared;
+  try {
+    prepared = std::make_unique<PreparedPlan>(
+        prepare_plan(open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity));
+  } catch (const std::exception& error) {
+    // As a planner that fails: it ends its generation on all ranks; serving goes on.
+    if (options_.log) options_.log(std::string("planning failed: ") + error.what());
+    return planning_failed(open_);
+  }
   if (prepared->layers_given_up > 0 && options_.log) {
     options_.log(std::to_string(prepared->layers_given_up) +
                  " layers stay as they are: their moves do not fit into staging_bytes");

@@ -57,7 +57,6 @@ class Worker {
   /// After stop(): drops, commits, retires and releases; whatever needs peers is left out.
   /// @throws Error kInternal: out of order.
   void carry_out_remaining();
-  const ServedState& served() const noexcept { return served_; }
 
   /// Starts the thread. Without it, run_once() is called by hand (deterministic simulation).
   void launch();

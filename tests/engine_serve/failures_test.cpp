@@ -47,15 +47,6 @@ std::vector<pid_t> children() {
   return pids;
 }
 
-void expect_nothing_left() {
-  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
-  EXPECT_EQ(errno, ECHILD);
-  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
-    EXPECT_THAT(entry.path().filename().string(),
-                Not(HasSubstr("swiftbalancer." + std::to_string(getpid()) + ".")));
-  }
-}
-
 ServeOptions long_run(int num_ranks) {
   ServeOptions options = small_run(num_ranks);
   options.transport = TransportKind::kShm;

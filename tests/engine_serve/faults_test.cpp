@@ -39,15 +39,6 @@ const Outputs& undisturbed() {
   return outputs;
 }
 
-void expect_nothing_left() {
-  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
-  EXPECT_EQ(errno, ECHILD);
-  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
-    EXPECT_THAT(entry.path().filename().string(),
-                Not(HasSubstr("swiftbalancer." + std::to_string(getpid()) + ".")));
-  }
-}
-
 // Every request has the output of the undisturbed run, or is reported lost with the rank it was on.
 void expect_only_reported_losses(const RunRecord& run) {
   std::vector<bool> lost(run.outputs.size());

@@ -1,5 +1,13 @@
 #include "engine_serve/support.hpp"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+
 #include "engine/sampling.hpp"
 
 namespace swiftbalancer::engine::testing {
@@ -57,6 +65,16 @@ Outputs local_outputs(const ServeOptions& options) {
     outputs.push_back(output);
   }
   return outputs;
+}
+
+void expect_nothing_left() {
+  EXPECT_EQ(waitpid(-1, nullptr, WNOHANG), -1);
+  EXPECT_EQ(errno, ECHILD);
+  for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
+    EXPECT_THAT(
+        entry.path().filename().string(),
+        ::testing::Not(::testing::HasSubstr("swiftbalancer." + std::to_string(getpid()) + ".")));
+  }
 }
 
 }  // namespace swiftbalancer::engine::testing

@@ -41,4 +41,7 @@ using Outputs = std::vector<std::vector<std::int32_t>>;
 /// exchange, no placement.
 Outputs local_outputs(const ServeOptions& options);
 
+/// No child of this process, and nothing of it in shared memory.
+void expect_nothing_left();
+
 }  // namespace swiftbalancer::engine::testing
