@@ -26,6 +26,12 @@ struct PolicyCapabilities {
       false;  ///< Keeps expert groups on nodes when groups divide evenly over nodes.
 };
 
+/// How the tokens of a replicated expert are divided over its slots.
+enum class Dispatch : std::uint8_t {
+  kEven,   ///< The same to each.
+  kSplit,  ///< By planned shares, so that ranks end up level.
+};
+
 /// One layer to plan. Views are valid during the call.
 struct LayerProblem {
   const ClusterShape* shape = nullptr;
@@ -37,7 +43,21 @@ struct LayerProblem {
       -1;  ///< Work units (candidate evaluations); < 0: the policy's own default.
   double min_gain =
       0.0;  ///< Imbalance that a move must win to be worth it, per move (gated policies).
-  std::uint64_t seed = 0;  ///< Agreed by all ranks; only the stress policy uses it.
+  std::uint64_t seed = 0;                  ///< Agreed by all ranks; only the stress policy uses it.
+  Dispatch dispatch = Dispatch::kSplit;    ///< What the imbalance of a plan is measured under.
+  bool from_scratch = false;               ///< A full plan: the placement only counts the moves.
+  std::span<const double> rank_speed{};    ///< [num_ranks], > 0, relative; empty: all alike.
+  std::span<const std::uint8_t> pinned{};  ///< [num_slots], != 0: keeps its expert; empty: none.
+  int max_replicas = 0;                    ///< Slots of one expert at most; 0: no limit.
+  int max_rank_moves = -1;  ///< Moves that a rank may receive, and may send; < 0: no limit.
+  /// With expert groups: replicas outside the node of their group; < 0: groups bind nothing.
+  int max_cross_node_replicas = -1;
+};
+
+/// A point on the way of an incremental plan: what it wins for how many moves.
+struct TradeOff {
+  int moves = 0;
+  double imbalance = 1.0;
 };
 
 struct LayerPlan {
@@ -45,8 +65,9 @@ struct LayerPlan {
   std::vector<std::uint32_t> shares;    ///< [num_slots] in kShareUnit
   double imbalance_before = 1.0;        ///< Of the given load under the given placement and shares.
   double imbalance_after = 1.0;
-  int moves = 0;          ///< count_moves(before, after)
-  std::int64_t work = 0;  ///< Work units spent.
+  int moves = 0;                     ///< count_moves(before, after)
+  std::int64_t work = 0;             ///< Work units spent.
+  std::vector<TradeOff> trade_offs;  ///< Incremental policies: fewest moves first.
 };
 
 class Policy {
