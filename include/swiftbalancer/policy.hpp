@@ -65,9 +65,9 @@ struct LayerPlan {
   std::vector<std::uint32_t> shares;    ///< [num_slots] in kShareUnit
   double imbalance_before = 1.0;        ///< Of the given load under the given placement and shares.
   double imbalance_after = 1.0;
-  int moves = 0;                     ///< count_moves(before, after)
-  std::int64_t work = 0;             ///< Work units spent.
-  std::vector<TradeOff> trade_offs;  ///< Incremental policies: fewest moves first.
+  int moves = 0;                       ///< count_moves(before, after)
+  std::int64_t work = 0;               ///< Work units spent.
+  std::vector<TradeOff> trade_offs{};  ///< Incremental policies: fewest moves first.
 };
 
 class Policy {
