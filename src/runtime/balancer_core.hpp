@@ -107,6 +107,7 @@ struct BalancerCore {
   std::optional<PacketRing> ring;
   std::optional<Agreement> agreement;
   AgreedState begin;                  // of this membership
+  std::uint32_t newest_agreed = 0;    // the newest membership agreed on here, entered or not
   std::unique_ptr<StagingPool> pool;  // this and the next two: the worker's while it runs
   LocalSlots slot_memory;
   std::unique_ptr<Planning> planning;

@@ -18,6 +18,8 @@ struct SnapshotBlock {
   std::uint32_t joins = 0;
   std::uint32_t membership = 0;
   std::uint32_t mode = 0;
+  std::uint32_t newest_agreed = 0;
+  std::uint32_t padding = 0;
   std::uint64_t begun_step = 0;
   std::uint64_t last_open_step = 0;
   ConfigText config;
@@ -97,6 +99,7 @@ std::vector<std::byte> encode_snapshot(const Snapshot& snapshot,
   SnapshotBlock block;
   block.joins = snapshot.joins ? 1 : 0;
   block.membership = snapshot.membership;
+  block.newest_agreed = snapshot.newest_agreed;
   block.mode = static_cast<std::uint32_t>(snapshot.mode);
   block.begun_step = snapshot.begun_step;
   block.last_open_step = snapshot.last_open_step;
@@ -119,6 +122,7 @@ Status decode_snapshot(std::span<const std::byte> bytes, int num_moe_layers, Sna
   if (block.magic != kSnapshotMagic || block.mode > 2) return damaged("its snapshot is not one");
   snapshot.joins = block.joins != 0;
   snapshot.membership = block.membership;
+  snapshot.newest_agreed = block.newest_agreed;
   snapshot.mode = static_cast<BalancingMode>(block.mode);
   snapshot.begun_step = block.begun_step;
   snapshot.last_open_step = block.last_open_step;

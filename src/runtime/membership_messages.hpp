@@ -25,6 +25,7 @@ ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int
 struct Snapshot {
   bool joins = false;
   std::uint32_t membership = 0;
+  std::uint32_t newest_agreed = 0;  ///< The newest that was agreed on here, entered or not.
   std::uint64_t begun_step = 0;
   std::uint64_t last_open_step = 0;
   BalancingMode mode = BalancingMode::kOn;

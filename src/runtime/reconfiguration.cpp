@@ -72,6 +72,7 @@ void Reconfiguration::post_snapshot() {
   Snapshot mine;
   mine.joins = joins_;
   mine.membership = core_.begin.membership;
+  mine.newest_agreed = core_.newest_agreed;
   mine.begun_step = core_.step;
   mine.last_open_step =
       core_.worker != nullptr ? core_.agreement->last_open_step() : core_.begin.last_open_step;
@@ -90,7 +91,7 @@ void Reconfiguration::use_snapshots() {
   const ConfigText mine = config_text(core_.config, core_.first_shape, nullptr, core_.part_bytes);
   std::vector<std::uint64_t> epochs;
   source_ = -1;
-  std::uint32_t newest = 0;
+  std::uint32_t newest = 0, newest_agreed = 0;
   begin_.epochs.assign(static_cast<std::size_t>(shape_.num_moe_layers()), 0);
   for (std::size_t i = 0; i < live_ranks_.size(); ++i) {
     Snapshot snapshot;
@@ -103,6 +104,7 @@ void Reconfiguration::use_snapshots() {
                                                    " and " + name(live_ranks_[i]) +
                                                    " were started differently: " + difference});
     }
+    newest_agreed = std::max(newest_agreed, snapshot.newest_agreed);
     if (snapshot.joins) continue;
     begin_.step = std::max(begin_.step, snapshot.begun_step);
     begin_.last_open_step = std::max(begin_.last_open_step, snapshot.last_open_step);
@@ -114,7 +116,9 @@ void Reconfiguration::use_snapshots() {
     begin_.mode = snapshot.mode;
   }
   if (source_ < 0) return end({ErrorCode::kUnavailable, "all live ranks join: nobody serves"});
-  begin_.membership = newest + 1;
+  // A rank that entered the attempt before may be lost since: its membership's number is taken, and
+  // all who agreed to it know so.
+  begin_.membership = core_.newest_agreed = newest_agreed + 1;
   if (faulty(Fault::kNoStepSync)) begin_.step = core_.step;
   if (faulty(Fault::kCountersKept) && core_.worker != nullptr)
     begin_.last_open_step = core_.agreement->last_open_step();
