@@ -64,8 +64,11 @@ Status Agreement::use_set(std::uint64_t step, std::span<const PacketHeader> pack
   apply_aborts(packets);
   apply_commits(packets);
   adopt_or_close(step, packets);
-  heed_planners(step, packets);
-  maybe_open(step, packets);
+  mode_ = static_cast<BalancingMode>(packets[0].mode);
+  std::uint32_t planner_flags = 0;
+  for (const PacketHeader& packet : planners(packets)) planner_flags |= packet.flags;
+  heed_planners(step, planner_flags);
+  maybe_open(step, planner_flags);
   decisions_ = nullptr;
   return {};
 }
@@ -217,32 +220,25 @@ void Agreement::close_open(Reason reason) {
 // What the planners say beside their plans: a history that is gone on one rank is begun anew on
 // all, so that all plan on the same again. Flags posted before the reset was known still tell of
 // the same loss.
-void Agreement::heed_planners(std::uint64_t step, std::span<const PacketHeader> packets) {
-  mode_ = static_cast<BalancingMode>(packets[0].mode);
-  bool lost = false;
-  for (const PacketHeader& packet : planners(packets)) {
-    lost |= (packet.flags & kPlannerLost) != 0;
-    planners_off_ |= (packet.flags & kPlannerOff) != 0;
-  }
-  if (!lost || (last_reset_step_ != 0 && step < last_reset_step_ + config_.packet_lag)) return;
+void Agreement::heed_planners(std::uint64_t step, std::uint32_t flags) {
+  planners_off_ |= (flags & kPlannerOff) != 0;
+  if ((flags & kPlannerLost) == 0 ||
+      (last_reset_step_ != 0 && step < last_reset_step_ + config_.packet_lag))
+    return;
   last_reset_step_ = step;
   planner_lost_ = false;
   decide({DecisionKind::kResetPlanner, Reason::kNone, {}, 0, nullptr});
 }
 
 // Rule 3: the set that opens a generation fixes its base; at most one is open.
-void Agreement::maybe_open(std::uint64_t step, std::span<const PacketHeader> packets) {
+void Agreement::maybe_open(std::uint64_t step, std::uint32_t flags) {
   if (open_ || planners_off_ || mode_ == BalancingMode::kPaused) return;
   const bool interval_over =
       active_ == nullptr && step >= last_open_step_ + config_.rebalance_interval;
   // Packets posted before the last change was known may still ask for what has just been answered.
   const bool heard =
       step > last_change_step_ + 2 * config_.packet_lag || last_change_step_ == begin_.step;
-  const bool wanted =
-      heard && std::ranges::any_of(planners(packets), [](const PacketHeader& packet) {
-        return (packet.flags & kWantsRebalance) != 0;
-      });
-  if (!interval_over && !wanted) return;
+  if (!interval_over && !(heard && (flags & kWantsRebalance) != 0)) return;
   open_ = {begin_.membership, step};
   open_base_epochs_ = epochs_;
   last_open_step_ = step;

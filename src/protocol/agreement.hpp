@@ -123,11 +123,11 @@ class Agreement {
   void commit_unit(std::uint32_t unit);
   void adopt_or_close(std::uint64_t step, std::span<const PacketHeader> packets);
   void adopt();
-  void heed_planners(std::uint64_t step, std::span<const PacketHeader> packets);
+  void heed_planners(std::uint64_t step, std::uint32_t flags);
   std::span<const PacketHeader> planners(std::span<const PacketHeader> packets) const noexcept {
     return config_.leader_plans ? packets.first(1) : packets;
   }
-  void maybe_open(std::uint64_t step, std::span<const PacketHeader> packets);
+  void maybe_open(std::uint64_t step, std::uint32_t flags);
   void close_open(Reason reason);
   void drop_unit(std::uint32_t unit, Reason reason);
   void retire_if_finished();

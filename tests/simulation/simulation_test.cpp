@@ -82,8 +82,8 @@ TEST(Simulation, EverySeededScheduleKeepsTheInvariants) {
   EXPECT_GT(total.joined, count / 100);
 }
 
-// Beyond the seeds of a test run: a rank that entered an attempt alone and was lost, so that the next
-// attempt, of ranks that had not entered, gave its membership the same number.
+// Beyond the seeds of a test run: a rank that entered an attempt alone and was lost, so that the
+// next attempt, of ranks that had not entered, gave its membership the same number.
 TEST(Simulation, SchedulesThatOnceFailedKeepTheInvariants) {
   for (std::uint64_t seed : {11'020U, 18'011U})
     EXPECT_EQ(failure_of(SimOptions::draw(seed)), "") << "seed " << seed;
