@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ enum class FaultKind : std::uint8_t {
   kStop,         ///< SIGSTOP to the rank.
   kContinue,     ///< SIGCONT to the rank.
   kKillPlanner,  ///< SIGKILL to the rank's planner process.
+  kJoin,         ///< A new process takes the place of a rank that was lost.
 };
 
 struct Fault {
@@ -24,7 +26,7 @@ struct Fault {
   std::uint64_t step = 0;  ///< Once the lowest live rank has made it.
 };
 
-/// "KIND:RANK@STEP", separated by commas; kinds kill, stop, cont, kill-planner.
+/// "KIND:RANK@STEP", separated by commas; kinds kill, stop, cont, kill-planner, join.
 /// @throws Error kInvalidArgument: names the entry and what is allowed.
 std::vector<Fault> parse_faults(const std::string& text);
 std::string to_string(const Fault& fault);
@@ -33,8 +35,10 @@ std::string to_string(const Fault& fault);
 class FaultInjector {
  public:
   explicit FaultInjector(std::vector<Fault> faults) : faults_(std::move(faults)) {}
-  /// @param pids by rank, 0: gone. @returns what was done, a line each.
-  std::vector<std::string> on_step(std::uint64_t step, const std::vector<pid_t>& pids);
+  /// @param pids by rank, 0: gone. @param join brings a rank; false: it is not lost.
+  /// @returns what was done, a line each.
+  std::vector<std::string> on_step(std::uint64_t step, const std::vector<pid_t>& pids,
+                                   const std::function<bool(int rank)>& join);
   /// For the end of the run: a line for each fault, with the longest step around it.
   std::vector<std::string> report() const;
 

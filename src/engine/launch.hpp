@@ -17,9 +17,10 @@ using ProgressLine = std::function<void(std::uint64_t step, const std::string& l
 
 /// What the ranks leave behind.
 struct RanksResult {
-  std::vector<RankRecord> records;  ///< Of those that went to the end, by rank.
-  std::vector<LossRecord> losses;   ///< The others.
-  std::vector<std::string> faults;  ///< As in RunRecord.
+  std::vector<RankRecord> records;            ///< Of those that went to the end, by rank.
+  std::vector<MembershipRecord> memberships;  ///< Entered after the first.
+  std::vector<LossRecord> losses;             ///< The others.
+  std::vector<std::string> faults;            ///< As in RunRecord.
 };
 
 RanksResult run_threads(const RunPlan& plan, const ProgressLine& progress);

@@ -6,15 +6,16 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "engine/interrupt.hpp"
 #include "engine/launch.hpp"
+#include "engine/rank_groups.hpp"
 #include "engine/rank_process.hpp"
 
 namespace swiftbalancer::engine {
@@ -24,25 +25,6 @@ using Clock = std::chrono::steady_clock;
 
 // How long the other ranks have to say what they saw after one has failed.
 constexpr std::chrono::seconds kGrace{3};
-
-std::string group_name(const char* purpose) {
-  static std::atomic<int> count{0};
-  return "swiftbalancer." + std::to_string(getpid()) + "." + std::to_string(count++) + "." +
-         purpose;
-}
-
-// 16 ranks must fit the 64 MB of /dev/shm that containers have by default: the rings of a pair of
-// ranks take four times ring_bytes here (two groups of two lanes), 32 KiB make 32 MiB of them.
-RingOptions rings_for(int num_ranks) {
-  return {.ring_bytes = num_ranks > 8 ? std::size_t{1} << 15 : std::size_t{1} << 17};
-}
-
-struct Groups {
-  explicit Groups(int num_ranks)
-      : exchange(group_name("exchange"), num_ranks, rings_for(num_ranks)),
-        balancer(group_name("balancer"), num_ranks, rings_for(num_ranks)) {}
-  ShmGroup exchange, balancer;
-};
 
 bool stopped(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
@@ -58,26 +40,26 @@ class Supervisor {
   Supervisor(const RunPlan& plan, const ProgressLine& progress)
       : plan_(plan),
         progress_(progress),
-        groups_(std::make_unique<Groups>(plan.shape->num_ranks())),
+        groups_(std::make_unique<RankGroups>(plan.shape->num_ranks())),
         release_(make_pipe()),
         desk_(plan.options.control, plan.shape->num_ranks()),
+        children_(static_cast<std::size_t>(plan.shape->num_ranks())),
         injector_(plan.options.faults) {
     for (int rank = 0; rank < plan.shape->num_ranks(); ++rank) members_.push_back(rank);
   }
   ~Supervisor() { kill_all(); }
 
   RanksResult run() {
-    for (const int rank : members_) start(rank);
-    release_.read.close();
-    while (num_running_ > 0) watch();
+    for (const int rank : members_) start(rank, groups_->names());
+    while (num_running_ > 0) {
+      watch();
+      for (const int rank : std::exchange(to_join_, {})) join(rank);
+    }
     if (!failures_.empty()) throw_failures();
     RanksResult result;
     for (const int rank : members_) result.records.push_back(std::move(*child(rank).record));
-    for (LossRecord& loss : losses_) {
-      RankRecord& answers = child(loss.rank).answers;
-      loss.answered_requests = std::move(answers.output_requests);
-      loss.outputs = std::move(answers.outputs);
-    }
+    std::erase_if(memberships_, [](const MembershipRecord& each) { return each.first_step == 0; });
+    result.memberships = std::move(memberships_);
     result.losses = std::move(losses_);
     result.faults = injector_.report();
     return result;
@@ -86,16 +68,18 @@ class Supervisor {
  private:
   struct Child {
     pid_t pid = 0;
-    FrameReader frames;
-    bool running = true;
+    FrameReader frames{FileDescriptor()};
+    bool running = false;
     bool lost = false;     // the others go on without it
+    bool joins = false;    // and has not been taken in yet
     bool waiting = false;  // for others, in vain
     std::optional<RankRecord> record = std::nullopt;
     std::optional<RankFailure> error = std::nullopt;  // as it said itself
     RankRecord answers = {};                          // its outputs only
   };
 
-  void start(int rank);
+  void start(int rank, const GroupNames& groups);
+  void join(int rank);
   void watch();
   void handle(int rank, const FrameHeader& header, std::span<const std::byte> content);
   void ended(int rank);
@@ -104,37 +88,43 @@ class Supervisor {
   void died(int rank, std::string how);
   void lose(int rank, std::string how);
   void regroup();
+  void make_groups();
+  void announce();
   void on_waiting(int rank);
   void lose_late(bool only_stopped);
   void on_step(std::uint64_t step);
+  void on_resumed(std::uint32_t number, std::uint64_t first_step);
   void say(const std::string& line) const {
     if (plan_.options.notice) plan_.options.notice(line);
   }
   Child& child(int rank) { return children_[static_cast<std::size_t>(rank)]; }
   int timeout_ms() const;
   void kill_all() noexcept;
+  void end_process(Child& child) noexcept;
 
   const RunPlan& plan_;
   const ProgressLine& progress_;
   InterruptScope interrupt_;
-  std::unique_ptr<Groups> groups_;  // of the members
+  std::unique_ptr<RankGroups> groups_;  // of the members
   Pipe release_;
   ControlDesk desk_;
-  std::vector<Child> children_;
-  std::vector<int> members_;  // the live ranks
+  std::vector<Child> children_;  // [num_ranks] the latest process of each
+  std::vector<int> members_;     // the live ranks, ascending
+  std::vector<int> to_join_;
   std::uint32_t membership_ = 0;
   std::size_t num_opened_ = 0, num_records_ = 0;  // of this membership
   int num_running_ = 0;                           // of the members
   bool released_ = false;
   std::uint64_t last_step_ = 0;
   std::vector<RankFailure> failures_;
-  Clock::time_point kill_at_{};               // once something has failed
-  std::optional<Clock::time_point> late_at_;  // once somebody waits in vain
+  Clock::time_point kill_at_{};                // once something has failed
+  std::optional<Clock::time_point> late_at_;   // once somebody waits in vain
+  std::vector<MembershipRecord> memberships_;  // announced after the first
   std::vector<LossRecord> losses_;
   FaultInjector injector_;
 };
 
-void Supervisor::start(int rank) {
+void Supervisor::start(int rank, const GroupNames& groups) {
   Pipe pipe = make_pipe();
   FrameReader notices = desk_.connect(rank);
   const pid_t parent = getpid();
@@ -148,14 +138,30 @@ void Supervisor::start(int rank) {
     InterruptScope::ignore_in_child();
     release_.write.close();
     FrameWriter frames(std::move(pipe.write));
-    run_rank_process(plan_, rank, groups_->exchange.name(), groups_->balancer.name(), frames,
-                     notices, release_.read.get());
+    run_rank_process(plan_, rank, groups, frames, notices, release_.read.get());
   }
-  children_.push_back({
-      pid,
-      FrameReader(std::move(pipe.read)),
-  });
+  child(rank) = Child();
+  child(rank).pid = pid;
+  child(rank).frames = FrameReader(std::move(pipe.read));
+  child(rank).running = true;
   ++num_running_;
+}
+
+// The others go on undisturbed if there is no room for one more.
+void Supervisor::join(int rank) {
+  if (!child(rank).lost || !failures_.empty()) return;
+  const std::vector<int> members = members_;
+  members_.insert(std::ranges::upper_bound(members_, rank), rank);
+  try {
+    make_groups();
+  } catch (const Error& error) {
+    members_ = members;
+    return say("rank " + std::to_string(rank) + " cannot join: " + error.what());
+  }
+  end_process(child(rank));
+  start(rank, {});
+  child(rank).joins = true;
+  announce();
 }
 
 int Supervisor::timeout_ms() const {
@@ -205,8 +211,7 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
     case FrameKind::kOpened:
       // Nobody needs the names any more: what dies from here on cannot leave them behind.
       if (header.step == membership_ && ++num_opened_ == members_.size()) {
-        groups_->exchange.unlink();
-        groups_->balancer.unlink();
+        groups_->unlink();
       }
       break;
     case FrameKind::kProgress:
@@ -217,6 +222,9 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
       break;
     case FrameKind::kStep:
       on_step(header.step);
+      break;
+    case FrameKind::kResumed:
+      on_resumed(static_cast<std::uint32_t>(std::stoul(text())), header.step);
       break;
     case FrameKind::kAnswers: {
       const RankRecord part = decode_rank_record(content);
@@ -252,9 +260,20 @@ void Supervisor::on_step(std::uint64_t step) {
   if (plan_.options.faults.empty()) return;
   std::vector<pid_t> pids;
   for (const Child& child : children_) pids.push_back(child.running ? child.pid : 0);
-  for (const std::string& line : injector_.on_step(step, pids)) {
+  const auto join = [this](int rank) {
+    if (child(rank).lost) to_join_.push_back(rank);
+    return child(rank).lost;
+  };
+  for (const std::string& line : injector_.on_step(step, pids, join)) {
     if (progress_) progress_(last_step_, line);
   }
+}
+
+void Supervisor::on_resumed(std::uint32_t number, std::uint64_t first_step) {
+  const auto entered = std::ranges::find(memberships_, number, &MembershipRecord::number);
+  if (entered == memberships_.end()) return;
+  entered->first_step = first_step;
+  for (const int rank : entered->live_ranks) child(rank).joins = false;
 }
 
 void Supervisor::ended(int rank) {
@@ -266,6 +285,7 @@ void Supervisor::ended(int rank) {
   if (child.lost) return;
   --num_running_;
   if (released_ && child.record) return;
+  if (child.error && child.joins) return died(rank, "could not join: " + child.error->message);
   if (child.error) return fail(*child.error);
   if (!WIFSIGNALED(status))
     return fail({rank, ErrorCode::kInternal, "ended without a result", true});
@@ -283,14 +303,16 @@ void Supervisor::died(int rank, std::string how) {
 // From here on the others' waits for it end, and it finds itself alone if it comes back.
 void Supervisor::lose(int rank, std::string how) {
   const auto member = std::ranges::find(members_, rank);
-  groups_->exchange.mark_lost(static_cast<int>(member - members_.begin()));
-  groups_->balancer.mark_lost(static_cast<int>(member - members_.begin()));
+  groups_->mark_lost(static_cast<int>(member - members_.begin()));
   child(rank).lost = true;
   if (child(rank).running) --num_running_;
   LossRecord loss;
   loss.rank = rank;
+  loss.membership = membership_;
   loss.step = last_step_;
   loss.how = std::move(how);
+  loss.answered_requests = std::move(child(rank).answers.output_requests);
+  loss.outputs = std::move(child(rank).answers.outputs);
   losses_.push_back(std::move(loss));
 }
 
@@ -306,16 +328,34 @@ void Supervisor::regroup() {
                                              std::to_string(plan_.shape->num_logical_experts()) +
                                              " experts; serve with more redundant experts");
   }
-  groups_ = std::make_unique<Groups>(static_cast<int>(members_.size()));
+  try {
+    make_groups();
+  } catch (const Error& error) {
+    throw Error(error.code(), (losses_.empty() ? "packets were lost"
+                                               : "rank " + std::to_string(losses_.back().rank) +
+                                                     " " + losses_.back().how) +
+                                  " at step " + std::to_string(last_step_) +
+                                  ", and the ranks left cannot go on: " + error.what());
+  }
+  announce();
+}
+
+void Supervisor::make_groups() {
+  groups_ = std::make_unique<RankGroups>(static_cast<int>(members_.size()));
+}
+
+void Supervisor::announce() {
   ++membership_;
+  memberships_.push_back({membership_, 0, members_});
   num_opened_ = num_records_ = 0;
   late_at_.reset();
   for (const int rank : members_) {
     child(rank).waiting = false;
     child(rank).record.reset();
   }
-  const std::string notice = encode(MembershipNotice{
-      membership_, last_step_, members_, groups_->exchange.name(), groups_->balancer.name()});
+  const GroupNames names = groups_->names();
+  const std::string notice =
+      encode(MembershipNotice{membership_, last_step_, members_, names.exchange, names.balancer});
   // Lost ranks too: one that was only stopped learns what has become of it.
   for (std::size_t rank = 0; rank < children_.size(); ++rank) {
     if (!children_[rank].running) continue;
@@ -351,8 +391,7 @@ void Supervisor::fail(RankFailure failure) {
   desk_.lose(failure.rank);
   // Peers stop waiting for it; those that are done are let go.
   const auto member = std::ranges::find(members_, failure.rank);
-  groups_->exchange.mark_lost(static_cast<int>(member - members_.begin()));
-  groups_->balancer.mark_lost(static_cast<int>(member - members_.begin()));
+  groups_->mark_lost(static_cast<int>(member - members_.begin()));
   release_.write.close();
   if (failures_.empty()) kill_at_ = Clock::now() + kGrace;
   failures_.push_back(std::move(failure));
@@ -376,14 +415,16 @@ void Supervisor::throw_failures() const {
 }
 
 void Supervisor::kill_all() noexcept {
-  for (Child& child : children_) {
-    if (!child.running) continue;
-    kill(child.pid, SIGKILL);
-    while (waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
-    }
-    child.running = false;
-    if (!child.lost) --num_running_;
+  for (Child& child : children_) end_process(child);
+}
+
+void Supervisor::end_process(Child& child) noexcept {
+  if (!child.running) return;
+  kill(child.pid, SIGKILL);
+  while (waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
   }
+  child.running = false;
+  if (!child.lost) --num_running_;
 }
 
 }  // namespace

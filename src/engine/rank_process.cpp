@@ -23,6 +23,10 @@ void add_recovery(const RunPlan& plan, MembershipInbox& inbox, FrameWriter& fram
   context.stepped = [&](std::uint64_t step) {
     frames.write({.kind = FrameKind::kStep, .step = step}, std::string());
   };
+  context.resumed = [&](std::uint64_t first_step) {
+    frames.write({.kind = FrameKind::kResumed, .step = first_step}, std::to_string(inbox.number()));
+  };
+  context.membership_changes = [&] { return inbox.changed(); };
   context.answered = [&](std::span<const Output> outputs) {
     RankRecord part;
     for (const Output& output : outputs) {
@@ -44,17 +48,19 @@ void add_recovery(const RunPlan& plan, MembershipInbox& inbox, FrameWriter& fram
 
 bool survives_losses(const RunPlan& plan) { return plan.options.device == DeviceKind::kNone; }
 
-void run_rank_process(const RunPlan& plan, int rank, const std::string& exchange,
-                      const std::string& balancer, FrameWriter& frames, FrameReader& notices,
-                      int released) {
+void run_rank_process(const RunPlan& plan, int rank, const GroupNames& groups, FrameWriter& frames,
+                      FrameReader& notices, int released) {
   int exit_code = 0;
   try {
     MembershipInbox inbox(rank, notices);
     RankContext context;
     context.rank = rank;
-    context.exchange = open_shm_transport(exchange, rank);
-    context.balancer = open_shm_transport(balancer, rank);
-    frames.write({.kind = FrameKind::kOpened}, std::string());
+    context.joins = groups.exchange.empty();
+    if (!context.joins) {
+      context.exchange = open_shm_transport(groups.exchange, rank);
+      context.balancer = open_shm_transport(groups.balancer, rank);
+      frames.write({.kind = FrameKind::kOpened}, std::string());
+    }
     context.progress = [&](std::uint64_t step, const std::string& line) {
       frames.write({.kind = FrameKind::kProgress, .step = step}, line);
     };

@@ -104,19 +104,30 @@ struct RankRecord {
   std::uint64_t verified_commits = 0;
   bool healthy = true;
   std::string health_reason;
+  std::uint64_t first_step = 1;                 ///< Later for a rank that joined.
   std::uint64_t resumed_step = 1;               ///< The first one after the last reconfiguration.
   std::vector<std::int32_t> resumed_placement;  ///< [num_moe_layers, slots of the live ranks]
                                                 ///< served then; empty: never reconfigured.
 };
 
+/// Who served from a step on. A request is served by one of the ranks that were live in the step of
+/// its arrival: live_ranks[id % number of them].
+struct MembershipRecord {
+  std::uint32_t number = 0;
+  std::uint64_t first_step = 1;          ///< 0: never entered.
+  std::vector<std::int32_t> live_ranks;  ///< Numbers of the first shape, ascending.
+};
+
 /// A rank that was lost while the others went on.
 struct LossRecord {
   std::int32_t rank = 0;
-  std::uint64_t step = 0;  ///< The last one reported before.
-  std::string how;         ///< "was killed by signal 9 (Killed)", ...
+  std::uint32_t membership = 0;  ///< That it was lost from.
+  std::uint64_t step = 0;        ///< The last one reported before.
+  std::string how;               ///< "was killed by signal 9 (Killed)", ...
   std::vector<std::int32_t> answered_requests;
   std::vector<std::vector<std::int32_t>> outputs;  ///< Of answered_requests.
-  std::vector<std::int32_t> lost_requests;         ///< Never answered. Filled in by merge().
+  std::vector<std::int32_t> lost_requests;         ///< Had arrived there and were never answered.
+                                                   ///< Filled in by merge().
 };
 
 std::vector<std::byte> encode(const RankRecord& record);
@@ -142,6 +153,7 @@ struct RunRecord {
   HardwareProfile hardware;  ///< With a timed device.
   int token_scale = 1;
   // What came out.
+  std::vector<MembershipRecord> memberships;  ///< Those entered, in order; the first: all ranks.
   std::vector<LossRecord> losses;   ///< In order. With any, counts of lost ranks are missing.
   std::vector<std::string> faults;  ///< Injected ones: what came of each, a line.
   double wall_seconds = 0.0;

@@ -16,6 +16,12 @@ void set_nonblocking(int fd) {
     throw Error(ErrorCode::kIo, std::string("cannot set up a pipe: ") + std::strerror(errno));
 }
 
+void add_counters(const BalancingRecord& rank, BalancingRecord& sum) {
+  sum.planner_restarts += rank.planner_restarts;
+  sum.dropped_samples += rank.dropped_samples;
+  sum.experts_loaded += rank.experts_loaded;
+}
+
 }  // namespace
 
 void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum) {
@@ -24,9 +30,7 @@ void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum
     return;
   }
   sum.planner_running = sum.planner_running && rank.planner_running;
-  sum.planner_restarts += rank.planner_restarts;
-  sum.dropped_samples += rank.dropped_samples;
-  sum.experts_loaded += rank.experts_loaded;
+  add_counters(rank, sum);
 }
 
 ControlDesk::ControlDesk(RunControl* control, int num_ranks)
@@ -36,8 +40,10 @@ FrameReader ControlDesk::connect(int rank) {
   Pipe pipe = make_pipe();
   set_nonblocking(pipe.read.get());
   set_nonblocking(pipe.write.get());
-  ranks_[static_cast<std::size_t>(rank)].down =
-      std::make_unique<FrameWriter>(std::move(pipe.write));
+  Rank& to = ranks_[static_cast<std::size_t>(rank)];
+  to = {};
+  to.live = true;
+  to.down = std::make_unique<FrameWriter>(std::move(pipe.write));
   return FrameReader(std::move(pipe.read));
 }
 
@@ -47,8 +53,21 @@ void ControlDesk::tell(int rank, FrameHeader header, std::span<const std::byte> 
 }
 
 void ControlDesk::lose(int rank) {
-  ranks_[static_cast<std::size_t>(rank)].live = false;
+  Rank& lost = ranks_[static_cast<std::size_t>(rank)];
+  if (!lost.live) return;
+  lost.live = false;
+  gone_.push_back(lost.last);
   publish();
+}
+
+void ControlDesk::add_counts(const RankSnapshot& rank, RunSnapshot& run) {
+  run.tokens += rank.tokens;
+  for (std::size_t layer = 0; layer < run.layer_tokens.size(); ++layer)
+    run.layer_tokens[layer] += rank.layer_tokens[layer];
+  run.waits.for_packets += rank.waits.for_packets;
+  run.waits.for_plans += rank.waits.for_plans;
+  run.waits.for_copies += rank.waits.for_copies;
+  run.waits.wait_ns += rank.waits.wait_ns;
 }
 
 // Every rank is told: which of them counts is the agreement's business.
@@ -91,15 +110,10 @@ void ControlDesk::publish() {
     const RankSnapshot& last = rank.last;
     rank.shown.layer_tokens.resize(layers);
     for (std::size_t layer = 0; layer < layers; ++layer) {
-      run.layer_tokens[layer] += last.layer_tokens[layer];
       loads[layer].push_back(
           static_cast<double>(last.layer_tokens[layer] - rank.shown.layer_tokens[layer]));
     }
-    run.tokens += last.tokens;
-    run.waits.for_packets += last.waits.for_packets;
-    run.waits.for_plans += last.waits.for_plans;
-    run.waits.for_copies += last.waits.for_copies;
-    run.waits.wait_ns += last.waits.wait_ns;
+    add_counts(last, run);
     add_balancing(last.balancing, run.num_ranks++ == 0, run.balancing);
     if (run.healthy && !last.healthy) {
       run.healthy = false;
@@ -112,6 +126,12 @@ void ControlDesk::publish() {
     rank.last.commits.clear();
     rank.last.generations.clear();
     rank.shown = rank.last;
+  }
+  // What lost ranks have counted happened all the same: no sum ever falls.
+  for (const RankSnapshot& rank : gone_) {
+    if (rank.layer_tokens.size() != layers) continue;  // lost before its first
+    add_counts(rank, run);
+    add_counters(rank.balancing, run.balancing);
   }
   for (const auto& layer : loads) {
     const bool any = std::any_of(layer.begin(), layer.end(), [](double load) { return load > 0; });

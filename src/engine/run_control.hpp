@@ -52,12 +52,13 @@ class ControlDesk {
   /// @param control null: nobody watches or steers; else outlives this.
   ControlDesk(RunControl* control, int num_ranks);
 
-  /// Makes the pipe down to a rank. @returns the rank's end, which does not block.
+  /// Makes the pipe down to a rank, for each process of it anew. @returns the rank's end, which
+  /// does not block.
   FrameReader connect(int rank);
   /// Sends a rank a frame of at most PIPE_BUF bytes. Never waits: a rank that has read nothing for
   /// very long gets no more.
   void tell(int rank, FrameHeader header, std::span<const std::byte> content);
-  /// The snapshots of this rank are waited for no more.
+  /// The snapshots of this rank are waited for no more; what it has counted stays in the sums.
   void lose(int rank);
 
   int fd() const { return control_ == nullptr ? -1 : control_->fd(); }
@@ -68,14 +69,16 @@ class ControlDesk {
 
  private:
   struct Rank {
-    bool live = true;
+    bool live = false;
     std::unique_ptr<FrameWriter> down;
     RankSnapshot last, shown;  // the latest, and that of the last RunSnapshot
   };
+  static void add_counts(const RankSnapshot& rank, RunSnapshot& run);
   void publish();
 
   RunControl* control_;
   std::vector<Rank> ranks_;
+  std::vector<RankSnapshot> gone_;  // the last ones of processes that were lost
 };
 
 /// Adds a rank's part to that of the ranks before it (the first part is taken as it is).

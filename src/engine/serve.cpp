@@ -28,6 +28,8 @@ void check_fault(const ServeOptions& options, const Fault& fault) {
     refuse("faults are for rank processes; serve with transport shm");
   if (fault.rank >= options.num_ranks)
     refuse("there are ranks 0 to " + std::to_string(options.num_ranks - 1));
+  if (fault.kind == FaultKind::kJoin && options.device != DeviceKind::kNone)
+    refuse("a run on a timed device ends when a rank is lost; serve with device none");
   if (fault.kind == FaultKind::kKillPlanner && options.balancer.worker != WorkerKind::kProcess)
     refuse("there are no planner processes; serve with worker process");
 }
@@ -134,6 +136,9 @@ RunRecord describe(const RunPlan& plan, bool gated) {
   for (const auto& part : plan.model->expert_parts(0, 0)) run.expert_bytes += part.size();
   run.shape = plan.shape_options;
   run.initial = plan.initial;
+  run.memberships.emplace_back();
+  for (int rank = 0; rank < plan.options.num_ranks; ++rank)
+    run.memberships.front().live_ranks.push_back(rank);
   run.warm_start = plan.warm_start;
   run.transport = plan.options.transport == TransportKind::kShm ? "shm" : "thread";
   run.traffic = plan.traffic;
@@ -174,6 +179,8 @@ RunRecord serve(const ServeOptions& options) {
                                                         : run_threads(plan, progress);
   run.wall_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (MembershipRecord& membership : ranks.memberships)
+    run.memberships.push_back(std::move(membership));
   run.losses = std::move(ranks.losses);
   run.faults = std::move(ranks.faults);
   merge(ranks.records, *plan.shape, run);

@@ -39,12 +39,19 @@ const Outputs& undisturbed() {
   return outputs;
 }
 
-// Every request has the output of the undisturbed run, or is reported lost with the rank it was on.
+// Every request has the output of the undisturbed run, or had arrived at a rank before it was lost
+// and is reported so.
 void expect_only_reported_losses(const RunRecord& run) {
   std::vector<bool> lost(run.outputs.size());
+  const auto& memberships = run.memberships;
   for (const LossRecord& loss : run.losses) {
+    const auto next = std::ranges::find_if(
+        memberships, [&](const MembershipRecord& each) { return each.number > loss.membership; });
+    ASSERT_NE(next, memberships.end());
     for (const std::int32_t request : loss.lost_requests) {
-      EXPECT_EQ(request % kNumRanks, loss.rank);
+      EXPECT_LT(run.traffic.requests[static_cast<std::size_t>(request)].arrival_step,
+                next->first_step)
+          << "request " << request << " was still to come";
       lost[static_cast<std::size_t>(request)] = true;
     }
   }
@@ -76,6 +83,66 @@ TEST(ServeFaults, SurvivesARankKilledWhileExpertsMove) {
     expect_only_reported_losses(run);
     expect_nothing_left();
   }
+}
+
+// Counts over a rank's slots, after a step.
+std::uint64_t tokens_received(const RunRecord& run, int rank, std::uint64_t after) {
+  const ClusterShape shape(run.shape);
+  const auto slots = static_cast<std::size_t>(shape.num_slots());
+  const auto first_row = after * static_cast<std::size_t>(shape.num_moe_layers());
+  std::uint64_t tokens = 0;
+  for (std::size_t row = first_row; row < run.slot_tokens.size() / slots; ++row) {
+    for (int slot = 0; slot < shape.slots_per_rank(rank); ++slot)
+      tokens +=
+          run.slot_tokens[row * slots + static_cast<std::size_t>(shape.first_slot(rank) + slot)];
+  }
+  return tokens;
+}
+
+TEST(ServeFaults, GivesRequestsThatAreStillToComeToTheRanksLeft) {
+  const RunRecord run = serve(moving_run("kill:1@8"));
+  expect_only_reported_losses(run);
+  ASSERT_EQ(run.memberships.size(), 2U);
+  EXPECT_THAT(run.memberships[1].live_ranks, ::testing::ElementsAre(0, 2, 3));
+  int taken_over = 0;
+  for (const Request& request : run.traffic.requests) {
+    taken_over +=
+        request.id % kNumRanks == 1 && request.arrival_step >= run.memberships[1].first_step;
+  }
+  EXPECT_GT(taken_over, static_cast<int>(run.losses.at(0).lost_requests.size()));
+}
+
+TEST(ServeFaults, ANewProcessTakesThePlaceOfALostRank) {
+  for (const char* faults :
+       {"kill:1@8,join:1@14", "kill:0@8,join:0@9", "kill:3@8,kill:2@8,join:2@16",
+        "kill:2@8,join:2@12,kill:2@22,join:2@26"}) {
+    SCOPED_TRACE(faults);
+    ServeOptions options = moving_run(faults);
+    options.verify_slots = true;
+    const RunRecord run = serve(options);
+    expect_only_reported_losses(run);
+    const int rank = options.faults.back().rank;
+    const MembershipRecord& last = run.memberships.back();
+    ASSERT_THAT(last.live_ranks, Contains(rank));
+    EXPECT_GE(run.memberships.size(), 3U);
+    const auto served_by_it = std::ranges::count_if(run.traffic.requests, [&](const Request& each) {
+      return each.arrival_step >= last.first_step &&
+             last.live_ranks[static_cast<std::size_t>(each.id) % last.live_ranks.size()] == rank;
+    });
+    EXPECT_GT(served_by_it, 0);
+    EXPECT_GT(tokens_received(run, rank, last.first_step), 0U) << "a plan fills its slots";
+    expect_nothing_left();
+  }
+}
+
+TEST(ServeFaults, BringsNoRankThatIsThere) {
+  std::vector<std::string> lines;
+  ServeOptions options = moving_run("join:1@5");
+  options.notice = [&](const std::string& line) { lines.push_back(line); };
+  const RunRecord run = serve(options);
+  EXPECT_EQ(run.balancing.membership, 0U);
+  EXPECT_EQ(run.outputs, undisturbed());
+  EXPECT_THAT(lines, Contains(HasSubstr("the rank was not lost")));
 }
 
 TEST(ServeFaults, SurvivesTwoRanksKilledShortlyAfterOneAnother) {
