@@ -195,10 +195,7 @@ void merge_health_and_waits(const RankRecord& rank, bool first, RunRecord& run) 
   add_balancing(rank.balancing, first, run.balancing);
   run.verified_commits += rank.verified_commits;
   for (const auto& [term, ns] : rank.critical_ns) run.critical_ns[term] += ns;
-  if (run.healthy && !rank.healthy) {
-    run.healthy = false;
-    run.health_reason = "rank " + std::to_string(rank.rank) + ": " + rank.health_reason;
-  }
+  add_health(rank.rank, rank.healthy, rank.health_reason, run.healthy, run.health_reason);
 }
 
 }  // namespace
@@ -217,6 +214,9 @@ void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunReco
   const RankRecord& oldest = *std::ranges::min_element(ranks, {}, &RankRecord::first_step);
   run.commits = oldest.commits;
   run.generations = oldest.generations;
+  run.counted_since.assign(static_cast<std::size_t>(shape.num_ranks()), 0);
+  for (const RankRecord& rank : ranks)
+    run.counted_since[static_cast<std::size_t>(rank.rank)] = rank.first_step;
   const auto& starts = ranks.front().step_start_ns;
   for (std::size_t s = 0; s + 1 < starts.size(); ++s)
     run.step_time_ns.push_back(starts[s + 1] - starts[s]);

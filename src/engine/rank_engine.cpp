@@ -172,6 +172,8 @@ void RankEngine::recover() {
     const Status status =
         balancer_.reconfigure(membership.live_ranks, std::move(membership.balancer));
     if (try_others(status)) continue;
+    log_.add(balancer_.steps_begun(), balancer_.events());
+    log_.renumber(shape_);
     context_.exchange = std::move(membership.exchange);
     exchange_.emplace(shape_, model_.info(), *context_.exchange, plan_.options.balancer.deadline);
     break;

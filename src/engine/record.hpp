@@ -57,6 +57,7 @@ struct BalancingRecord {
   BalancingMode mode = BalancingMode::kOn;
   bool planner_running = true;
   std::int32_t planner_restarts = 0;
+  std::uint64_t failures = 0;
   std::uint32_t membership = 0;
   std::uint64_t planner_resets = 0;
   std::uint64_t dropped_samples = 0;
@@ -171,12 +172,14 @@ struct RunRecord {
       critical_ns;  ///< Virtual time of the critical path by term; sums to the run's time.
   std::vector<CommitRecord> commits;
   std::vector<GenerationRecord> generations;
+  std::vector<std::uint64_t> counted_since;  ///< [num_ranks] first step whose counts are known; 0:
+                                             ///< none are, the rank was lost.
   WaitRecord waits;           ///< Counts summed over ranks, times of the rank that waited most.
   BalancingRecord balancing;  ///< Agreed values of the lowest rank; planner_restarts,
-                              ///< dropped_samples and experts_loaded summed over ranks.
+                              ///< failures, dropped_samples and experts_loaded summed over ranks.
   std::uint64_t verified_commits = 0;  ///< Layers compared after commits, on all ranks.
-  bool healthy = true;
-  std::string health_reason;
+  bool healthy = true;                 ///< As the run ended.
+  std::string health_reason;           ///< Why not; what it has recovered from where it is.
 };
 
 /// What is served once `commits` have followed, in order, on a placement.

@@ -18,6 +18,7 @@ void set_nonblocking(int fd) {
 
 void add_counters(const BalancingRecord& rank, BalancingRecord& sum) {
   sum.planner_restarts += rank.planner_restarts;
+  sum.failures += rank.failures;
   sum.dropped_samples += rank.dropped_samples;
   sum.experts_loaded += rank.experts_loaded;
 }
@@ -31,6 +32,13 @@ void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum
   }
   sum.planner_running = sum.planner_running && rank.planner_running;
   add_counters(rank, sum);
+}
+
+void add_health(int rank, bool rank_ok, const std::string& rank_reason, bool& ok,
+                std::string& reason) {
+  if (rank_reason.empty() || (rank_ok && !reason.empty()) || !ok) return;
+  ok = rank_ok;
+  reason = "rank " + std::to_string(rank) + ": " + rank_reason;
 }
 
 ControlDesk::ControlDesk(RunControl* control, int num_ranks)
@@ -115,10 +123,7 @@ void ControlDesk::publish() {
     }
     add_counts(last, run);
     add_balancing(last.balancing, run.num_ranks++ == 0, run.balancing);
-    if (run.healthy && !last.healthy) {
-      run.healthy = false;
-      run.health_reason = "rank " + std::to_string(last.rank) + ": " + last.health_reason;
-    }
+    add_health(last.rank, last.healthy, last.health_reason, run.healthy, run.health_reason);
     if (&rank == &*live) {
       run.commits = last.commits;
       run.generations = last.generations;

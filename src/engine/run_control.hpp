@@ -28,7 +28,7 @@ struct RunSnapshot {
   std::vector<double> layer_imbalance;  ///< [num_moe_layers] since the last snapshot; 0: unknown.
   WaitRecord waits;                     ///< Summed over ranks, times too.
   BalancingRecord balancing;            ///< As in RunRecord.
-  bool healthy = true;
+  bool healthy = true;                  ///< As in RunRecord, with the next.
   std::string health_reason;
   std::vector<CommitRecord> commits;          ///< Since the last snapshot.
   std::vector<GenerationRecord> generations;  ///< Ended since the last snapshot.
@@ -81,6 +81,9 @@ class ControlDesk {
   std::vector<RankSnapshot> gone_;  // the last ones of processes that were lost
 };
 
+/// The same for health: the first rank that is not well decides, else the first that has recovered.
+void add_health(int rank, bool rank_ok, const std::string& rank_reason, bool& ok,
+                std::string& reason);
 /// Adds a rank's part to that of the ranks before it (the first part is taken as it is).
 void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum);
 

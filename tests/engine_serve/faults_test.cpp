@@ -65,6 +65,18 @@ void expect_only_reported_losses(const RunRecord& run) {
   }
 }
 
+// One may be open and one migrate as the run ends; those that a reconfiguration cut short say so.
+void expect_every_rebalance_ended(const RunRecord& run) {
+  const std::size_t ended =
+      run.generations.size() - std::min<std::size_t>(2, run.generations.size());
+  for (std::size_t i = 0; i < ended; ++i) {
+    const GenerationRecord& generation = run.generations[i];
+    EXPECT_NE(generation.finished_step, 0U) << "opened in step " << generation.opened_step;
+    EXPECT_NE(generation.result, "");
+    EXPECT_GT(generation.seconds, 0.0);
+  }
+}
+
 TEST(ServeFaults, SurvivesARankKilledWhileExpertsMove) {
   for (unsigned seed = 0; seed < 20; ++seed) {
     std::mt19937 random(seed);
@@ -80,6 +92,10 @@ TEST(ServeFaults, SurvivesARankKilledWhileExpertsMove) {
     EXPECT_TRUE(std::ranges::any_of(run.commits, [&](const CommitRecord& commit) {
       return commit.step > run.losses[0].step + 1;
     })) << "balancing goes on";
+    EXPECT_TRUE(run.healthy) << run.health_reason;
+    EXPECT_THAT(run.health_reason, HasSubstr("rank " + std::to_string(rank) + " lost at step "));
+    EXPECT_GE(run.balancing.failures, 1U);
+    expect_every_rebalance_ended(run);
     expect_only_reported_losses(run);
     expect_nothing_left();
   }
@@ -182,6 +198,23 @@ TEST(ServeFaults, LosesNothingWithAPlannerProcess) {
   options.faults.clear();
   EXPECT_EQ(run.outputs, serve(options).outputs);
   EXPECT_GE(run.balancing.planner_resets, 1U) << "its load history began anew";
+  EXPECT_GE(run.balancing.failures, 1U);
+  EXPECT_TRUE(run.healthy) << "balancing goes on, but health still says: " << run.health_reason;
+  EXPECT_THAT(run.health_reason, HasSubstr("rank ")) << "what it has recovered from";
+  expect_nothing_left();
+}
+
+TEST(ServeFaults, SaysThatBalancingIsOffOnceThePlannerMayNotBeStartedAgain) {
+  ServeOptions options = moving_run("kill-planner:1@6");
+  options.balancer.worker = WorkerKind::kProcess;
+  options.balancer.planner_program = SWIFTBALANCER_PLANNER;
+  options.balancer.planner_restarts = 0;
+  const RunRecord run = serve(options);
+  EXPECT_EQ(run.outputs, undisturbed());
+  EXPECT_FALSE(run.healthy);
+  EXPECT_FALSE(run.balancing.planner_running);
+  EXPECT_THAT(run.balancing.dropped_samples, ::testing::Ge(run.steps - 16))
+      << "no planner of rank 1 takes a load in any more";
   expect_nothing_left();
 }
 
