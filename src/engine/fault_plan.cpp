@@ -16,7 +16,8 @@
 namespace swiftbalancer::engine {
 namespace {
 
-constexpr std::array<const char*, 5> kWords{"kill", "stop", "cont", "kill-planner", "join"};
+constexpr std::array<const char*, 6> kWords{"kill",         "stop", "cont",
+                                            "kill-planner", "join", "corrupt"};
 // Steps after a fault in which its effect is looked for.
 constexpr std::uint64_t kAround = 16;
 
@@ -43,7 +44,7 @@ Fault parse_fault(const std::string& text) {
   throw Error(ErrorCode::kInvalidArgument,
               "inject: \"" + text +
                   "\" is no fault; write KIND:RANK@STEP with KIND kill, stop, cont, "
-                  "kill-planner or join and STEP from 1, e.g. kill:3@40,join:3@60");
+                  "kill-planner, join or corrupt and STEP from 1, e.g. kill:3@40,join:3@60");
 }
 
 // A rank starts no other processes.
@@ -83,7 +84,7 @@ std::string to_string(const Fault& fault) {
 }
 
 std::vector<std::string> FaultInjector::on_step(std::uint64_t step, const std::vector<pid_t>& pids,
-                                                const std::function<bool(int rank)>& join) {
+                                                const std::function<bool(const Fault&)>& act) {
   const auto now = std::chrono::steady_clock::now();
   std::vector<std::string> lines;
   for (std::size_t i = 0; i < faults_.size(); ++i) {
@@ -93,8 +94,8 @@ std::vector<std::string> FaultInjector::on_step(std::uint64_t step, const std::v
     state.done = true;
     state.until = step + kAround;
     const Fault& fault = faults_[i];
-    state.hit = fault.kind == FaultKind::kJoin
-                    ? join(fault.rank)
+    state.hit = fault.kind == FaultKind::kJoin || fault.kind == FaultKind::kCorrupt
+                    ? act(fault)
                     : carry_out(fault.kind, pids[static_cast<std::size_t>(fault.rank)]);
     lines.push_back("inject " + to_string(faults_[i]) +
                     (state.hit ? ": done at step " + std::to_string(step) : ": not possible"));

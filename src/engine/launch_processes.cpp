@@ -251,6 +251,7 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
       break;
     case FrameKind::kMode:  // these go the other way only
     case FrameKind::kMembership:
+    case FrameKind::kCorrupt:
       break;
   }
 }
@@ -260,11 +261,14 @@ void Supervisor::on_step(std::uint64_t step) {
   if (plan_.options.faults.empty()) return;
   std::vector<pid_t> pids;
   for (const Child& child : children_) pids.push_back(child.running ? child.pid : 0);
-  const auto join = [this](int rank) {
-    if (child(rank).lost) to_join_.push_back(rank);
-    return child(rank).lost;
+  const auto act = [this](const Fault& fault) {
+    const bool join = fault.kind == FaultKind::kJoin;
+    if (child(fault.rank).lost != join) return false;
+    if (join) to_join_.push_back(fault.rank);
+    if (!join) desk_.tell(fault.rank, {.kind = FrameKind::kCorrupt}, {});
+    return true;
   };
-  for (const std::string& line : injector_.on_step(step, pids, join)) {
+  for (const std::string& line : injector_.on_step(step, pids, act)) {
     if (progress_) progress_(last_step_, line);
   }
 }

@@ -31,6 +31,7 @@ enum class FrameKind : std::uint32_t {
   // From the parent to a rank.
   kMode,        ///< The BalancingMode that the rank shall ask for, one byte.
   kMembership,  ///< A MembershipNotice.
+  kCorrupt,     ///< A byte of the next packet set that comes in shall be changed.
 };
 
 struct FrameHeader {

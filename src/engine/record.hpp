@@ -141,6 +141,7 @@ RankSnapshot decode_rank_snapshot(std::span<const std::byte> bytes);
 struct RunRecord {
   // What ran.
   std::string model_folder;
+  std::string checkpoint;  ///< Digest of what is in the folder.
   ModelInfo model;
   std::size_t expert_bytes = 0;
   ShapeOptions shape;       ///< Enough to build the ClusterShape again.
@@ -175,7 +176,7 @@ struct RunRecord {
   std::vector<std::uint64_t> counted_since;  ///< [num_ranks] first step whose counts are known; 0:
                                              ///< none are, the rank was lost.
   WaitRecord waits;           ///< Counts summed over ranks, times of the rank that waited most.
-  BalancingRecord balancing;  ///< Agreed values of the lowest rank; planner_restarts,
+  BalancingRecord balancing;  ///< Agreed values of the longest-serving rank; planner_restarts,
                               ///< failures, dropped_samples and experts_loaded summed over ranks.
   std::uint64_t verified_commits = 0;  ///< Layers compared after commits, on all ranks.
   bool healthy = true;                 ///< As the run ended.

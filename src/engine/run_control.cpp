@@ -31,6 +31,15 @@ void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum
     return;
   }
   sum.planner_running = sum.planner_running && rank.planner_running;
+  // Agreed by all, but a rank that has joined knows only what came since.
+  sum.planner_resets = std::max(sum.planner_resets, rank.planner_resets);
+  sum.moves = std::max(sum.moves, rank.moves);
+  sum.migrated_bytes = std::max(sum.migrated_bytes, rank.migrated_bytes);
+  if (rank.plan_step > sum.plan_step) {
+    sum.plan_step = rank.plan_step;
+    sum.plan_imbalance_before = rank.plan_imbalance_before;
+    sum.plan_imbalance_after = rank.plan_imbalance_after;
+  }
   add_counters(rank, sum);
 }
 
@@ -51,6 +60,7 @@ FrameReader ControlDesk::connect(int rank) {
   Rank& to = ranks_[static_cast<std::size_t>(rank)];
   to = {};
   to.live = true;
+  to.number = num_connected_++;
   to.down = std::make_unique<FrameWriter>(std::move(pipe.write));
   return FrameReader(std::move(pipe.read));
 }
@@ -110,6 +120,9 @@ void ControlDesk::publish() {
   if (std::any_of(ranks_.begin(), ranks_.end(),
                   [&](const Rank& r) { return r.live && r.last.step != run.step; }))
     return;
+  const auto oldest = std::min_element(ranks_.begin(), ranks_.end(), [](auto& a, auto& b) {
+    return a.live != b.live ? a.live : a.number < b.number;
+  });
   const std::size_t layers = live->last.layer_tokens.size();
   run.layer_tokens.assign(layers, 0);
   std::vector<std::vector<double>> loads(layers);
@@ -124,7 +137,7 @@ void ControlDesk::publish() {
     add_counts(last, run);
     add_balancing(last.balancing, run.num_ranks++ == 0, run.balancing);
     add_health(last.rank, last.healthy, last.health_reason, run.healthy, run.health_reason);
-    if (&rank == &*live) {
+    if (&rank == &*oldest) {
       run.commits = last.commits;
       run.generations = last.generations;
     }

@@ -70,6 +70,7 @@ class ControlDesk {
  private:
   struct Rank {
     bool live = false;
+    int number = 0;  // in order of connecting
     std::unique_ptr<FrameWriter> down;
     RankSnapshot last, shown;  // the latest, and that of the last RunSnapshot
   };
@@ -78,13 +79,15 @@ class ControlDesk {
 
   RunControl* control_;
   std::vector<Rank> ranks_;
+  int num_connected_ = 0;
   std::vector<RankSnapshot> gone_;  // the last ones of processes that were lost
 };
 
 /// The same for health: the first rank that is not well decides, else the first that has recovered.
 void add_health(int rank, bool rank_ok, const std::string& rank_reason, bool& ok,
                 std::string& reason);
-/// Adds a rank's part to that of the ranks before it (the first part is taken as it is).
+/// Adds a rank's part to that of the ranks before it (the first part is taken as it is): counts of
+/// its own are summed, of agreed ones the longest is kept.
 void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum);
 
 }  // namespace swiftbalancer::engine

@@ -27,6 +27,7 @@ Json step_or_null(std::uint64_t step) { return step == 0 ? Json(nullptr) : Json(
 
 Json model_json(const RunRecord& run) {
   return {{"folder", run.model_folder},
+          {"checkpoint", run.checkpoint},
           {"family", run.model.family},
           {"num_moe_layers", run.model.num_moe_layers},
           {"num_logical_experts", run.model.num_logical_experts},

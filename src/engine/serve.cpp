@@ -8,6 +8,7 @@
 #include <swiftbalancer/policy.hpp>
 
 #include "engine/launch.hpp"
+#include "io/checkpoint_digest.hpp"
 #include "io/placement_file.hpp"
 #include "io/text_file.hpp"
 
@@ -28,7 +29,8 @@ void check_fault(const ServeOptions& options, const Fault& fault) {
     refuse("faults are for rank processes; serve with transport shm");
   if (fault.rank >= options.num_ranks)
     refuse("there are ranks 0 to " + std::to_string(options.num_ranks - 1));
-  if (fault.kind == FaultKind::kJoin && options.device != DeviceKind::kNone)
+  const bool recovers = fault.kind == FaultKind::kJoin || fault.kind == FaultKind::kCorrupt;
+  if (recovers && options.device != DeviceKind::kNone)
     refuse("a run on a timed device ends when a rank is lost; serve with device none");
   if (fault.kind == FaultKind::kKillPlanner && options.balancer.worker != WorkerKind::kProcess)
     refuse("there are no planner processes; serve with worker process");
@@ -94,6 +96,9 @@ RunPlan make_plan(const ServeOptions& options) {
   plan.options = options;
   plan.model = load_model(options.model);
   const ModelInfo& model = plan.model->info();
+  if (plan.options.balancer.checkpoint.empty()) {
+    plan.options.balancer.checkpoint = io::checkpoint_digest(io::Checkpoint::open(options.model));
+  }
   plan.shape_options.num_moe_layers = model.num_moe_layers;
   plan.shape_options.num_logical_experts = model.num_logical_experts;
   plan.shape_options.num_ranks = options.num_ranks;
@@ -133,6 +138,7 @@ RunRecord describe(const RunPlan& plan, bool gated) {
   RunRecord run;
   run.model_folder = plan.options.model;
   run.model = plan.model->info();
+  run.checkpoint = plan.options.balancer.checkpoint;
   for (const auto& part : plan.model->expert_parts(0, 0)) run.expert_bytes += part.size();
   run.shape = plan.shape_options;
   run.initial = plan.initial;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <map>
 #include <random>
 
 #include "engine_serve/support.hpp"
@@ -147,6 +148,68 @@ TEST(ServeFaults, ANewProcessTakesThePlaceOfALostRank) {
     });
     EXPECT_GT(served_by_it, 0);
     EXPECT_GT(tokens_received(run, rank, last.first_step), 0U) << "a plan fills its slots";
+    expect_nothing_left();
+  }
+}
+
+// A rank that is lost and one that joins, as somebody sees it who watches the run.
+class Watcher final : public RunControl {
+ public:
+  int fd() const override { return -1; }
+  std::vector<BalancingMode> take_modes() override { return {}; }
+  void on_start(const RunRecord&) override {}
+  void on_snapshot(const RunSnapshot& snapshot) override { snapshots.push_back(snapshot); }
+  std::vector<RunSnapshot> snapshots;
+};
+
+TEST(ServeFaults, CountersNeverFallAndEveryRebalanceIsToldOnce) {
+  ServeOptions options = moving_run("kill:0@24,join:0@60");
+  options.traffic.steps_per_segment = 30;
+  Watcher watcher;
+  options.control = &watcher;
+  const RunRecord run = serve(options);
+  ASSERT_GT(watcher.snapshots.size(), 4U);
+  std::vector<int> live;
+  std::map<std::string, int> results;
+  RunSnapshot before;
+  before.layer_tokens.resize(static_cast<std::size_t>(run.model.num_moe_layers));
+  for (const RunSnapshot& now : watcher.snapshots) {
+    if (live.empty() || live.back() != now.num_ranks) live.push_back(now.num_ranks);
+    EXPECT_GE(now.tokens, before.tokens) << "step " << now.step;
+    EXPECT_GE(now.balancing.moves, before.balancing.moves) << "step " << now.step;
+    EXPECT_GE(now.balancing.migrated_bytes, before.balancing.migrated_bytes);
+    EXPECT_GE(now.balancing.failures, before.balancing.failures);
+    EXPECT_GE(now.balancing.experts_loaded, before.balancing.experts_loaded);
+    EXPECT_GE(now.balancing.dropped_samples, before.balancing.dropped_samples);
+    EXPECT_GE(now.waits.for_packets, before.waits.for_packets);
+    for (std::size_t layer = 0; layer < now.layer_tokens.size(); ++layer)
+      EXPECT_GE(now.layer_tokens[layer], before.layer_tokens[layer]) << "step " << now.step;
+    for (const GenerationRecord& each : now.generations) {
+      ++results[each.result];
+      EXPECT_GT(each.seconds, 0.0);
+    }
+    before = now;
+  }
+  EXPECT_THAT(live, ::testing::ElementsAre(4, 3, 4));
+  std::map<std::string, int> expected;
+  for (const GenerationRecord& each : run.generations) {
+    if (each.finished_step != 0) ++expected[each.result];
+  }
+  EXPECT_EQ(results, expected);
+}
+
+TEST(ServeFaults, ACorruptedPacketIsNoticedAndNoOutputChanges) {
+  for (const char* faults : {"corrupt:1@8", "corrupt:0@9", "corrupt:2@8,corrupt:3@20"}) {
+    SCOPED_TRACE(faults);
+    ServeOptions options = moving_run(faults);
+    options.verify_slots = true;
+    const RunRecord run = serve(options);
+    EXPECT_TRUE(run.losses.empty());
+    EXPECT_EQ(run.outputs, undisturbed());
+    EXPECT_EQ(run.balancing.membership, options.faults.size()) << "the same ranks begin anew";
+    EXPECT_GE(run.balancing.failures, options.faults.size());
+    EXPECT_TRUE(run.healthy) << run.health_reason;
+    expect_every_rebalance_ended(run);
     expect_nothing_left();
   }
 }
