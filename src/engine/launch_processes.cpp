@@ -40,17 +40,17 @@ class Supervisor {
   Supervisor(const RunPlan& plan, const ProgressLine& progress)
       : plan_(plan),
         progress_(progress),
-        groups_(std::make_unique<RankGroups>(plan.shape->num_ranks())),
         release_(make_pipe()),
         desk_(plan.options.control, plan.shape->num_ranks()),
         children_(static_cast<std::size_t>(plan.shape->num_ranks())),
         injector_(plan.options.faults) {
     for (int rank = 0; rank < plan.shape->num_ranks(); ++rank) members_.push_back(rank);
+    groups_.make(members_);
   }
   ~Supervisor() { kill_all(); }
 
   RanksResult run() {
-    for (const int rank : members_) start(rank, groups_->names());
+    for (const int rank : members_) start(rank, groups_.names());
     while (num_running_ > 0) {
       watch();
       for (const int rank : std::exchange(to_join_, {})) join(rank);
@@ -88,7 +88,6 @@ class Supervisor {
   void died(int rank, std::string how);
   void lose(int rank, std::string how);
   void regroup();
-  void make_groups();
   void announce();
   void on_waiting(int rank);
   void lose_late(bool only_stopped);
@@ -105,7 +104,7 @@ class Supervisor {
   const RunPlan& plan_;
   const ProgressLine& progress_;
   InterruptScope interrupt_;
-  std::unique_ptr<RankGroups> groups_;  // of the members
+  RankGroups groups_;
   Pipe release_;
   ControlDesk desk_;
   std::vector<Child> children_;  // [num_ranks] the latest process of each
@@ -153,7 +152,7 @@ void Supervisor::join(int rank) {
   const std::vector<int> members = members_;
   members_.insert(std::ranges::upper_bound(members_, rank), rank);
   try {
-    make_groups();
+    groups_.make(members_);
   } catch (const Error& error) {
     members_ = members;
     return say("rank " + std::to_string(rank) + " cannot join: " + error.what());
@@ -211,7 +210,7 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
     case FrameKind::kOpened:
       // Nobody needs the names any more: what dies from here on cannot leave them behind.
       if (header.step == membership_ && ++num_opened_ == members_.size()) {
-        groups_->unlink();
+        groups_.all_opened();
       }
       break;
     case FrameKind::kProgress:
@@ -306,8 +305,7 @@ void Supervisor::died(int rank, std::string how) {
 
 // From here on the others' waits for it end, and it finds itself alone if it comes back.
 void Supervisor::lose(int rank, std::string how) {
-  const auto member = std::ranges::find(members_, rank);
-  groups_->mark_lost(static_cast<int>(member - members_.begin()));
+  groups_.mark_lost(rank);
   child(rank).lost = true;
   if (child(rank).running) --num_running_;
   LossRecord loss;
@@ -333,7 +331,7 @@ void Supervisor::regroup() {
                                              " experts; serve with more redundant experts");
   }
   try {
-    make_groups();
+    groups_.make(members_);
   } catch (const Error& error) {
     throw Error(error.code(), (losses_.empty() ? "packets were lost"
                                                : "rank " + std::to_string(losses_.back().rank) +
@@ -342,10 +340,6 @@ void Supervisor::regroup() {
                                   ", and the ranks left cannot go on: " + error.what());
   }
   announce();
-}
-
-void Supervisor::make_groups() {
-  groups_ = std::make_unique<RankGroups>(static_cast<int>(members_.size()));
 }
 
 void Supervisor::announce() {
@@ -357,7 +351,7 @@ void Supervisor::announce() {
     child(rank).waiting = false;
     child(rank).record.reset();
   }
-  const GroupNames names = groups_->names();
+  const GroupNames names = groups_.names();
   const std::string notice =
       encode(MembershipNotice{membership_, last_step_, members_, names.exchange, names.balancer});
   // Lost ranks too: one that was only stopped learns what has become of it.
@@ -394,8 +388,7 @@ void Supervisor::lose_late(bool only_stopped) {
 void Supervisor::fail(RankFailure failure) {
   desk_.lose(failure.rank);
   // Peers stop waiting for it; those that are done are let go.
-  const auto member = std::ranges::find(members_, failure.rank);
-  groups_->mark_lost(static_cast<int>(member - members_.begin()));
+  groups_.mark_lost(failure.rank);
   release_.write.close();
   if (failures_.empty()) kill_at_ = Clock::now() + kGrace;
   failures_.push_back(std::move(failure));

@@ -2,7 +2,10 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
+#include <utility>
 
 namespace swiftbalancer::engine {
 namespace {
@@ -21,18 +24,43 @@ RingOptions rings_for(int num_ranks) {
 
 }  // namespace
 
-RankGroups::RankGroups(int num_ranks)
-    : exchange_(group_name("exchange"), num_ranks, rings_for(num_ranks)),
-      balancer_(group_name("balancer"), num_ranks, rings_for(num_ranks)) {}
+struct RankGroups::Pair {
+  explicit Pair(std::vector<int> ranks)
+      : members(std::move(ranks)),
+        exchange(group_name("exchange"), static_cast<int>(members.size()),
+                 rings_for(static_cast<int>(members.size()))),
+        balancer(group_name("balancer"), static_cast<int>(members.size()),
+                 rings_for(static_cast<int>(members.size()))) {}
+  void unlink() noexcept {
+    exchange.unlink();
+    balancer.unlink();
+  }
+  std::vector<int> members;
+  ShmGroup exchange, balancer;
+};
 
-void RankGroups::unlink() noexcept {
-  exchange_.unlink();
-  balancer_.unlink();
+void RankGroups::make(std::vector<int> members) {
+  pairs_.push_back(std::make_shared<Pair>(std::move(members)));
+  for (std::size_t i = 0; i + 1 < pairs_.size(); ++i) pairs_[i]->unlink();
+}
+
+GroupNames RankGroups::names() const {
+  return {pairs_.back()->exchange.name(), pairs_.back()->balancer.name()};
+}
+
+void RankGroups::all_opened() noexcept {
+  pairs_.erase(pairs_.begin(), std::prev(pairs_.end()));
+  pairs_.back()->unlink();
 }
 
 void RankGroups::mark_lost(int rank) noexcept {
-  exchange_.mark_lost(rank);
-  balancer_.mark_lost(rank);
+  for (const auto& pair : pairs_) {
+    const auto member = std::ranges::find(pair->members, rank);
+    if (member == pair->members.end()) continue;
+    const int number = static_cast<int>(member - pair->members.begin());
+    pair->exchange.mark_lost(number);
+    pair->balancer.mark_lost(number);
+  }
 }
 
 }  // namespace swiftbalancer::engine

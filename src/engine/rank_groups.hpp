@@ -1,8 +1,11 @@
 #pragma once
-// The shared memory that joins the ranks of one membership: a group for dispatch and combine, one
-// for the balancers. Made by the parent, before the ranks open it.
+// The shared memory that joins the ranks of a membership: a group for dispatch and combine, one for
+// the balancers. Made by the parent, before the ranks open it; those before stay until all ranks
+// have moved on, so that nobody waits there in vain for a rank that dies meanwhile.
 
+#include <memory>
 #include <string>
+#include <vector>
 
 #include <swiftbalancer/transport.hpp>
 
@@ -14,16 +17,19 @@ struct GroupNames {
 
 class RankGroups {
  public:
-  /// @throws Error kIo: no space in /dev/shm.
-  explicit RankGroups(int num_ranks);
-  GroupNames names() const { return {exchange_.name(), balancer_.name()}; }
-  /// All ranks have opened them: what dies from here on cannot leave the names behind.
-  void unlink() noexcept;
+  /// Groups for the next membership. @param members numbers of the ranks, ascending.
+  /// @throws Error kIo: no space in /dev/shm; everything is as before.
+  void make(std::vector<int> members);
+  /// Of the newest.
+  GroupNames names() const;
+  /// All members have opened the newest: what dies from here on cannot leave its names behind.
+  void all_opened() noexcept;
   /// Ends the others' waits for a rank.
   void mark_lost(int rank) noexcept;
 
  private:
-  ShmGroup exchange_, balancer_;
+  struct Pair;
+  std::vector<std::shared_ptr<Pair>> pairs_;  // the newest is the last
 };
 
 }  // namespace swiftbalancer::engine
