@@ -116,6 +116,10 @@ std::uint64_t tokens_received(const RunRecord& run, int rank, std::uint64_t afte
   return tokens;
 }
 
+std::ptrdiff_t num_descriptors() {
+  return std::distance(std::filesystem::directory_iterator("/proc/self/fd"), {});
+}
+
 TEST(ServeFaults, GivesRequestsThatAreStillToComeToTheRanksLeft) {
   const RunRecord run = serve(moving_run("kill:1@8"));
   expect_only_reported_losses(run);
@@ -136,6 +140,7 @@ TEST(ServeFaults, ANewProcessTakesThePlaceOfALostRank) {
     SCOPED_TRACE(faults);
     ServeOptions options = moving_run(faults);
     options.verify_slots = true;
+    const auto descriptors = num_descriptors();
     const RunRecord run = serve(options);
     expect_only_reported_losses(run);
     const int rank = options.faults.back().rank;
@@ -149,6 +154,7 @@ TEST(ServeFaults, ANewProcessTakesThePlaceOfALostRank) {
     EXPECT_GT(served_by_it, 0);
     EXPECT_GT(tokens_received(run, rank, last.first_step), 0U) << "a plan fills its slots";
     expect_nothing_left();
+    EXPECT_EQ(num_descriptors(), descriptors);
   }
 }
 
