@@ -17,6 +17,7 @@
 #include "engine/launch.hpp"
 #include "engine/rank_groups.hpp"
 #include "engine/rank_process.hpp"
+#include "engine/run_history.hpp"
 
 namespace swiftbalancer::engine {
 namespace {
@@ -55,12 +56,10 @@ class Supervisor {
       watch();
       for (const int rank : std::exchange(to_join_, {})) join(rank);
     }
-    if (!failures_.empty()) throw_failures();
+    if (!failures_.empty()) history_.throw_cause_of(failures_);
     RanksResult result;
     for (const int rank : members_) result.records.push_back(std::move(*child(rank).record));
-    std::erase_if(memberships_, [](const MembershipRecord& each) { return each.first_step == 0; });
-    result.memberships = std::move(memberships_);
-    result.losses = std::move(losses_);
+    history_.move_to(result);
     result.faults = injector_.report();
     return result;
   }
@@ -84,7 +83,6 @@ class Supervisor {
   void handle(int rank, const FrameHeader& header, std::span<const std::byte> content);
   void ended(int rank);
   void fail(RankFailure failure);
-  [[noreturn]] void throw_failures() const;
   void died(int rank, std::string how);
   void lose(int rank, std::string how);
   void regroup();
@@ -116,10 +114,9 @@ class Supervisor {
   bool released_ = false;
   std::uint64_t last_step_ = 0;
   std::vector<RankFailure> failures_;
-  Clock::time_point kill_at_{};                // once something has failed
-  std::optional<Clock::time_point> late_at_;   // once somebody waits in vain
-  std::vector<MembershipRecord> memberships_;  // announced after the first
-  std::vector<LossRecord> losses_;
+  Clock::time_point kill_at_{};               // once something has failed
+  std::optional<Clock::time_point> late_at_;  // once somebody waits in vain
+  RunHistory history_;
   FaultInjector injector_;
 };
 
@@ -273,10 +270,7 @@ void Supervisor::on_step(std::uint64_t step) {
 }
 
 void Supervisor::on_resumed(std::uint32_t number, std::uint64_t first_step) {
-  const auto entered = std::ranges::find(memberships_, number, &MembershipRecord::number);
-  if (entered == memberships_.end()) return;
-  entered->first_step = first_step;
-  for (const int rank : entered->live_ranks) child(rank).joins = false;
+  for (const int rank : history_.entered(number, first_step)) child(rank).joins = false;
 }
 
 void Supervisor::ended(int rank) {
@@ -315,36 +309,23 @@ void Supervisor::lose(int rank, std::string how) {
   loss.how = std::move(how);
   loss.answered_requests = std::move(child(rank).answers.output_requests);
   loss.outputs = std::move(child(rank).answers.outputs);
-  losses_.push_back(std::move(loss));
+  history_.lost(std::move(loss));
 }
 
 void Supervisor::regroup() {
   std::erase_if(members_, [&](int rank) { return child(rank).lost; });
-  int slots = 0;
-  for (const int rank : members_) slots += plan_.shape->slots_per_rank(rank);
-  if (slots < plan_.shape->num_logical_experts()) {
-    const LossRecord& loss = losses_.back();
-    throw Error(ErrorCode::kUnavailable, "rank " + std::to_string(loss.rank) + " " + loss.how +
-                                             " at step " + std::to_string(loss.step) + ": the " +
-                                             std::to_string(slots) + " slots left cannot hold " +
-                                             std::to_string(plan_.shape->num_logical_experts()) +
-                                             " experts; serve with more redundant experts");
-  }
+  history_.check_slots(*plan_.shape, members_);
   try {
     groups_.make(members_);
   } catch (const Error& error) {
-    throw Error(error.code(), (losses_.empty() ? "packets were lost"
-                                               : "rank " + std::to_string(losses_.back().rank) +
-                                                     " " + losses_.back().how) +
-                                  " at step " + std::to_string(last_step_) +
-                                  ", and the ranks left cannot go on: " + error.what());
+    history_.throw_no_way_on(last_step_, error);
   }
   announce();
 }
 
 void Supervisor::announce() {
   ++membership_;
-  memberships_.push_back({membership_, 0, members_});
+  history_.announced(membership_, members_);
   num_opened_ = num_records_ = 0;
   late_at_.reset();
   for (const int rank : members_) {
@@ -392,23 +373,6 @@ void Supervisor::fail(RankFailure failure) {
   release_.write.close();
   if (failures_.empty()) kill_at_ = Clock::now() + kGrace;
   failures_.push_back(std::move(failure));
-}
-
-// A rank lost before is the cause where the others only noticed.
-void Supervisor::throw_failures() const {
-  std::vector<RankFailure> failures = failures_;
-  const bool noticed_only = std::ranges::all_of(failures, [](const RankFailure& failure) {
-    return !failure.died &&
-           (failure.code == ErrorCode::kPeerLost || failure.code == ErrorCode::kTimeout ||
-            failure.code == ErrorCode::kTransport);
-  });
-  if (noticed_only) {
-    for (const LossRecord& loss : losses_) {
-      failures.push_back(
-          {loss.rank, ErrorCode::kPeerLost, loss.how + ": the others could not go on", true});
-    }
-  }
-  throw_cause(failures);
 }
 
 void Supervisor::kill_all() noexcept {

@@ -44,18 +44,6 @@ BalancerConfig balancer_config(const RunPlan& plan, const RankContext& context) 
   return config;
 }
 
-bool lost_others(ErrorCode code) {
-  return code == ErrorCode::kPeerLost || code == ErrorCode::kTimeout ||
-         code == ErrorCode::kTransport;
-}
-
-// What a rank that joins is configured like is its own fault: it ends, and the others go on.
-bool try_others(const Status& status) {
-  if (lost_others(status.code()) || status.code() == ErrorCode::kInvalidArgument) return true;
-  status.throw_if_failed();
-  return false;
-}
-
 class RankEngine {
  public:
   RankEngine(const RunPlan& plan, RankContext context)
