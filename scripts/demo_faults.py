@@ -14,6 +14,7 @@ SERVE = [
 ]  # fmt: skip
 FAULTS = [
     ("planner killed", "kill-planner:1@40"),
+    ("packet corrupted", "corrupt:1@40"),
     ("rank killed", "kill:3@40"),
     ("rank killed, a new one joins", "kill:3@40,join:3@60"),
     ("rank stopped, continued", "stop:2@40,cont:2@60"),

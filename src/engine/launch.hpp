@@ -24,8 +24,8 @@ struct RanksResult {
 };
 
 RanksResult run_threads(const RunPlan& plan, const ProgressLine& progress);
-/// Forks before any thread exists. Leaves no process and no shared-memory name behind, whatever
-/// happens (also on SIGINT and SIGTERM, which end the run with an Error).
+/// Forks the ranks, one that joins while the others serve. Leaves no process and no shared-memory
+/// name behind, whatever happens (also on SIGINT and SIGTERM, which end the run with an Error).
 RanksResult run_processes(const RunPlan& plan, const ProgressLine& progress);
 
 /// What ended a rank.
