@@ -14,7 +14,9 @@ SERVE = [
 ]  # fmt: skip
 FAULTS = [
     ("planner killed", "kill-planner:1@40"),
+    ("packet corrupted", "corrupt:1@40"),
     ("rank killed", "kill:3@40"),
+    ("rank killed, a new one joins", "kill:3@40,join:3@60"),
     ("rank stopped, continued", "stop:2@40,cont:2@60"),
 ]
 
@@ -40,13 +42,13 @@ def same_outputs(run: dict, undisturbed: dict) -> bool:
 def main() -> None:
     """Prints the table."""
     undisturbed, _ = serve("undisturbed")
-    print(f"{'what':<26}{'when':<22}{'longest step':>13}{'lost':>6}  unaffected outputs")
+    print(f"{'what':<30}{'when':<22}{'longest step':>13}{'lost':>6}  unaffected outputs")
     for what, fault in FAULTS:
         run, printed = serve(what, "--inject", fault)
         longest = run["faults"][0].rpartition("it ")[2]
         lost = sum(len(loss["lost_requests"]) for loss in run["losses"])
         same = "identical" if same_outputs(run, undisturbed) else "DIFFERENT"
-        print(f"{what:<26}{fault:<22}{longest:>13}{lost:>6}  {same}")
+        print(f"{what:<30}{fault:<22}{longest:>13}{lost:>6}  {same}")
         for line in printed.splitlines():
             if line.startswith("rank "):
                 print(f"  {line}")

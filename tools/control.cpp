@@ -17,8 +17,10 @@ void show_health(const Json& health) {
   const auto line = [](const char* what, const std::string& value) {
     fmt::print("{:<18}{}\n", what, value);
   };
-  line("balancing",
-       health.at("ok").get<bool>() ? "ok" : "stopped: " + health.at("reason").get<std::string>());
+  const auto reason = health.at("reason").get<std::string>();
+  line("balancing", !health.at("ok").get<bool>() ? "not ok: " + reason
+                    : reason.empty()             ? "ok"
+                                                 : "ok, recovered from: " + reason);
   for (const char* key : {"mode", "policy"}) line(key, health.at(key).get<std::string>());
   for (const char* key : {"step", "ranks", "membership"}) line(key, health.at(key).dump());
   line("planner", health.at("planner_running").get<bool>() ? "running" : "down");

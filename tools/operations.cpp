@@ -43,6 +43,7 @@ observe::MetricsSnapshot to_metrics(const engine::RunSnapshot& run) {
              {"copies", static_cast<double>(run.waits.for_copies)}};
   s.wait_seconds = static_cast<double>(run.waits.wait_ns) * 1e-9;
   s.dropped_samples = static_cast<double>(balancing.dropped_samples);
+  s.failures = static_cast<double>(balancing.failures);
   s.planner_restarts = balancing.planner_restarts;
   s.reconfigurations = balancing.membership;
   s.mode = word(balancing.mode);
@@ -134,6 +135,7 @@ std::string Operations::health_json() const {
   const engine::BalancingRecord& balancing = last_.balancing;
   nlohmann::ordered_json json = {{"ok", last_.healthy},
                                  {"reason", last_.health_reason},
+                                 {"failures", balancing.failures},
                                  {"mode", word(balancing.mode)},
                                  {"policy", policy_},
                                  {"step", last_.step},

@@ -60,7 +60,8 @@ class ServeCommand final : public Command {
     declare_balancer(settings);
     declare_operations(settings);
     settings.text("inject", inject_,
-                  "Faults, KIND:RANK@STEP,...: kill, stop, cont (a rank), kill-planner");
+                  "Faults, KIND:RANK@STEP,...: kill, stop, cont, corrupt, join (a rank), "
+                  "kill-planner");
   }
 
   void run(const Settings& settings, const std::string&, const std::string& command_line) override {

@@ -157,7 +157,8 @@ struct BalancerStats {
   std::chrono::nanoseconds wait_time{0};  ///< Of all these waits.
   std::uint64_t plans_shadowed = 0;       ///< Closed because the mode is kPlanOnly.
   std::uint64_t planner_resets = 0;       ///< Load histories that all ranks began anew.
-  std::uint64_t dropped_samples = 0;      ///< Packet sets whose loads reached no planner.
+  std::uint64_t dropped_samples = 0;      ///< Packet sets whose loads this rank's planner, which
+                                          ///< was lost, never saw or answered.
   std::uint64_t reconfigurations = 0;
   std::uint64_t experts_loaded = 0;    ///< By load_expert, on this rank.
   std::uint64_t plan_step = 0;         ///< At which the last plan was adopted; 0: none.
@@ -166,9 +167,12 @@ struct BalancerStats {
 };
 
 struct Health {
-  bool ok = true;      ///< Sticky: false from the first failure on; serving goes on with the last
+  bool ok = true;      ///< False from a failure until balancing is seen to work again: a later plan
+                       ///< is installed or was found unnecessary, or the ranks left have gone on.
+                       ///< False for good once balancing is off. Serving goes on with the last
                        ///< committed placement.
-  std::string reason;  ///< Why not, one line.
+  std::string reason;  ///< Of the last time that ok became false, one line; it stays.
+  std::uint64_t failures = 0;               ///< Noticed on this rank so far, recovered or not.
   BalancingMode mode = BalancingMode::kOn;  ///< As agreed.
   bool planner_running = true;  ///< False while a planner process is down, and for good once it was
                                 ///< restarted too often: then balancing is off.
@@ -263,7 +267,8 @@ class Balancer {
   /// cost of one pass over all slots a packet; nobody who does not call pays for it.
   /// @param out [slots of this rank]
   void received_tokens(int moe_layer_id, std::span<std::int64_t> out) const;
-  /// Events of the last begin_step, in order.
+  /// Events of the last begin_step, in order; after reconfigure() those by which it ended what was
+  /// under way, with slots numbered as before.
   std::span<const BalancerEvent> events() const noexcept;
   const BalancerStats& stats() const noexcept;
   Health health() const;

@@ -19,6 +19,8 @@ class BalancerLog {
   BalancerLog(const ClusterShape& shape, std::size_t expert_bytes)
       : shape_(shape), expert_bytes_(static_cast<std::int64_t>(expert_bytes)) {}
   void add(std::uint64_t step, std::span<const BalancerEvent> events);
+  /// Slots of the events that follow are numbered so.
+  void renumber(const ClusterShape& shape) { shape_ = shape; }
   const std::vector<CommitRecord>& commits() const noexcept { return commits_; }
   const std::vector<GenerationRecord>& generations() const noexcept { return generations_; }
   /// Indices into generations() of those that ended, in the order in which they did.
@@ -30,7 +32,7 @@ class BalancerLog {
   std::size_t generation(const GenerationId& id);
   void end(std::size_t generation, std::uint64_t step);
 
-  const ClusterShape& shape_;
+  ClusterShape shape_;
   std::int64_t expert_bytes_;
   std::vector<CommitRecord> commits_;
   std::vector<GenerationRecord> generations_;

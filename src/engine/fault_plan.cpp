@@ -16,7 +16,8 @@
 namespace swiftbalancer::engine {
 namespace {
 
-constexpr std::array<const char*, 4> kWords{"kill", "stop", "cont", "kill-planner"};
+constexpr std::array<const char*, 6> kWords{"kill",         "stop", "cont",
+                                            "kill-planner", "join", "corrupt"};
 // Steps after a fault in which its effect is looked for.
 constexpr std::uint64_t kAround = 16;
 
@@ -42,8 +43,8 @@ Fault parse_fault(const std::string& text) {
   }
   throw Error(ErrorCode::kInvalidArgument,
               "inject: \"" + text +
-                  "\" is no fault; write KIND:RANK@STEP with KIND kill, stop, cont or "
-                  "kill-planner and STEP from 1, e.g. kill:3@40");
+                  "\" is no fault; write KIND:RANK@STEP with KIND kill, stop, cont, "
+                  "kill-planner, join or corrupt and STEP from 1, e.g. kill:3@40,join:3@60");
 }
 
 // A rank starts no other processes.
@@ -82,8 +83,8 @@ std::string to_string(const Fault& fault) {
          std::to_string(fault.rank) + "@" + std::to_string(fault.step);
 }
 
-std::vector<std::string> FaultInjector::on_step(std::uint64_t step,
-                                                const std::vector<pid_t>& pids) {
+std::vector<std::string> FaultInjector::on_step(std::uint64_t step, const std::vector<pid_t>& pids,
+                                                const std::function<bool(const Fault&)>& act) {
   const auto now = std::chrono::steady_clock::now();
   std::vector<std::string> lines;
   for (std::size_t i = 0; i < faults_.size(); ++i) {
@@ -92,9 +93,12 @@ std::vector<std::string> FaultInjector::on_step(std::uint64_t step,
     if (state.done || step < faults_[i].step) continue;
     state.done = true;
     state.until = step + kAround;
-    state.hit = carry_out(faults_[i].kind, pids[static_cast<std::size_t>(faults_[i].rank)]);
+    const Fault& fault = faults_[i];
+    state.hit = fault.kind == FaultKind::kJoin || fault.kind == FaultKind::kCorrupt
+                    ? act(fault)
+                    : carry_out(fault.kind, pids[static_cast<std::size_t>(fault.rank)]);
     lines.push_back("inject " + to_string(faults_[i]) +
-                    (state.hit ? ": done at step " + std::to_string(step) : ": nothing to hit"));
+                    (state.hit ? ": done at step " + std::to_string(step) : ": not possible"));
   }
   last_ = now;
   return lines;
@@ -108,9 +112,10 @@ std::vector<std::string> FaultInjector::report() const {
     std::snprintf(text, sizeof text, "longest step around it %.1f ms",
                   std::chrono::duration<double, std::milli>(state.longest).count());
     lines.push_back("inject " + to_string(faults_[i]) + ": " +
-                    (!state.done  ? "the run ended before that step"
-                     : !state.hit ? "no such process any more"
-                                  : text));
+                    (!state.done                           ? "the run ended before that step"
+                     : state.hit                           ? text
+                     : faults_[i].kind == FaultKind::kJoin ? "the rank was not lost"
+                                                           : "no such process any more"));
   }
   return lines;
 }

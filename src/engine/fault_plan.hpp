@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,8 @@ enum class FaultKind : std::uint8_t {
   kStop,         ///< SIGSTOP to the rank.
   kContinue,     ///< SIGCONT to the rank.
   kKillPlanner,  ///< SIGKILL to the rank's planner process.
+  kJoin,         ///< A new process takes the place of a rank that was lost.
+  kCorrupt,      ///< A byte of the next packets that the rank receives is changed.
 };
 
 struct Fault {
@@ -24,7 +27,8 @@ struct Fault {
   std::uint64_t step = 0;  ///< Once the lowest live rank has made it.
 };
 
-/// "KIND:RANK@STEP", separated by commas; kinds kill, stop, cont, kill-planner.
+/// "KIND:RANK@STEP", separated by commas; kinds kill, stop, cont, kill-planner, join,
+/// corrupt.
 /// @throws Error kInvalidArgument: names the entry and what is allowed.
 std::vector<Fault> parse_faults(const std::string& text);
 std::string to_string(const Fault& fault);
@@ -33,8 +37,10 @@ std::string to_string(const Fault& fault);
 class FaultInjector {
  public:
   explicit FaultInjector(std::vector<Fault> faults) : faults_(std::move(faults)) {}
-  /// @param pids by rank, 0: gone. @returns what was done, a line each.
-  std::vector<std::string> on_step(std::uint64_t step, const std::vector<pid_t>& pids);
+  /// @param pids by rank, 0: gone. @param act brings on what is not done by a signal; false: it is
+  /// not possible. @returns what was done, a line each.
+  std::vector<std::string> on_step(std::uint64_t step, const std::vector<pid_t>& pids,
+                                   const std::function<bool(const Fault&)>& act);
   /// For the end of the run: a line for each fault, with the longest step around it.
   std::vector<std::string> report() const;
 

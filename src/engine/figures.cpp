@@ -57,12 +57,14 @@ class RunView {
   }
   RankLoads loads(const Window& window) const { return loads(window.first_step, window.last_step); }
 
-  OverLayers imbalance(const RankLoads& loads) const {
+  // Of lost ranks, and before a rank has joined, nothing is known: the others are compared.
+  OverLayers imbalance(const RankLoads& loads, std::uint64_t first_step) const {
     std::vector<double> per_layer;
     for (std::vector<double> layer : loads) {
-      // Of lost ranks nothing is known: the others are compared.
-      for (auto loss = run_.losses.size(); loss-- > 0;)
-        layer[static_cast<std::size_t>(run_.losses[loss].rank)] = -1.0;
+      for (std::size_t rank = 0; rank < run_.counted_since.size(); ++rank) {
+        const std::uint64_t since = run_.counted_since[rank];
+        if (since == 0 || since > first_step) layer[rank] = -1.0;
+      }
       std::erase_if(layer, [](double load) { return load < 0; });
       per_layer.push_back(swiftbalancer::imbalance(layer));
     }
@@ -177,10 +179,11 @@ RunFigures make_figures(const RunRecord& run, const ClusterShape& shape,
   const RunView view(run, shape);
   RunFigures figures;
   for (std::uint64_t step = 1; step <= run.steps; ++step) {
-    figures.imbalance_per_step.push_back(view.imbalance(view.loads(step, step)).mean_over_layers);
+    figures.imbalance_per_step.push_back(
+        view.imbalance(view.loads(step, step), step).mean_over_layers);
   }
   for (const Window& window : windows)
-    figures.imbalance_per_window.push_back(view.imbalance(view.loads(window)));
+    figures.imbalance_per_window.push_back(view.imbalance(view.loads(window), window.first_step));
   figures.mean_over_windows = mean_over(figures.imbalance_per_window, windows, false);
   figures.mean_after_switch = mean_over(figures.imbalance_per_window, windows, true);
   for (const CommitRecord& commit : run.commits) {

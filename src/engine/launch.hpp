@@ -17,14 +17,15 @@ using ProgressLine = std::function<void(std::uint64_t step, const std::string& l
 
 /// What the ranks leave behind.
 struct RanksResult {
-  std::vector<RankRecord> records;  ///< Of those that went to the end, by rank.
-  std::vector<LossRecord> losses;   ///< The others.
-  std::vector<std::string> faults;  ///< As in RunRecord.
+  std::vector<RankRecord> records;            ///< Of those that went to the end, by rank.
+  std::vector<MembershipRecord> memberships;  ///< Entered after the first.
+  std::vector<LossRecord> losses;             ///< The others.
+  std::vector<std::string> faults;            ///< As in RunRecord.
 };
 
 RanksResult run_threads(const RunPlan& plan, const ProgressLine& progress);
-/// Forks before any thread exists. Leaves no process and no shared-memory name behind, whatever
-/// happens (also on SIGINT and SIGTERM, which end the run with an Error).
+/// Forks the ranks, one that joins while the others serve. Leaves no process and no shared-memory
+/// name behind, whatever happens (also on SIGINT and SIGTERM, which end the run with an Error).
 RanksResult run_processes(const RunPlan& plan, const ProgressLine& progress);
 
 /// What ended a rank.

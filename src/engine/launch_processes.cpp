@@ -6,16 +6,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "engine/interrupt.hpp"
 #include "engine/launch.hpp"
+#include "engine/rank_groups.hpp"
 #include "engine/rank_process.hpp"
+#include "engine/run_history.hpp"
 
 namespace swiftbalancer::engine {
 namespace {
@@ -24,25 +26,6 @@ using Clock = std::chrono::steady_clock;
 
 // How long the other ranks have to say what they saw after one has failed.
 constexpr std::chrono::seconds kGrace{3};
-
-std::string group_name(const char* purpose) {
-  static std::atomic<int> count{0};
-  return "swiftbalancer." + std::to_string(getpid()) + "." + std::to_string(count++) + "." +
-         purpose;
-}
-
-// 16 ranks must fit the 64 MB of /dev/shm that containers have by default: the rings of a pair of
-// ranks take four times ring_bytes here (two groups of two lanes), 32 KiB make 32 MiB of them.
-RingOptions rings_for(int num_ranks) {
-  return {.ring_bytes = num_ranks > 8 ? std::size_t{1} << 15 : std::size_t{1} << 17};
-}
-
-struct Groups {
-  explicit Groups(int num_ranks)
-      : exchange(group_name("exchange"), num_ranks, rings_for(num_ranks)),
-        balancer(group_name("balancer"), num_ranks, rings_for(num_ranks)) {}
-  ShmGroup exchange, balancer;
-};
 
 bool stopped(pid_t pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
@@ -58,27 +41,25 @@ class Supervisor {
   Supervisor(const RunPlan& plan, const ProgressLine& progress)
       : plan_(plan),
         progress_(progress),
-        groups_(std::make_unique<Groups>(plan.shape->num_ranks())),
         release_(make_pipe()),
         desk_(plan.options.control, plan.shape->num_ranks()),
+        children_(static_cast<std::size_t>(plan.shape->num_ranks())),
         injector_(plan.options.faults) {
     for (int rank = 0; rank < plan.shape->num_ranks(); ++rank) members_.push_back(rank);
+    groups_.make(members_);
   }
   ~Supervisor() { kill_all(); }
 
   RanksResult run() {
-    for (const int rank : members_) start(rank);
-    release_.read.close();
-    while (num_running_ > 0) watch();
-    if (!failures_.empty()) throw_failures();
+    for (const int rank : members_) start(rank, groups_.names());
+    while (num_running_ > 0) {
+      watch();
+      for (const int rank : std::exchange(to_join_, {})) join(rank);
+    }
+    if (!failures_.empty()) history_.throw_cause_of(failures_);
     RanksResult result;
     for (const int rank : members_) result.records.push_back(std::move(*child(rank).record));
-    for (LossRecord& loss : losses_) {
-      RankRecord& answers = child(loss.rank).answers;
-      loss.answered_requests = std::move(answers.output_requests);
-      loss.outputs = std::move(answers.outputs);
-    }
-    result.losses = std::move(losses_);
+    history_.move_to(result);
     result.faults = injector_.report();
     return result;
   }
@@ -86,42 +67,47 @@ class Supervisor {
  private:
   struct Child {
     pid_t pid = 0;
-    FrameReader frames;
-    bool running = true;
+    FrameReader frames{FileDescriptor()};
+    bool running = false;
     bool lost = false;     // the others go on without it
+    bool joins = false;    // and has not been taken in yet
     bool waiting = false;  // for others, in vain
     std::optional<RankRecord> record = std::nullopt;
     std::optional<RankFailure> error = std::nullopt;  // as it said itself
     RankRecord answers = {};                          // its outputs only
   };
 
-  void start(int rank);
+  void start(int rank, const GroupNames& groups);
+  void join(int rank);
   void watch();
   void handle(int rank, const FrameHeader& header, std::span<const std::byte> content);
   void ended(int rank);
   void fail(RankFailure failure);
-  [[noreturn]] void throw_failures() const;
   void died(int rank, std::string how);
   void lose(int rank, std::string how);
   void regroup();
+  void announce();
   void on_waiting(int rank);
   void lose_late(bool only_stopped);
   void on_step(std::uint64_t step);
+  void on_resumed(std::uint32_t number, std::uint64_t first_step);
   void say(const std::string& line) const {
     if (plan_.options.notice) plan_.options.notice(line);
   }
   Child& child(int rank) { return children_[static_cast<std::size_t>(rank)]; }
   int timeout_ms() const;
   void kill_all() noexcept;
+  void end_process(Child& child) noexcept;
 
   const RunPlan& plan_;
   const ProgressLine& progress_;
   InterruptScope interrupt_;
-  std::unique_ptr<Groups> groups_;  // of the members
+  RankGroups groups_;
   Pipe release_;
   ControlDesk desk_;
-  std::vector<Child> children_;
-  std::vector<int> members_;  // the live ranks
+  std::vector<Child> children_;  // [num_ranks] the latest process of each
+  std::vector<int> members_;     // the live ranks, ascending
+  std::vector<int> to_join_;
   std::uint32_t membership_ = 0;
   std::size_t num_opened_ = 0, num_records_ = 0;  // of this membership
   int num_running_ = 0;                           // of the members
@@ -130,11 +116,11 @@ class Supervisor {
   std::vector<RankFailure> failures_;
   Clock::time_point kill_at_{};               // once something has failed
   std::optional<Clock::time_point> late_at_;  // once somebody waits in vain
-  std::vector<LossRecord> losses_;
+  RunHistory history_;
   FaultInjector injector_;
 };
 
-void Supervisor::start(int rank) {
+void Supervisor::start(int rank, const GroupNames& groups) {
   Pipe pipe = make_pipe();
   FrameReader notices = desk_.connect(rank);
   const pid_t parent = getpid();
@@ -148,14 +134,30 @@ void Supervisor::start(int rank) {
     InterruptScope::ignore_in_child();
     release_.write.close();
     FrameWriter frames(std::move(pipe.write));
-    run_rank_process(plan_, rank, groups_->exchange.name(), groups_->balancer.name(), frames,
-                     notices, release_.read.get());
+    run_rank_process(plan_, rank, groups, frames, notices, release_.read.get());
   }
-  children_.push_back({
-      pid,
-      FrameReader(std::move(pipe.read)),
-  });
+  child(rank) = Child();
+  child(rank).pid = pid;
+  child(rank).frames = FrameReader(std::move(pipe.read));
+  child(rank).running = true;
   ++num_running_;
+}
+
+// The others go on undisturbed if there is no room for one more.
+void Supervisor::join(int rank) {
+  if (!child(rank).lost || !failures_.empty()) return;
+  const std::vector<int> members = members_;
+  members_.insert(std::ranges::upper_bound(members_, rank), rank);
+  try {
+    groups_.make(members_);
+  } catch (const Error& error) {
+    members_ = members;
+    return say("rank " + std::to_string(rank) + " cannot join: " + error.what());
+  }
+  end_process(child(rank));
+  start(rank, {});
+  child(rank).joins = true;
+  announce();
 }
 
 int Supervisor::timeout_ms() const {
@@ -205,8 +207,7 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
     case FrameKind::kOpened:
       // Nobody needs the names any more: what dies from here on cannot leave them behind.
       if (header.step == membership_ && ++num_opened_ == members_.size()) {
-        groups_->exchange.unlink();
-        groups_->balancer.unlink();
+        groups_.all_opened();
       }
       break;
     case FrameKind::kProgress:
@@ -217,6 +218,9 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
       break;
     case FrameKind::kStep:
       on_step(header.step);
+      break;
+    case FrameKind::kResumed:
+      on_resumed(static_cast<std::uint32_t>(std::stoul(text())), header.step);
       break;
     case FrameKind::kAnswers: {
       const RankRecord part = decode_rank_record(content);
@@ -243,6 +247,7 @@ void Supervisor::handle(int rank, const FrameHeader& header, std::span<const std
       break;
     case FrameKind::kMode:  // these go the other way only
     case FrameKind::kMembership:
+    case FrameKind::kCorrupt:
       break;
   }
 }
@@ -252,9 +257,20 @@ void Supervisor::on_step(std::uint64_t step) {
   if (plan_.options.faults.empty()) return;
   std::vector<pid_t> pids;
   for (const Child& child : children_) pids.push_back(child.running ? child.pid : 0);
-  for (const std::string& line : injector_.on_step(step, pids)) {
+  const auto act = [this](const Fault& fault) {
+    const bool join = fault.kind == FaultKind::kJoin;
+    if (child(fault.rank).lost != join) return false;
+    if (join) to_join_.push_back(fault.rank);
+    if (!join) desk_.tell(fault.rank, {.kind = FrameKind::kCorrupt}, {});
+    return true;
+  };
+  for (const std::string& line : injector_.on_step(step, pids, act)) {
     if (progress_) progress_(last_step_, line);
   }
+}
+
+void Supervisor::on_resumed(std::uint32_t number, std::uint64_t first_step) {
+  for (const int rank : history_.entered(number, first_step)) child(rank).joins = false;
 }
 
 void Supervisor::ended(int rank) {
@@ -266,6 +282,7 @@ void Supervisor::ended(int rank) {
   if (child.lost) return;
   --num_running_;
   if (released_ && child.record) return;
+  if (child.error && child.joins) return died(rank, "could not join: " + child.error->message);
   if (child.error) return fail(*child.error);
   if (!WIFSIGNALED(status))
     return fail({rank, ErrorCode::kInternal, "ended without a result", true});
@@ -282,40 +299,42 @@ void Supervisor::died(int rank, std::string how) {
 
 // From here on the others' waits for it end, and it finds itself alone if it comes back.
 void Supervisor::lose(int rank, std::string how) {
-  const auto member = std::ranges::find(members_, rank);
-  groups_->exchange.mark_lost(static_cast<int>(member - members_.begin()));
-  groups_->balancer.mark_lost(static_cast<int>(member - members_.begin()));
+  groups_.mark_lost(rank);
   child(rank).lost = true;
   if (child(rank).running) --num_running_;
   LossRecord loss;
   loss.rank = rank;
+  loss.membership = membership_;
   loss.step = last_step_;
   loss.how = std::move(how);
-  losses_.push_back(std::move(loss));
+  loss.answered_requests = std::move(child(rank).answers.output_requests);
+  loss.outputs = std::move(child(rank).answers.outputs);
+  history_.lost(std::move(loss));
 }
 
 void Supervisor::regroup() {
   std::erase_if(members_, [&](int rank) { return child(rank).lost; });
-  int slots = 0;
-  for (const int rank : members_) slots += plan_.shape->slots_per_rank(rank);
-  if (slots < plan_.shape->num_logical_experts()) {
-    const LossRecord& loss = losses_.back();
-    throw Error(ErrorCode::kUnavailable, "rank " + std::to_string(loss.rank) + " " + loss.how +
-                                             " at step " + std::to_string(loss.step) + ": the " +
-                                             std::to_string(slots) + " slots left cannot hold " +
-                                             std::to_string(plan_.shape->num_logical_experts()) +
-                                             " experts; serve with more redundant experts");
+  history_.check_slots(*plan_.shape, members_);
+  try {
+    groups_.make(members_);
+  } catch (const Error& error) {
+    history_.throw_no_way_on(last_step_, error);
   }
-  groups_ = std::make_unique<Groups>(static_cast<int>(members_.size()));
+  announce();
+}
+
+void Supervisor::announce() {
   ++membership_;
+  history_.announced(membership_, members_);
   num_opened_ = num_records_ = 0;
   late_at_.reset();
   for (const int rank : members_) {
     child(rank).waiting = false;
     child(rank).record.reset();
   }
-  const std::string notice = encode(MembershipNotice{
-      membership_, last_step_, members_, groups_->exchange.name(), groups_->balancer.name()});
+  const GroupNames names = groups_.names();
+  const std::string notice =
+      encode(MembershipNotice{membership_, last_step_, members_, names.exchange, names.balancer});
   // Lost ranks too: one that was only stopped learns what has become of it.
   for (std::size_t rank = 0; rank < children_.size(); ++rank) {
     if (!children_[rank].running) continue;
@@ -350,40 +369,23 @@ void Supervisor::lose_late(bool only_stopped) {
 void Supervisor::fail(RankFailure failure) {
   desk_.lose(failure.rank);
   // Peers stop waiting for it; those that are done are let go.
-  const auto member = std::ranges::find(members_, failure.rank);
-  groups_->exchange.mark_lost(static_cast<int>(member - members_.begin()));
-  groups_->balancer.mark_lost(static_cast<int>(member - members_.begin()));
+  groups_.mark_lost(failure.rank);
   release_.write.close();
   if (failures_.empty()) kill_at_ = Clock::now() + kGrace;
   failures_.push_back(std::move(failure));
 }
 
-// A rank lost before is the cause where the others only noticed.
-void Supervisor::throw_failures() const {
-  std::vector<RankFailure> failures = failures_;
-  const bool noticed_only = std::ranges::all_of(failures, [](const RankFailure& failure) {
-    return !failure.died &&
-           (failure.code == ErrorCode::kPeerLost || failure.code == ErrorCode::kTimeout ||
-            failure.code == ErrorCode::kTransport);
-  });
-  if (noticed_only) {
-    for (const LossRecord& loss : losses_) {
-      failures.push_back(
-          {loss.rank, ErrorCode::kPeerLost, loss.how + ": the others could not go on", true});
-    }
-  }
-  throw_cause(failures);
+void Supervisor::kill_all() noexcept {
+  for (Child& child : children_) end_process(child);
 }
 
-void Supervisor::kill_all() noexcept {
-  for (Child& child : children_) {
-    if (!child.running) continue;
-    kill(child.pid, SIGKILL);
-    while (waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
-    }
-    child.running = false;
-    if (!child.lost) --num_running_;
+void Supervisor::end_process(Child& child) noexcept {
+  if (!child.running) return;
+  kill(child.pid, SIGKILL);
+  while (waitpid(child.pid, nullptr, 0) < 0 && errno == EINTR) {
   }
+  child.running = false;
+  if (!child.lost) --num_running_;
 }
 
 }  // namespace

@@ -142,7 +142,7 @@ RanksResult run_threads(const RunPlan& plan, const ProgressLine& progress) {
   }
   watch(desk, snapshots);
   threads.clear();  // joins
-  return {collector.take(), {}, {}};
+  return {collector.take(), {}, {}, {}};
 }
 
 }  // namespace swiftbalancer::engine

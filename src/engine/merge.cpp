@@ -11,6 +11,20 @@ namespace {
 
 [[noreturn]] void broken(const std::string& message) { throw Error(ErrorCode::kInternal, message); }
 
+// The loss of the rank that served a request, or null if that rank was not lost.
+LossRecord* loss_of(const Request& request, RunRecord& run) {
+  const auto next = std::ranges::find_if(run.memberships, [&](const MembershipRecord& each) {
+    return each.first_step > request.arrival_step;
+  });
+  const MembershipRecord& served = *std::prev(next);
+  const std::int32_t rank =
+      served.live_ranks[static_cast<std::size_t>(request.id) % served.live_ranks.size()];
+  const auto loss = std::ranges::find_if(run.losses, [&](const LossRecord& each) {
+    return each.rank == rank && each.membership >= served.number;
+  });
+  return loss == run.losses.end() ? nullptr : &*loss;
+}
+
 void merge_outputs(std::span<const RankRecord> ranks, RunRecord& run) {
   run.outputs.assign(run.traffic.requests.size(), {});
   for (const RankRecord& rank : ranks) {
@@ -18,25 +32,17 @@ void merge_outputs(std::span<const RankRecord> ranks, RunRecord& run) {
       run.outputs.at(static_cast<std::size_t>(rank.output_requests[i])) = rank.outputs[i];
     }
   }
-  for (LossRecord& loss : run.losses) {
+  for (const LossRecord& loss : run.losses) {
     for (std::size_t i = 0; i < loss.outputs.size(); ++i)
       run.outputs.at(static_cast<std::size_t>(loss.answered_requests[i])) = loss.outputs[i];
-    for (const Request& request : run.traffic.requests) {
-      const bool his = request.id % run.shape.num_ranks == loss.rank;
-      if (his && run.outputs[static_cast<std::size_t>(request.id)].empty())
-        loss.lost_requests.push_back(request.id);
-    }
   }
-  const auto lost = [&](std::size_t request) {
-    return std::any_of(run.losses.begin(), run.losses.end(), [&](const LossRecord& loss) {
-      return std::find(loss.lost_requests.begin(), loss.lost_requests.end(),
-                       static_cast<std::int32_t>(request)) != loss.lost_requests.end();
-    });
-  };
-  for (std::size_t i = 0; i < run.outputs.size(); ++i) {
-    if (run.outputs[i].empty() && !lost(i))
-      broken("request " + std::to_string(i) + " was not answered");
-    run.output_tokens += static_cast<std::int64_t>(run.outputs[i].size());
+  for (const Request& request : run.traffic.requests) {
+    const auto& output = run.outputs[static_cast<std::size_t>(request.id)];
+    run.output_tokens += static_cast<std::int64_t>(output.size());
+    if (!output.empty()) continue;
+    LossRecord* loss = loss_of(request, run);
+    if (loss == nullptr) broken("request " + std::to_string(request.id) + " was not answered");
+    loss->lost_requests.push_back(request.id);
   }
 }
 
@@ -101,8 +107,15 @@ void check_conservation(const ClusterShape& shape, const RunRecord& run, Placeme
       const std::size_t row = (step - 1) * layers + layer;
       const auto held = placement.layer(static_cast<int>(layer));
       std::fill(received.begin(), received.end(), 0U);
-      for (std::size_t p = 0; p < slots; ++p)
-        received[static_cast<std::size_t>(held[p])] += run.slot_tokens[row * slots + p];
+      for (std::size_t p = 0; p < slots; ++p) {
+        const std::uint32_t tokens = run.slot_tokens[row * slots + p];
+        if (held[p] != kEmptySlot) {
+          received[static_cast<std::size_t>(held[p])] += tokens;
+        } else if (tokens != 0) {
+          broken("step " + std::to_string(step) + ", layer " + std::to_string(layer) + ", slot " +
+                 std::to_string(p) + " is empty and received tokens");
+        }
+      }
       if (!std::equal(received.begin(), received.end(),
                       run.expert_tokens.begin() + static_cast<std::ptrdiff_t>(row * experts))) {
         broken("step " + std::to_string(step) + ", layer " + std::to_string(layer) +
@@ -182,10 +195,7 @@ void merge_health_and_waits(const RankRecord& rank, bool first, RunRecord& run) 
   add_balancing(rank.balancing, first, run.balancing);
   run.verified_commits += rank.verified_commits;
   for (const auto& [term, ns] : rank.critical_ns) run.critical_ns[term] += ns;
-  if (run.healthy && !rank.healthy) {
-    run.healthy = false;
-    run.health_reason = "rank " + std::to_string(rank.rank) + ": " + rank.health_reason;
-  }
+  add_health(rank.rank, rank.healthy, rank.health_reason, run.healthy, run.health_reason);
 }
 
 }  // namespace
@@ -201,8 +211,12 @@ Placement placement_after(Placement placement, std::span<const CommitRecord> com
 void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunRecord& run) {
   check_agreement(ranks);
   run.steps = ranks.front().steps;
-  run.commits = ranks.front().commits;
-  run.generations = ranks.front().generations;
+  const RankRecord& oldest = *std::ranges::min_element(ranks, {}, &RankRecord::first_step);
+  run.commits = oldest.commits;
+  run.generations = oldest.generations;
+  run.counted_since.assign(static_cast<std::size_t>(shape.num_ranks()), 0);
+  for (const RankRecord& rank : ranks)
+    run.counted_since[static_cast<std::size_t>(rank.rank)] = rank.first_step;
   const auto& starts = ranks.front().step_start_ns;
   for (std::size_t s = 0; s + 1 < starts.size(); ++s)
     run.step_time_ns.push_back(starts[s + 1] - starts[s]);

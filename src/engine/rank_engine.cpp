@@ -44,29 +44,30 @@ BalancerConfig balancer_config(const RunPlan& plan, const RankContext& context) 
   return config;
 }
 
-bool lost_others(ErrorCode code) {
-  return code == ErrorCode::kPeerLost || code == ErrorCode::kTimeout ||
-         code == ErrorCode::kTransport;
-}
-
 class RankEngine {
  public:
   RankEngine(const RunPlan& plan, RankContext context)
       : plan_(plan),
         model_(*plan.model),
         context_(std::move(context)),
-        memory_(model_, *plan.shape, plan.initial, context_.rank),
-        balancer_(*plan.shape, balancer_config(plan, context_), std::move(context_.balancer)),
+        memory_(model_, *plan.shape, context_.joins ? nullptr : &plan.initial, context_.rank),
+        owned_balancer_(context_.joins ? join() : start()),
+        balancer_(*owned_balancer_),
         shape_(balancer_.shape()),
-        scheduler_(model_, plan.traffic, context_.rank, shape_.num_ranks(),
-                   plan.options.max_batch_tokens),
-        log_(shape_, start_balancer()),
+        scheduler_(model_, plan.traffic, plan.options.max_batch_tokens),
+        log_(shape_, balancer_.expert_bytes(0)),
         exchange_(std::in_place, shape_, model_.info(), *context_.exchange,
                   plan.options.balancer.deadline),
         clock_(make_device(), context_.rank) {}
 
   void run() {
     record_.rank = context_.rank;
+    if (context_.joins) {
+      resume();
+      record_.first_step = step_;
+    } else {
+      scheduler_.share(0, context_.rank, shape_.num_ranks());
+    }
     while (true) {
       serve();
       if (finish(step_ - 1)) return;
@@ -76,10 +77,12 @@ class RankEngine {
 
  private:
   void serve();
-  void serve_steps();
+  bool serve_steps();
   void recover();
+  void resume();
   void keep_rows(std::uint64_t steps);
-  std::size_t start_balancer();
+  std::unique_ptr<Balancer> start();
+  std::unique_ptr<Balancer> join();
   std::unique_ptr<TimedDevice> make_device();
   bool begin_step(std::uint64_t step);
   void after_commits(std::uint64_t step);
@@ -96,7 +99,8 @@ class RankEngine {
   const Model& model_;
   RankContext context_;
   SlotMemory memory_;  // outlives the balancer
-  Balancer balancer_;
+  const std::unique_ptr<Balancer> owned_balancer_;
+  Balancer& balancer_;
   const ClusterShape& shape_;  // of the live ranks
   Scheduler scheduler_;
   BalancerLog log_;
@@ -117,15 +121,16 @@ class RankEngine {
 void RankEngine::serve() {
   while (true) {
     try {
-      return serve_steps();
+      if (serve_steps()) return;
     } catch (const Error& error) {
       if (!lost_others(error.code()) || !context_.next_membership) throw;
-      recover();
     }
+    recover();
   }
 }
 
-void RankEngine::serve_steps() {
+// @returns false when the run goes on with other ranks.
+bool RankEngine::serve_steps() {
   for (; begin_step(step_); ++step_) {
     forward();
     clock_.head(batch_->num_yields);
@@ -134,7 +139,12 @@ void RankEngine::serve_steps() {
     report(step_);
     receive();
     tell(step_);
+    if (context_.membership_changes && context_.membership_changes()) {
+      ++step_;
+      return false;
+    }
   }
+  return true;
 }
 
 // The step under way is given up: what it has appended to caches and counts is taken back, and its
@@ -142,18 +152,28 @@ void RankEngine::serve_steps() {
 void RankEngine::recover() {
   keep_rows(step_ - 1);
   scheduler_.abandon();
+  // Closed, so that nobody waits for this rank in a step that it does not make.
+  exchange_.reset();
+  context_.exchange.reset();
   while (true) {
     Membership membership = context_.next_membership();
     const Status status =
         balancer_.reconfigure(membership.live_ranks, std::move(membership.balancer));
-    if (lost_others(status.code())) continue;
-    status.throw_if_failed();
-    exchange_.reset();
+    if (try_others(status)) continue;
+    log_.add(balancer_.steps_begun(), balancer_.events());
+    log_.renumber(shape_);
     context_.exchange = std::move(membership.exchange);
     exchange_.emplace(shape_, model_.info(), *context_.exchange, plan_.options.balancer.deadline);
     break;
   }
+  resume();
+}
+
+// All live ranks go on from the same step, with the requests shared anew.
+void RankEngine::resume() {
   step_ = balancer_.steps_begun() + 1;
+  scheduler_.share(step_ - 1, balancer_.rank(), shape_.num_ranks());
+  if (context_.resumed && balancer_.rank() == 0) context_.resumed(step_);
   keep_rows(step_ - 1);
   record_.resumed_step = step_;
   record_.resumed_placement.clear();
@@ -172,12 +192,30 @@ void RankEngine::keep_rows(std::uint64_t steps) {
   record_.routed_tokens.resize(rows * static_cast<std::size_t>(shape_.num_logical_experts()));
 }
 
-// @returns bytes of one expert.
-std::size_t RankEngine::start_balancer() {
-  memory_.register_with(balancer_);
-  balancer_.start(plan_.initial);
-  balancer_.set_mode(plan_.options.mode);
-  return balancer_.expert_bytes(0);
+std::unique_ptr<Balancer> RankEngine::start() {
+  auto balancer = std::make_unique<Balancer>(*plan_.shape, balancer_config(plan_, context_),
+                                             std::move(context_.balancer));
+  memory_.register_with(*balancer);
+  balancer->start(plan_.initial);
+  balancer->set_mode(plan_.options.mode);
+  return balancer;
+}
+
+// The others tell the mode.
+std::unique_ptr<Balancer> RankEngine::join() {
+  while (true) {
+    Membership membership = context_.next_membership();
+    auto balancer =
+        std::make_unique<Balancer>(*plan_.shape, balancer_config(plan_, context_),
+                                   std::move(membership.balancer), membership.live_ranks);
+    memory_.register_with(*balancer);
+    const Status status = balancer->join();
+    if (lost_others(status.code())) continue;
+    status.throw_if_failed();
+    balancer->set_mode(balancer->health().mode);
+    context_.exchange = std::move(membership.exchange);
+    return balancer;
+  }
 }
 
 std::unique_ptr<TimedDevice> RankEngine::make_device() {

@@ -38,6 +38,7 @@ struct RankContext {
   int rank = 0;
   std::unique_ptr<Transport> exchange;  ///< For dispatch and combine, this thread.
   std::unique_ptr<Transport> balancer;  ///< For the balancer's worker.
+  bool joins = false;  ///< A run at work, with next_membership() and in place of these transports.
   std::function<void(std::uint64_t step, const std::string& line)> progress;  ///< Rank 0 only.
   std::function<void(const std::string& line)> log;  ///< Of the balancer; rank 0 only.
   /// What the parent has sent since the last call; does not wait. Empty: it never sends anything.
@@ -46,11 +47,15 @@ struct RankContext {
   std::function<void(const RankSnapshot& snapshot)> snapshot;
   /// Takes the number of a step made. Empty: nobody counts.
   std::function<void(std::uint64_t step)> stepped;
+  /// Takes the first step of a membership that was entered, before that step. Empty: nobody asks.
+  std::function<void(std::uint64_t first_step)> resumed;
   /// Takes requests answered since the last call. Empty: the record is enough.
   std::function<void(std::span<const Output> outputs)> answered;
   /// Waits for the live ranks of a new membership. @throws Error when there will be none for this
   /// rank. Empty: a lost rank ends the run.
   std::function<Membership()> next_membership;
+  /// Whether there is a new one already: the run goes on with it after this step.
+  std::function<bool()> membership_changes;
   /// Takes the rank's record; returns true when all ranks are done, false when others were lost
   /// meanwhile and the run goes on. Until then this rank's transports stay open, since a closed one
   /// looks like a lost rank to those that still wait.

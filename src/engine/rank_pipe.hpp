@@ -22,6 +22,8 @@ enum class FrameKind : std::uint32_t {
   kLog,       ///< A line of the balancer.
   kSnapshot,  ///< A RankSnapshot, now and then, if somebody watches the run.
   kStep,      ///< A step is made; the lowest live rank tells.
+  kResumed,   ///< A membership is entered and `step` is its first one; the content is its number.
+              ///< The lowest live rank tells, before that step.
   kAnswers,   ///< Requests answered since the last time, as in a RankRecord.
   kWaiting,   ///< The rank waits in vain for others; `step` is its membership.
   kRecord,    ///< The rank's record: it is done and waits to be released. `step` is its membership.
@@ -29,6 +31,7 @@ enum class FrameKind : std::uint32_t {
   // From the parent to a rank.
   kMode,        ///< The BalancingMode that the rank shall ask for, one byte.
   kMembership,  ///< A MembershipNotice.
+  kCorrupt,     ///< A byte of the next packet set that comes in shall be changed.
 };
 
 struct FrameHeader {

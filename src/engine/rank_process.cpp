@@ -3,6 +3,11 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
+
+#include "engine/corrupting_transport.hpp"
+
 namespace swiftbalancer::engine {
 namespace {
 
@@ -18,11 +23,32 @@ bool wait_for_release(MembershipInbox& inbox, int released) {
   return false;
 }
 
+// In front of the balancer's transports of a rank whose packets the run is to corrupt.
+class PacketFault {
+ public:
+  PacketFault(const RunPlan& plan, int rank)
+      : wanted_(std::ranges::any_of(plan.options.faults, [rank](const Fault& fault) {
+          return fault.kind == FaultKind::kCorrupt && fault.rank == rank;
+        })) {}
+  std::unique_ptr<Transport> in_front_of(std::unique_ptr<Transport> transport) {
+    return wanted_ ? make_corrupting_transport(std::move(transport), now_) : std::move(transport);
+  }
+  void strike() { now_ = true; }
+
+ private:
+  bool wanted_;
+  std::atomic<bool> now_{false};
+};
+
 void add_recovery(const RunPlan& plan, MembershipInbox& inbox, FrameWriter& frames,
-                  RankContext& context) {
+                  PacketFault& fault, RankContext& context) {
   context.stepped = [&](std::uint64_t step) {
     frames.write({.kind = FrameKind::kStep, .step = step}, std::string());
   };
+  context.resumed = [&](std::uint64_t first_step) {
+    frames.write({.kind = FrameKind::kResumed, .step = first_step}, std::to_string(inbox.number()));
+  };
+  context.membership_changes = [&] { return inbox.changed(); };
   context.answered = [&](std::span<const Output> outputs) {
     RankRecord part;
     for (const Output& output : outputs) {
@@ -32,9 +58,10 @@ void add_recovery(const RunPlan& plan, MembershipInbox& inbox, FrameWriter& fram
     frames.write({.kind = FrameKind::kAnswers}, encode(part));
   };
   const auto limit = 2 * plan.options.balancer.deadline + kNoticeGrace;
-  context.next_membership = [&inbox, &frames, limit] {
+  context.next_membership = [&inbox, &frames, &fault, limit] {
     frames.write({.kind = FrameKind::kWaiting, .step = inbox.number()}, std::string());
     Membership membership = inbox.next(limit);
+    membership.balancer = fault.in_front_of(std::move(membership.balancer));
     frames.write({.kind = FrameKind::kOpened, .step = inbox.number()}, std::string());
     return membership;
   };
@@ -44,28 +71,36 @@ void add_recovery(const RunPlan& plan, MembershipInbox& inbox, FrameWriter& fram
 
 bool survives_losses(const RunPlan& plan) { return plan.options.device == DeviceKind::kNone; }
 
-void run_rank_process(const RunPlan& plan, int rank, const std::string& exchange,
-                      const std::string& balancer, FrameWriter& frames, FrameReader& notices,
-                      int released) {
+void run_rank_process(const RunPlan& plan, int rank, const GroupNames& groups, FrameWriter& frames,
+                      FrameReader& notices, int released) {
   int exit_code = 0;
   try {
     MembershipInbox inbox(rank, notices);
+    PacketFault fault(plan, rank);  // outlives the transports
     RankContext context;
     context.rank = rank;
-    context.exchange = open_shm_transport(exchange, rank);
-    context.balancer = open_shm_transport(balancer, rank);
-    frames.write({.kind = FrameKind::kOpened}, std::string());
+    context.joins = groups.exchange.empty();
+    if (!context.joins) {
+      context.exchange = open_shm_transport(groups.exchange, rank);
+      context.balancer = fault.in_front_of(open_shm_transport(groups.balancer, rank));
+      frames.write({.kind = FrameKind::kOpened}, std::string());
+    }
     context.progress = [&](std::uint64_t step, const std::string& line) {
       frames.write({.kind = FrameKind::kProgress, .step = step}, line);
     };
     context.log = [&](const std::string& line) { frames.write({.kind = FrameKind::kLog}, line); };
-    context.receive = [&](const FrameHandler& handle) { inbox.read(handle); };
+    context.receive = [&](const FrameHandler& handle) {
+      inbox.read([&](const FrameHeader& header, std::span<const std::byte> content) {
+        if (header.kind == FrameKind::kCorrupt) fault.strike();
+        handle(header, content);
+      });
+    };
     if (plan.options.control != nullptr) {
       context.snapshot = [&](const RankSnapshot& snapshot) {
         frames.write({.kind = FrameKind::kSnapshot}, encode(snapshot));
       };
     }
-    if (survives_losses(plan)) add_recovery(plan, inbox, frames, context);
+    if (survives_losses(plan)) add_recovery(plan, inbox, frames, fault, context);
     context.deliver = [&](const RankRecord& record) {
       frames.write({.kind = FrameKind::kRecord, .step = inbox.number()}, encode(record));
       return wait_for_release(inbox, released);

@@ -57,6 +57,7 @@ struct BalancingRecord {
   BalancingMode mode = BalancingMode::kOn;
   bool planner_running = true;
   std::int32_t planner_restarts = 0;
+  std::uint64_t failures = 0;
   std::uint32_t membership = 0;
   std::uint64_t planner_resets = 0;
   std::uint64_t dropped_samples = 0;
@@ -104,19 +105,30 @@ struct RankRecord {
   std::uint64_t verified_commits = 0;
   bool healthy = true;
   std::string health_reason;
+  std::uint64_t first_step = 1;                 ///< Later for a rank that joined.
   std::uint64_t resumed_step = 1;               ///< The first one after the last reconfiguration.
   std::vector<std::int32_t> resumed_placement;  ///< [num_moe_layers, slots of the live ranks]
                                                 ///< served then; empty: never reconfigured.
 };
 
+/// Who served from a step on. A request is served by one of the ranks that were live in the step of
+/// its arrival: live_ranks[id % number of them].
+struct MembershipRecord {
+  std::uint32_t number = 0;
+  std::uint64_t first_step = 1;          ///< 0: never entered.
+  std::vector<std::int32_t> live_ranks;  ///< Numbers of the first shape, ascending.
+};
+
 /// A rank that was lost while the others went on.
 struct LossRecord {
   std::int32_t rank = 0;
-  std::uint64_t step = 0;  ///< The last one reported before.
-  std::string how;         ///< "was killed by signal 9 (Killed)", ...
+  std::uint32_t membership = 0;  ///< That it was lost from.
+  std::uint64_t step = 0;        ///< The last one reported before.
+  std::string how;               ///< "was killed by signal 9 (Killed)", ...
   std::vector<std::int32_t> answered_requests;
   std::vector<std::vector<std::int32_t>> outputs;  ///< Of answered_requests.
-  std::vector<std::int32_t> lost_requests;         ///< Never answered. Filled in by merge().
+  std::vector<std::int32_t> lost_requests;         ///< Had arrived there and were never answered.
+                                                   ///< Filled in by merge().
 };
 
 std::vector<std::byte> encode(const RankRecord& record);
@@ -129,6 +141,7 @@ RankSnapshot decode_rank_snapshot(std::span<const std::byte> bytes);
 struct RunRecord {
   // What ran.
   std::string model_folder;
+  std::string checkpoint;  ///< Digest of what is in the folder.
   ModelInfo model;
   std::size_t expert_bytes = 0;
   ShapeOptions shape;       ///< Enough to build the ClusterShape again.
@@ -142,6 +155,7 @@ struct RunRecord {
   HardwareProfile hardware;  ///< With a timed device.
   int token_scale = 1;
   // What came out.
+  std::vector<MembershipRecord> memberships;  ///< Those entered, in order; the first: all ranks.
   std::vector<LossRecord> losses;   ///< In order. With any, counts of lost ranks are missing.
   std::vector<std::string> faults;  ///< Injected ones: what came of each, a line.
   double wall_seconds = 0.0;
@@ -159,12 +173,14 @@ struct RunRecord {
       critical_ns;  ///< Virtual time of the critical path by term; sums to the run's time.
   std::vector<CommitRecord> commits;
   std::vector<GenerationRecord> generations;
+  std::vector<std::uint64_t> counted_since;  ///< [num_ranks] first step whose counts are known; 0:
+                                             ///< none are, the rank was lost.
   WaitRecord waits;           ///< Counts summed over ranks, times of the rank that waited most.
-  BalancingRecord balancing;  ///< Agreed values of the lowest rank; planner_restarts,
-                              ///< dropped_samples and experts_loaded summed over ranks.
+  BalancingRecord balancing;  ///< Agreed values of the longest-serving rank; planner_restarts,
+                              ///< failures, dropped_samples and experts_loaded summed over ranks.
   std::uint64_t verified_commits = 0;  ///< Layers compared after commits, on all ranks.
-  bool healthy = true;
-  std::string health_reason;
+  bool healthy = true;                 ///< As the run ended.
+  std::string health_reason;           ///< Why not; what it has recovered from where it is.
 };
 
 /// What is served once `commits` have followed, in order, on a placement.

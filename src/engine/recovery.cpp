@@ -24,6 +24,17 @@ MembershipNotice decode_membership_notice(std::span<const std::byte> bytes) {
   return notice;
 }
 
+bool lost_others(ErrorCode code) {
+  return code == ErrorCode::kPeerLost || code == ErrorCode::kTimeout ||
+         code == ErrorCode::kTransport;
+}
+
+bool try_others(const Status& status) {
+  if (lost_others(status.code()) || status.code() == ErrorCode::kInvalidArgument) return true;
+  status.throw_if_failed();
+  return false;
+}
+
 void MembershipInbox::take() {
   frames_.read([&](const FrameHeader& header, std::span<const std::byte> content) {
     if (header.kind == FrameKind::kMembership) {

@@ -34,6 +34,13 @@ struct Membership {
   std::unique_ptr<Transport> exchange, balancer;
 };
 
+/// Whether an error tells that other ranks are gone, or the way to them.
+bool lost_others(ErrorCode code);
+/// Whether a change of membership has come to nothing and another follows. A rank that joins and
+/// was started differently is refused by all: it ends, and the others go on.
+/// @throws Error: the status is any other failure.
+bool try_others(const Status& status);
+
 class MembershipInbox {
  public:
   MembershipInbox(int rank, FrameReader& frames) : rank_(rank), frames_(frames) {}

@@ -16,6 +16,13 @@ void set_nonblocking(int fd) {
     throw Error(ErrorCode::kIo, std::string("cannot set up a pipe: ") + std::strerror(errno));
 }
 
+void add_counters(const BalancingRecord& rank, BalancingRecord& sum) {
+  sum.planner_restarts += rank.planner_restarts;
+  sum.failures += rank.failures;
+  sum.dropped_samples += rank.dropped_samples;
+  sum.experts_loaded += rank.experts_loaded;
+}
+
 }  // namespace
 
 void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum) {
@@ -24,9 +31,23 @@ void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum
     return;
   }
   sum.planner_running = sum.planner_running && rank.planner_running;
-  sum.planner_restarts += rank.planner_restarts;
-  sum.dropped_samples += rank.dropped_samples;
-  sum.experts_loaded += rank.experts_loaded;
+  // Agreed by all, but a rank that has joined knows only what came since.
+  sum.planner_resets = std::max(sum.planner_resets, rank.planner_resets);
+  sum.moves = std::max(sum.moves, rank.moves);
+  sum.migrated_bytes = std::max(sum.migrated_bytes, rank.migrated_bytes);
+  if (rank.plan_step > sum.plan_step) {
+    sum.plan_step = rank.plan_step;
+    sum.plan_imbalance_before = rank.plan_imbalance_before;
+    sum.plan_imbalance_after = rank.plan_imbalance_after;
+  }
+  add_counters(rank, sum);
+}
+
+void add_health(int rank, bool rank_ok, const std::string& rank_reason, bool& ok,
+                std::string& reason) {
+  if (rank_reason.empty() || (rank_ok && !reason.empty()) || !ok) return;
+  ok = rank_ok;
+  reason = "rank " + std::to_string(rank) + ": " + rank_reason;
 }
 
 ControlDesk::ControlDesk(RunControl* control, int num_ranks)
@@ -36,8 +57,11 @@ FrameReader ControlDesk::connect(int rank) {
   Pipe pipe = make_pipe();
   set_nonblocking(pipe.read.get());
   set_nonblocking(pipe.write.get());
-  ranks_[static_cast<std::size_t>(rank)].down =
-      std::make_unique<FrameWriter>(std::move(pipe.write));
+  Rank& to = ranks_[static_cast<std::size_t>(rank)];
+  to = {};
+  to.live = true;
+  to.number = num_connected_++;
+  to.down = std::make_unique<FrameWriter>(std::move(pipe.write));
   return FrameReader(std::move(pipe.read));
 }
 
@@ -47,8 +71,21 @@ void ControlDesk::tell(int rank, FrameHeader header, std::span<const std::byte> 
 }
 
 void ControlDesk::lose(int rank) {
-  ranks_[static_cast<std::size_t>(rank)].live = false;
+  Rank& lost = ranks_[static_cast<std::size_t>(rank)];
+  if (!lost.live) return;
+  lost.live = false;
+  gone_.push_back(lost.last);
   publish();
+}
+
+void ControlDesk::add_counts(const RankSnapshot& rank, RunSnapshot& run) {
+  run.tokens += rank.tokens;
+  for (std::size_t layer = 0; layer < run.layer_tokens.size(); ++layer)
+    run.layer_tokens[layer] += rank.layer_tokens[layer];
+  run.waits.for_packets += rank.waits.for_packets;
+  run.waits.for_plans += rank.waits.for_plans;
+  run.waits.for_copies += rank.waits.for_copies;
+  run.waits.wait_ns += rank.waits.wait_ns;
 }
 
 // Every rank is told: which of them counts is the agreement's business.
@@ -83,6 +120,9 @@ void ControlDesk::publish() {
   if (std::any_of(ranks_.begin(), ranks_.end(),
                   [&](const Rank& r) { return r.live && r.last.step != run.step; }))
     return;
+  const auto oldest = std::min_element(ranks_.begin(), ranks_.end(), [](auto& a, auto& b) {
+    return a.live != b.live ? a.live : a.number < b.number;
+  });
   const std::size_t layers = live->last.layer_tokens.size();
   run.layer_tokens.assign(layers, 0);
   std::vector<std::vector<double>> loads(layers);
@@ -91,27 +131,25 @@ void ControlDesk::publish() {
     const RankSnapshot& last = rank.last;
     rank.shown.layer_tokens.resize(layers);
     for (std::size_t layer = 0; layer < layers; ++layer) {
-      run.layer_tokens[layer] += last.layer_tokens[layer];
       loads[layer].push_back(
           static_cast<double>(last.layer_tokens[layer] - rank.shown.layer_tokens[layer]));
     }
-    run.tokens += last.tokens;
-    run.waits.for_packets += last.waits.for_packets;
-    run.waits.for_plans += last.waits.for_plans;
-    run.waits.for_copies += last.waits.for_copies;
-    run.waits.wait_ns += last.waits.wait_ns;
+    add_counts(last, run);
     add_balancing(last.balancing, run.num_ranks++ == 0, run.balancing);
-    if (run.healthy && !last.healthy) {
-      run.healthy = false;
-      run.health_reason = "rank " + std::to_string(last.rank) + ": " + last.health_reason;
-    }
-    if (&rank == &*live) {
+    add_health(last.rank, last.healthy, last.health_reason, run.healthy, run.health_reason);
+    if (&rank == &*oldest) {
       run.commits = last.commits;
       run.generations = last.generations;
     }
     rank.last.commits.clear();
     rank.last.generations.clear();
     rank.shown = rank.last;
+  }
+  // What lost ranks have counted happened all the same: no sum ever falls.
+  for (const RankSnapshot& rank : gone_) {
+    if (rank.layer_tokens.size() != layers) continue;  // lost before its first
+    add_counts(rank, run);
+    add_counters(rank.balancing, run.balancing);
   }
   for (const auto& layer : loads) {
     const bool any = std::any_of(layer.begin(), layer.end(), [](double load) { return load > 0; });

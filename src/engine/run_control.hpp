@@ -28,7 +28,7 @@ struct RunSnapshot {
   std::vector<double> layer_imbalance;  ///< [num_moe_layers] since the last snapshot; 0: unknown.
   WaitRecord waits;                     ///< Summed over ranks, times too.
   BalancingRecord balancing;            ///< As in RunRecord.
-  bool healthy = true;
+  bool healthy = true;                  ///< As in RunRecord, with the next.
   std::string health_reason;
   std::vector<CommitRecord> commits;          ///< Since the last snapshot.
   std::vector<GenerationRecord> generations;  ///< Ended since the last snapshot.
@@ -52,12 +52,13 @@ class ControlDesk {
   /// @param control null: nobody watches or steers; else outlives this.
   ControlDesk(RunControl* control, int num_ranks);
 
-  /// Makes the pipe down to a rank. @returns the rank's end, which does not block.
+  /// Makes the pipe down to a rank, for each process of it anew. @returns the rank's end, which
+  /// does not block.
   FrameReader connect(int rank);
   /// Sends a rank a frame of at most PIPE_BUF bytes. Never waits: a rank that has read nothing for
   /// very long gets no more.
   void tell(int rank, FrameHeader header, std::span<const std::byte> content);
-  /// The snapshots of this rank are waited for no more.
+  /// The snapshots of this rank are waited for no more; what it has counted stays in the sums.
   void lose(int rank);
 
   int fd() const { return control_ == nullptr ? -1 : control_->fd(); }
@@ -68,17 +69,25 @@ class ControlDesk {
 
  private:
   struct Rank {
-    bool live = true;
+    bool live = false;
+    int number = 0;  // in order of connecting
     std::unique_ptr<FrameWriter> down;
     RankSnapshot last, shown;  // the latest, and that of the last RunSnapshot
   };
+  static void add_counts(const RankSnapshot& rank, RunSnapshot& run);
   void publish();
 
   RunControl* control_;
   std::vector<Rank> ranks_;
+  int num_connected_ = 0;
+  std::vector<RankSnapshot> gone_;  // the last ones of processes that were lost
 };
 
-/// Adds a rank's part to that of the ranks before it (the first part is taken as it is).
+/// The same for health: the first rank that is not well decides, else the first that has recovered.
+void add_health(int rank, bool rank_ok, const std::string& rank_reason, bool& ok,
+                std::string& reason);
+/// Adds a rank's part to that of the ranks before it (the first part is taken as it is): counts of
+/// its own are summed, of agreed ones the longest is kept.
 void add_balancing(const BalancingRecord& rank, bool first, BalancingRecord& sum);
 
 }  // namespace swiftbalancer::engine

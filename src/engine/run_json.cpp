@@ -27,6 +27,7 @@ Json step_or_null(std::uint64_t step) { return step == 0 ? Json(nullptr) : Json(
 
 Json model_json(const RunRecord& run) {
   return {{"folder", run.model_folder},
+          {"checkpoint", run.checkpoint},
           {"family", run.model.family},
           {"num_moe_layers", run.model.num_moe_layers},
           {"num_logical_experts", run.model.num_logical_experts},
@@ -127,6 +128,7 @@ Json health_json(const RunRecord& run) {
   const Json age = balancing.plan_step == 0 ? Json(nullptr) : Json(run.steps - balancing.plan_step);
   return {{"ok", run.healthy},
           {"reason", run.health_reason},
+          {"failures", balancing.failures},
           {"mode", kModes[static_cast<std::size_t>(balancing.mode)]},
           {"membership", balancing.membership},
           {"planner_running", balancing.planner_running},
@@ -145,6 +147,13 @@ Json losses_json(const RunRecord& run) {
                     {"how", loss.how},
                     {"lost_requests", loss.lost_requests}});
   }
+  return json;
+}
+
+Json memberships_json(const RunRecord& run) {
+  Json json = Json::array();
+  for (const MembershipRecord& membership : run.memberships)
+    json.push_back({{"first_step", membership.first_step}, {"live_ranks", membership.live_ranks}});
   return json;
 }
 
@@ -208,6 +217,7 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
                        {"after", figures.after}};
   json["health"] = health_json(run);
   json["losses"] = losses_json(run);
+  json["memberships"] = memberships_json(run);
   json["request_digests"] = run.request_digests;
   json["faults"] = run.faults;
   return json;

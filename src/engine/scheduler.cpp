@@ -6,14 +6,20 @@
 
 namespace swiftbalancer::engine {
 
-Scheduler::Scheduler(const Model& model, const Traffic& traffic, int rank, int num_ranks,
-                     int max_batch_tokens)
+Scheduler::Scheduler(const Model& model, const Traffic& traffic, int max_batch_tokens)
     : model_(model),
       traffic_(traffic),
       max_batch_tokens_(max_batch_tokens),
-      logits_(static_cast<std::size_t>(model.info().vocab_size)) {
-  for (const Request& request : traffic.requests) {
-    if (request.id % num_ranks == rank) mine_.push_back(&request);
+      logits_(static_cast<std::size_t>(model.info().vocab_size)) {}
+
+void Scheduler::share(std::uint64_t after, int rank, int num_ranks) {
+  const auto to_come = [after](const Request* request) { return request->arrival_step > after; };
+  // A step that was given up before any rank began it may have admitted some already.
+  std::erase_if(active_, [&](const Active& active) { return to_come(active.request); });
+  std::erase_if(mine_, to_come);
+  next_ = std::min(next_, mine_.size());
+  for (const Request& request : traffic_.requests) {
+    if (to_come(&request) && request.id % num_ranks == rank) mine_.push_back(&request);
   }
 }
 

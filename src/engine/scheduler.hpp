@@ -33,9 +33,12 @@ struct Output {
 
 class Scheduler {
  public:
-  /// Serves the requests with id % num_ranks == rank.
-  Scheduler(const Model& model, const Traffic& traffic, int rank, int num_ranks,
-            int max_batch_tokens);
+  /// Serves nothing until share().
+  Scheduler(const Model& model, const Traffic& traffic, int max_batch_tokens);
+
+  /// Of the requests that arrive after step `after`, serves those with id % num_ranks == rank, from
+  /// now on; what has arrived stays where it is. Between steps, or after abandon().
+  void share(std::uint64_t after, int rank, int num_ranks);
 
   /// The batch of a step; valid until the next call.
   const Batch& plan(std::uint64_t step);

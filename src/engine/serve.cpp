@@ -8,6 +8,7 @@
 #include <swiftbalancer/policy.hpp>
 
 #include "engine/launch.hpp"
+#include "io/checkpoint_digest.hpp"
 #include "io/placement_file.hpp"
 #include "io/text_file.hpp"
 
@@ -28,6 +29,9 @@ void check_fault(const ServeOptions& options, const Fault& fault) {
     refuse("faults are for rank processes; serve with transport shm");
   if (fault.rank >= options.num_ranks)
     refuse("there are ranks 0 to " + std::to_string(options.num_ranks - 1));
+  const bool recovers = fault.kind == FaultKind::kJoin || fault.kind == FaultKind::kCorrupt;
+  if (recovers && options.device != DeviceKind::kNone)
+    refuse("a run on a timed device ends when a rank is lost; serve with device none");
   if (fault.kind == FaultKind::kKillPlanner && options.balancer.worker != WorkerKind::kProcess)
     refuse("there are no planner processes; serve with worker process");
 }
@@ -92,6 +96,9 @@ RunPlan make_plan(const ServeOptions& options) {
   plan.options = options;
   plan.model = load_model(options.model);
   const ModelInfo& model = plan.model->info();
+  if (plan.options.balancer.checkpoint.empty()) {
+    plan.options.balancer.checkpoint = io::checkpoint_digest(io::Checkpoint::open(options.model));
+  }
   plan.shape_options.num_moe_layers = model.num_moe_layers;
   plan.shape_options.num_logical_experts = model.num_logical_experts;
   plan.shape_options.num_ranks = options.num_ranks;
@@ -131,9 +138,13 @@ RunRecord describe(const RunPlan& plan, bool gated) {
   RunRecord run;
   run.model_folder = plan.options.model;
   run.model = plan.model->info();
+  run.checkpoint = plan.options.balancer.checkpoint;
   for (const auto& part : plan.model->expert_parts(0, 0)) run.expert_bytes += part.size();
   run.shape = plan.shape_options;
   run.initial = plan.initial;
+  run.memberships.emplace_back();
+  for (int rank = 0; rank < plan.options.num_ranks; ++rank)
+    run.memberships.front().live_ranks.push_back(rank);
   run.warm_start = plan.warm_start;
   run.transport = plan.options.transport == TransportKind::kShm ? "shm" : "thread";
   run.traffic = plan.traffic;
@@ -174,6 +185,8 @@ RunRecord serve(const ServeOptions& options) {
                                                         : run_threads(plan, progress);
   run.wall_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  for (MembershipRecord& membership : ranks.memberships)
+    run.memberships.push_back(std::move(membership));
   run.losses = std::move(ranks.losses);
   run.faults = std::move(ranks.faults);
   merge(ranks.records, *plan.shape, run);

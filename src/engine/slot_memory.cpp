@@ -14,7 +14,7 @@ std::size_t aligned(std::size_t bytes) {
 
 }  // namespace
 
-SlotMemory::SlotMemory(const Model& model, const ClusterShape& shape, const Placement& placement,
+SlotMemory::SlotMemory(const Model& model, const ClusterShape& shape, const Placement* placement,
                        int rank)
     : slots_per_layer_(shape.slots_per_rank(rank)) {
   std::size_t total = kAlignment;
@@ -28,10 +28,10 @@ SlotMemory::SlotMemory(const Model& model, const ClusterShape& shape, const Plac
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     for (int s = 0; s < slots_per_layer_; ++s) {
       Slot slot;
-      const int logical_id =
-          placement.layer(layer)[static_cast<std::size_t>(shape.first_slot(rank) + s)];
+      const auto at = static_cast<std::size_t>(shape.first_slot(rank) + s);
+      const int logical_id = placement == nullptr ? 0 : placement->layer(layer)[at];
       for (const auto& part : model.expert_parts(layer, logical_id)) {
-        std::memcpy(next, part.data(), part.size());
+        if (placement != nullptr) std::memcpy(next, part.data(), part.size());
         slot.parts.push_back({next, part.size()});
         next += aligned(part.size());
       }
@@ -53,6 +53,7 @@ Status verify_slots(const Model& model, const ClusterShape& shape, const Balance
   for (int s = 0; s < shape.slots_per_rank(rank); ++s) {
     const int slot = shape.first_slot(rank) + s;
     const int logical_id = placement[static_cast<std::size_t>(slot)];
+    if (logical_id == kEmptySlot) continue;
     const ExpertParts expected = model.expert_parts(moe_layer_id, logical_id);
     const auto held = balancer.slot_parts(moe_layer_id, s);
     for (std::size_t part = 0; part < expected.size(); ++part) {

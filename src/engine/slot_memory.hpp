@@ -20,7 +20,8 @@ namespace swiftbalancer::engine {
 class SlotMemory {
  public:
   /// Copies the experts of a placement into the rank's slots.
-  SlotMemory(const Model& model, const ClusterShape& shape, const Placement& placement, int rank);
+  /// @param placement null: the slots stay empty, all zero.
+  SlotMemory(const Model& model, const ClusterShape& shape, const Placement* placement, int rank);
   void register_with(Balancer& balancer);
 
  private:

@@ -148,7 +148,12 @@ struct MetricsEndpoint::Impl {
   Followers wait_seconds = counters("wait_seconds_total", "Time of these waits, over all ranks.");
   Followers dropped = counters("dropped_samples_total",
                                "Packet sets whose loads reached no planner, over all ranks.");
-  Gauges healthy = gauges("worker_healthy", "1 while balancing works on all ranks, else 0.");
+  Gauges healthy = gauges("worker_healthy",
+                          "1 while balancing works on all ranks; 0 from a failure until it does "
+                          "again, for good once it is off.");
+  Followers failures =
+      counters("failures_total",
+               "Failures of balancing that ranks have noticed, recovered or not, over all ranks.");
   Gauges planner_running = gauges("planner_running", "1 while every rank's planner runs, else 0.");
   Followers restarts =
       counters("planner_restarts_total", "Planner processes started again, over all ranks.");
@@ -174,7 +179,7 @@ void MetricsEndpoint::begin_run(const std::string& policy, const std::string& mo
   m.transport = transport;
   for (Followers* counters :
        {&m.steps, &m.tokens, &m.load, &m.moves, &m.bytes, &m.waits, &m.wait_seconds, &m.dropped,
-        &m.restarts, &m.reconfigurations, &m.experts_loaded})
+        &m.failures, &m.restarts, &m.reconfigurations, &m.experts_loaded})
     counters->begin_run();
   // A series that is there from the start can be told to stand still.
   m.rebalances.follow("committed", m.ended["committed"]);
@@ -212,6 +217,7 @@ void MetricsEndpoint::update(const MetricsSnapshot& s) {
   m.dropped.follow(s.dropped_samples);
   m.healthy.set(s.healthy ? 1.0 : 0.0);
   m.planner_running.set(s.planner_running ? 1.0 : 0.0);
+  m.failures.follow(s.failures);
   m.restarts.follow(s.planner_restarts);
   for (const std::string& mode : m.modes) m.mode.set(mode, mode == s.mode ? 1.0 : 0.0);
   m.live_ranks.set(s.live_ranks);

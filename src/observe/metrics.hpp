@@ -23,6 +23,7 @@ struct MetricsSnapshot {
   std::map<std::string, double> waits;  ///< By cause.
   double wait_seconds = 0.0;
   double dropped_samples = 0.0;
+  double failures = 0.0;
   double planner_restarts = 0.0;
   double reconfigurations = 0.0;
   // As of now.

@@ -157,9 +157,8 @@ std::string health_warnings(const RunFile& file) {
   for (const Run& run : file.runs) {
     if (run.healthy) continue;
     html += fmt::format(
-        "<p class=\"warning\" role=\"alert\">Balancing stopped in run {}: {}. Serving went on with "
-        "the last "
-        "committed placement.</p>\n",
+        "<p class=\"warning\" role=\"alert\">Balancing was not ok when run {} ended: {}. Serving "
+        "went on with the last committed placement.</p>\n",
         escape_html(run.label), escape_html(run.health_reason));
   }
   return html;
@@ -284,6 +283,15 @@ std::string stall_table(const RunFile& file) {
                rows);
 }
 
+std::string health_words(const Run& run) {
+  std::string text = run.healthy ? "ok" : "not ok: ";
+  if (run.healthy && !run.health_reason.empty()) text += ", recovered from: ";
+  text += escape_html(run.health_reason);
+  for (const auto& [rank, requests] : run.losses)
+    text += fmt::format("; rank {} lost with {} requests", rank, count(requests));
+  return text;
+}
+
 std::string health_table(const RunFile& file) {
   std::vector<Cells> rows;
   for (std::size_t i = 0; i < file.runs.size(); ++i) {
@@ -292,16 +300,15 @@ std::string health_table(const RunFile& file) {
     for (const auto& [result, number] : run.rebalances)
       results +=
           fmt::format("{}{} {}", results.empty() ? "" : ", ", count(number), escape_html(result));
-    rows.push_back({run_name(file, i),
-                    run.healthy ? "ok" : "stopped: " + escape_html(run.health_reason),
+    rows.push_back({run_name(file, i), health_words(run),
                     escape_html(run.mode) + (run.warm_start ? ", warm start" : ""),
                     results.empty() ? "none" : results,
                     run.plan_age_steps ? count(*run.plan_age_steps) + " steps" : "n/a",
                     run.planner_running ? "running" : "down", count(run.planner_restarts),
-                    count(run.dropped_samples), count(run.membership)});
+                    count(run.dropped_samples), count(run.membership), count(run.failures)});
   }
   return table({"run", "balancing", "mode at the end", "rebalances", "age of the plan", "planner",
-                "planner restarts", "dropped samples", "reconfigurations"},
+                "planner restarts", "dropped samples", "reconfigurations", "failures"},
                rows);
 }
 

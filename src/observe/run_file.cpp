@@ -174,6 +174,7 @@ void read_events(const Node& node, Run& run) {
 void read_health(const Node& node, Run& run) {
   run.healthy = node["ok"].boolean();
   run.health_reason = node["reason"].text();
+  run.failures = node["failures"].count();
   run.mode = node["mode"].text();
   run.membership = node["membership"].count();
   run.planner_running = node["planner_running"].boolean();
@@ -216,6 +217,10 @@ Run read_run(const Node& node, const RunFile& file) {
   run.load_before = matrix("before", "first_window");
   run.load_after = matrix("after", "last_window");
   read_health(node["health"], run);
+  for (const Node& loss : node["losses"].list()) {
+    run.losses.emplace_back(loss["rank"].count(),
+                            static_cast<std::int64_t>(loss["lost_requests"].list().size()));
+  }
   run.warm_start = node["warm_start"].boolean();
   return run;
 }

@@ -89,7 +89,9 @@ struct Run {
   Matrix
       load_after;  ///< Second window after the answer; the last window where there was no switch.
   bool healthy = true;
-  std::string health_reason;
+  std::string health_reason;  ///< Why not; what it has recovered from where it is.
+  std::int64_t failures = 0;
+  std::vector<std::pair<std::int64_t, std::int64_t>> losses;  ///< Rank, and requests lost with it.
   std::string mode;
   bool warm_start = false;
   std::int64_t membership = 0;

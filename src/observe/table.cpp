@@ -31,7 +31,6 @@ std::string line(const Cells&... cells) {
 }
 
 std::string outputs(const RunFile& file, const Run& run) {
-  if (!run.healthy) return "NOT HEALTHY";
   if (file.outputs_identical) return "identical";
   return run.output_digest == file.runs.front().output_digest ? "as first" : "DIFFERENT";
 }
@@ -80,7 +79,12 @@ std::string terms(const RunFile& file) {
 
 // What is out of the ordinary comes first: the line may be cut.
 std::string health_line(const Run& run) {
-  std::string text = fmt::format("{:<10}{}", cell(run.label), run.healthy ? "ok" : "STOPPED");
+  std::string text = fmt::format("{:<10}{}", cell(run.label),
+                                 !run.healthy                ? "NOT OK"
+                                 : run.health_reason.empty() ? "ok"
+                                                             : "recovered");
+  for (const auto& [rank, requests] : run.losses)
+    text += fmt::format("; rank {} lost with {} requests", rank, requests);
   if (run.mode != "on") text += "; mode " + run.mode;
   if (!run.planner_running) text += "; planner down";
   const auto add = [&](std::int64_t number, const char* what) {
@@ -132,9 +136,10 @@ std::string render_table(const std::string& run_json) {
   text += "\nhealth\n";
   for (const Run& run : file.runs) text += health_line(run);
   for (const Run& run : file.runs) {
-    if (!run.healthy)
-      text += fmt::format("{}: balancing stopped: {}\n", cell(run.label), run.health_reason)
-                  .substr(0, 99);
+    if (run.health_reason.empty()) continue;
+    text +=
+        cut(fmt::format("{}: {}: {}", cell(run.label),
+                        run.healthy ? "recovered from" : "balancing is not ok", run.health_reason));
   }
   return text;
 }

@@ -126,7 +126,6 @@ Status BalancerCore::use_set(std::uint64_t set_step) {
   if (faulty(Fault::kRefreshPacket))
     agreement->fill_packet(set_step, headers[static_cast<std::size_t>(rank)]);
   ++stats.packet_sets;
-  if (planner_lost) ++stats.dropped_samples;
   if (Status status = agreement->use_set(set_step, headers, decisions); !status.ok()) return status;
   for (const Decision& decision : decisions) {
     if (Status status = carry_out(decision); !status.ok()) return status;
@@ -146,6 +145,7 @@ Status BalancerCore::carry_out(const Decision& decision) {
     case DecisionKind::kCommit:
       command.kind = Command::Kind::kCommitted;
       if (Status status = install(*decision.plan, decision.unit); !status.ok()) return status;
+      seen_to_work(decision.generation);
       break;
     case DecisionKind::kRetire:
       command.kind = Command::Kind::kRetire;
@@ -189,8 +189,10 @@ Status BalancerCore::carry_out(const Decision& decision) {
 void BalancerCore::count_close(const Decision& decision) {
   if (decision.reason == Reason::kNothingToGain) {
     ++stats.plans_empty;
+    seen_to_work(decision.generation);
   } else if (decision.reason == Reason::kPlanOnly) {
     ++stats.plans_shadowed;
+    seen_to_work(decision.generation);
   } else {
     ++stats.plans_dropped;
   }

@@ -63,6 +63,10 @@ struct BalancerCore {
   void take(const Report& report);
   void tell_agreement();
   void fail(const std::string& reason);
+  /// @returns false where a failure before has not been recovered from.
+  bool note_failure(const std::string& reason);
+  void seen_to_work(const GenerationId& generation) noexcept;
+  void note_losses(std::span<const int> live_ranks);
   PreparedPlan* prepared(const MigrationPlan* plan) noexcept;
 
   // Membership.
@@ -161,6 +165,9 @@ struct BalancerCore {
 
   bool stopped = false;
   Health health;
+  std::uint64_t failed_at = 0;      // step of the last failure
+  std::uint64_t dropped_known = 0;  // of the worker's dropped_samples(), in stats already
+  int restarts_before = 0;          // of planner processes of earlier memberships
 };
 
 }  // namespace swiftbalancer

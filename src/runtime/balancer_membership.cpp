@@ -63,6 +63,7 @@ Status BalancerCore::roll_forward(std::span<const std::uint64_t> target_epochs) 
 void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_ranks,
                          const AgreedState& state, const ServedState& served,
                          std::unique_ptr<Transport> new_transport) {
+  if (started) note_losses(live_ranks);
   shape = live_shape;
   ranks = std::move(live_ranks);
   rank = new_transport->rank();
@@ -95,6 +96,25 @@ void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_r
   make_worker(served);
 }
 
+// The ranks left have gone on: what was wrong before went with the old membership.
+void BalancerCore::note_losses(std::span<const int> live_ranks) {
+  std::string lost;
+  for (const int each : ranks) {
+    if (std::ranges::find(live_ranks, each) == live_ranks.end())
+      lost += (lost.empty() ? "" : ", ") + std::to_string(each);
+  }
+  if (!lost.empty()) {
+    const std::string reason = "rank " + lost + " lost at step " + std::to_string(step) + "; " +
+                               std::to_string(live_ranks.size()) + " ranks go on";
+    if (health.ok) {
+      fail(reason);
+    } else if (!planner_off) {
+      health.reason = reason;
+    }
+  }
+  health.ok = !planner_off;
+}
+
 void BalancerCore::build_tables(const ServedState& served) {
   const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
@@ -108,7 +128,11 @@ void BalancerCore::build_tables(const ServedState& served) {
 // the worker's thread that started it.
 void BalancerCore::make_planning() {
   const bool plans_here = config.control_mode == ControlMode::kReplicated || rank == 0;
-  if (!plans_here || config.worker == WorkerKind::kProcess) planning.reset();
+  if (!plans_here || config.worker == WorkerKind::kProcess) {
+    planning.reset();
+    restarts_before = health.planner_restarts;
+    health.planner_running = !planner_off;
+  }
   if (!plans_here || planning != nullptr) return;
   if (own_planning) {
     planning = own_planning();
@@ -139,6 +163,7 @@ void BalancerCore::make_worker(const ServedState& served) {
   ready_plan = nullptr;
   failed_generation = staged_generation = {};
   staged_cursor = 0;
+  dropped_known = 0;
   failed_unit = kNoUnit;
   wants_rebalance = planner_lost = stopped = frozen = false;
   if (planner_off) agreement->planner_off();

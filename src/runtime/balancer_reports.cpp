@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "runtime/balancer_core.hpp"
 
@@ -10,6 +11,8 @@ namespace swiftbalancer {
 void BalancerCore::take_reports() {
   Report report;
   while (worker->receive(report)) take(report);
+  const std::uint64_t dropped = worker->dropped_samples();
+  stats.dropped_samples += dropped - std::exchange(dropped_known, dropped);
 }
 
 void BalancerCore::take(const Report& report) {
@@ -42,13 +45,15 @@ void BalancerCore::take(const Report& report) {
     case Report::Kind::kPlannerLost:
       planner_lost = true;
       health.planner_running = false;
-      health.planner_restarts = static_cast<int>(report.cursor);
+      health.planner_restarts = restarts_before + static_cast<int>(report.cursor);
+      note_failure("the planner process was lost");  // the worker has said how
       return;
     case Report::Kind::kPlannerOff:
       planner_lost = false;
       planner_off = true;
       health.planner_running = false;
       agreement->planner_off();
+      health.ok = true;  // the last word replaces what was wrong before
       fail("the planner process was restarted too often: balancing is off");
       return;
     case Report::Kind::kStopped:
@@ -70,11 +75,25 @@ void BalancerCore::tell_agreement() {
   if (planner_lost) agreement->planner_lost();
 }
 
+// One line for what goes on failing.
 void BalancerCore::fail(const std::string& reason) {
-  if (!health.ok) return;
+  if (note_failure(reason) && config.log)
+    config.log("rank " + std::to_string(rank) + ": " + reason);
+}
+
+bool BalancerCore::note_failure(const std::string& reason) {
+  ++health.failures;
+  failed_at = step;
+  if (!health.ok) return false;
   health.ok = false;
   health.reason = reason;
-  if (config.log) config.log("rank " + std::to_string(rank) + ": " + reason);
+  return true;
+}
+
+// A plan that was opened after the failure has come to its end on all ranks.
+void BalancerCore::seen_to_work(const GenerationId& generation) noexcept {
+  if (health.ok || planner_off || !health.planner_running) return;
+  health.ok = generation.step + config.packet_lag > failed_at;
 }
 
 Status BalancerCore::hold_progress_at(const WorkerProgress& target) {

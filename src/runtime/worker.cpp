@@ -45,6 +45,7 @@ Worker::Worker(const ClusterShape& shape, const WorkerOptions& options,
   gathers_.reserve(ring_.num_slots());
   epochs_.resize(static_cast<std::size_t>(shape.num_moe_layers()), 0);
   if (options_.control_mode == ControlMode::kLeader) plan_exchange_.emplace(shape_, *transport_);
+  if (planning_ != nullptr) ignored_before_ = planning_->ignored();
   if (!faulty(Fault::kPlannerKept) || membership_ == 0) restart_planner();
 }
 
@@ -141,6 +142,7 @@ bool Worker::run_once() {
   if (planning_ != nullptr) {
     busy |= planning_->advance();
     busy |= take_planning_events();
+    dropped_samples_.store(planning_->ignored() - ignored_before_, std::memory_order_relaxed);
   }
   if (plan_exchange_) busy |= take_plan_messages();
   return busy;

@@ -68,6 +68,11 @@ class Worker {
   const ExpertLoad& last_observed() const noexcept { return last_observed_; }
   std::uint64_t last_observed_step() const noexcept { return last_observed_step_; }
 
+  /// Observations that no planner has taken in, in this membership. Any thread.
+  std::uint64_t dropped_samples() const noexcept {
+    return dropped_samples_.load(std::memory_order_relaxed);
+  }
+
   // --- Engine thread ---
   /// Enqueues; takes effect at the next flush(). @returns false when the queue is full (the worker
   /// is stuck).
@@ -118,6 +123,7 @@ class Worker {
   CopyExecutor executor_;
   Planning* planning_;
   std::optional<PlanExchange> plan_exchange_;  ///< In leader mode.
+  std::uint64_t ignored_before_ = 0;           ///< By planning_, in earlier memberships.
   const std::uint32_t membership_;
   WindowLoads loads_;
   ExpertLoad last_observed_;
@@ -136,6 +142,7 @@ class Worker {
   SpscQueue<Command> commands_;
   SpscQueue<Report> reports_;
   std::atomic<int> engine_waits_{0};
+  std::atomic<std::uint64_t> dropped_samples_{0};
   std::mutex mutex_;
   std::condition_variable reported_;
   std::string waiting_for_;  // under mutex_

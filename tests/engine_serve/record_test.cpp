@@ -23,6 +23,8 @@ RunRecord plan() {
   run.shape = shape_options();
   run.initial = Placement::initial(ClusterShape(run.shape));
   run.traffic.requests.resize(2);
+  run.traffic.requests[1].id = 1;
+  run.memberships = {{0, 1, {0, 1}}};
   return run;
 }
 
@@ -150,6 +152,40 @@ TEST(Merge, FindsLostTokensAndDisagreement) {
   auto differing = ranks();
   differing[1].commits = {{2, 1, 0, 0, 2, 0, {1, 0}}};
   EXPECT_THAT(merge_error(differing), HasSubstr("committed differently"));
+}
+
+// Rank 0 is lost from the first membership and, after it has come back, from the third.
+TEST(Merge, LaysLostRequestsOnTheLossOfTheRankThatServedThem) {
+  RunRecord run = plan();
+  run.traffic.requests.resize(6);
+  for (int id = 0; id < 6; ++id) {
+    run.traffic.requests[static_cast<std::size_t>(id)].id = id;
+    run.traffic.requests[static_cast<std::size_t>(id)].arrival_step =
+        id < 2 ? 1 : static_cast<std::uint64_t>(id);
+  }
+  run.memberships = {{0, 1, {0, 1}}, {1, 2, {1}}, {2, 4, {0, 1}}};
+  run.losses.assign(2, {});
+  run.losses[1].membership = 2;
+  std::vector<RankRecord> parts = {ranks()[1]};
+  parts[0].output_requests = {1, 2, 3, 5};
+  parts[0].outputs = {{65}, {66}, {67}, {68}};
+  parts[0].resumed_step = 3;  // nothing is left to be compared
+  parts[0].resumed_placement = {0};
+  run.shape.num_logical_experts = 1;
+  run.shape.num_slots = 2;
+  parts[0].routed_tokens = {0, 0};
+  merge(parts, ClusterShape(run.shape), run);
+  EXPECT_EQ(run.losses[0].lost_requests, std::vector<std::int32_t>{0});
+  EXPECT_EQ(run.losses[1].lost_requests, std::vector<std::int32_t>{4});
+  parts[0].output_requests = {1, 2, 3, 4};  // 5 was rank 1's, which is there
+  run.losses.assign(2, {});
+  run.losses[1].membership = 2;
+  try {
+    merge(parts, ClusterShape(run.shape), run);
+    ADD_FAILURE() << "request 5 was to be missed";
+  } catch (const Error& error) {
+    EXPECT_THAT(error.what(), HasSubstr("request 5 was not answered"));
+  }
 }
 
 }  // namespace

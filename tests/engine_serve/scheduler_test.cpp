@@ -25,7 +25,8 @@ class SchedulerTest : public ::testing::Test {
 
 TEST_F(SchedulerTest, RunsEveryTokenOnceWithinItsRoomAndEndsWithAllAnswered) {
   constexpr int kRoom = 20;
-  Scheduler scheduler(*model_, traffic_, 1, 2, kRoom);
+  Scheduler scheduler(*model_, traffic_, kRoom);
+  scheduler.share(0, 1, 2);
   std::int64_t prefilled = 0, yielded = 0;
   std::uint64_t step = 0;
   bool mixed = false;
@@ -57,7 +58,8 @@ TEST_F(SchedulerTest, RunsEveryTokenOnceWithinItsRoomAndEndsWithAllAnswered) {
 }
 
 TEST_F(SchedulerTest, CutsAPromptThatIsLongerThanTheRoom) {
-  Scheduler scheduler(*model_, traffic_, 0, 1, 5);
+  Scheduler scheduler(*model_, traffic_, 5);
+  scheduler.share(0, 0, 1);
   const auto& prompt = traffic_.requests[0].prompt;
   ASSERT_GT(prompt.size(), 5U);
   const Batch& first = scheduler.plan(1);
@@ -74,11 +76,35 @@ TEST_F(SchedulerTest, CutsAPromptThatIsLongerThanTheRoom) {
 TEST_F(SchedulerTest, WaitsForRequestsThatHaveNotArrived) {
   traffic_.requests.resize(1);
   traffic_.requests[0].arrival_step = 3;
-  Scheduler scheduler(*model_, traffic_, 0, 1, 64);
+  Scheduler scheduler(*model_, traffic_, 64);
+  scheduler.share(0, 0, 1);
   EXPECT_EQ(scheduler.plan(1).num_tokens(), 0);
   EXPECT_TRUE(scheduler.has_work());
   EXPECT_EQ(scheduler.plan(2).num_tokens(), 0);
   EXPECT_GT(scheduler.plan(3).num_tokens(), 0);
+}
+
+// Ranks 0 and 1 of 2, then 1 alone: what had arrived at rank 0 is gone with it, all else is served.
+TEST_F(SchedulerTest, TakesOverWhatIsStillToCome) {
+  constexpr std::uint64_t kLost = 4;
+  Scheduler scheduler(*model_, traffic_, 64);
+  scheduler.share(0, 1, 2);
+  std::uint64_t step = 0;
+  while (step < kLost) finish(scheduler, scheduler.plan(++step));
+  static_cast<void>(scheduler.plan(kLost + 1));  // given up before anybody began it
+  scheduler.abandon();
+  scheduler.share(kLost, 0, 1);
+  while (scheduler.has_work()) {
+    finish(scheduler, scheduler.plan(++step));
+    ASSERT_LT(step, 10'000U);
+  }
+  std::vector<int> answered, expected;
+  for (const Output& output : scheduler.outputs()) answered.push_back(output.request);
+  for (const Request& request : traffic_.requests) {
+    if (request.id % 2 == 1 || request.arrival_step > kLost) expected.push_back(request.id);
+  }
+  std::sort(answered.begin(), answered.end());
+  EXPECT_EQ(answered, expected);
 }
 
 }  // namespace

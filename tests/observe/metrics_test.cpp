@@ -59,6 +59,7 @@ TEST(Metrics, CountersGoOnFromRunToRun) {
   last.mode = "paused";
   last.healthy = false;
   last.plan_step = 3;
+  last.failures = 2;
   endpoint.update(last);
   const std::string text = scrape(endpoint);
   for (const char* line :
@@ -71,8 +72,9 @@ TEST(Metrics, CountersGoOnFromRunToRun) {
         "swiftbalancer_rebalances_total{result=\"too_late\"} 1\n",
         "swiftbalancer_rebalance_duration_seconds_count 3\n",
         "swiftbalancer_rebalance_duration_seconds_bucket{le=\"0.005\"} 1\n",
-        "swiftbalancer_worker_healthy 0\n", "swiftbalancer_mode{mode=\"paused\"} 1\n",
-        "swiftbalancer_mode{mode=\"on\"} 0\n", "swiftbalancer_plan_age_steps 2\n"})
+        "swiftbalancer_failures_total 2\n", "swiftbalancer_worker_healthy 0\n",
+        "swiftbalancer_mode{mode=\"paused\"} 1\n", "swiftbalancer_mode{mode=\"on\"} 0\n",
+        "swiftbalancer_plan_age_steps 2\n"})
     EXPECT_THAT(text, HasSubstr(line));
   EXPECT_THAT(text, HasSubstr("policy=\"swift\""));
   EXPECT_THAT(text, Not(HasSubstr("policy=\"static\""))) << "the run before is still shown";

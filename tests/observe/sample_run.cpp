@@ -66,6 +66,7 @@ class RunMaker {
                         {"after", load(after)}};
     run["health"] = {{"ok", true},
                      {"reason", ""},
+                     {"failures", 0},
                      {"mode", "on"},
                      {"membership", 0},
                      {"planner_running", true},
@@ -74,6 +75,7 @@ class RunMaker {
                      {"dropped_samples", 0},
                      {"experts_loaded", 0},
                      {"plan_age_steps", moves ? Json(120) : Json(nullptr)}};
+    run["losses"] = Json::array();
     run["warm_start"] = false;
     return run;
   }

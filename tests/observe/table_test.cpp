@@ -106,6 +106,8 @@ TEST(Table, ShowsTheHealthOfEachRunAndWhatItsRebalancesCameTo) {
   run["runs"][1]["health"]["mode"] = "paused";
   run["runs"][1]["health"]["planner_restarts"] = 2;
   run["runs"][1]["health"]["planner_running"] = false;
+  run["runs"][1]["health"]["reason"] = "a planner was lost";
+  run["runs"][1]["losses"] = {{{"rank", 3}, {"lost_requests", {7, 8}}}};
   run["runs"][2]["health"]["dropped_samples"] = 7;
   run["runs"][2]["warm_start"] = true;
   run["runs"][2]["health"]["ok"] = false;
@@ -115,12 +117,15 @@ TEST(Table, ShowsTheHealthOfEachRunAndWhatItsRebalancesCameTo) {
   EXPECT_EQ(line_of(health, "static"), "static    ok; rebalances: none");
   EXPECT_EQ(
       line_of(health, "eplb"),
-      "eplb      ok; mode paused; planner down; 2 planner restarts; rebalances: 2 committed, 1 "
-      "under_way,");
+      "eplb      recovered; rank 3 lost with 2 requests; mode paused; planner down; 2 planner "
+      "restarts; re");
   EXPECT_EQ(line_of(health, "swift"),
-            "swift     STOPPED; 7 dropped samples; warm start; rebalances: 3 committed, 1 "
+            "swift     NOT OK; 7 dropped samples; warm start; rebalances: 3 committed, 1 "
             "nothing_to_gain");
-  EXPECT_NE(health.find("swift: balancing stopped: a reason"), std::string::npos) << health;
+  EXPECT_NE(health.find("\nswift: balancing is not ok: a reason\n"), std::string::npos) << health;
+  EXPECT_NE(health.find("\neplb: recovered from: a planner was lost\n"), std::string::npos)
+      << health;
+  EXPECT_EQ(line_of(table, "swift").find("NOT"), std::string::npos) << "outputs are as they are";
 }
 
 TEST(Table, RefusesABadFile) { EXPECT_THROW(render_table("{}"), Error); }

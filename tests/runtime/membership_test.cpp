@@ -136,6 +136,10 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
             member->balancer->reconfigure(survivors, std::move(second[rank == 0 ? 0 : 1]));
         ASSERT_TRUE(status.ok()) << status.message();
         EXPECT_EQ(member->balancer->shape().num_ranks(), 2);
+        const Health health = member->balancer->health();
+        EXPECT_TRUE(health.ok) << "the ranks left go on: " << health.reason;
+        EXPECT_EQ(health.reason, "rank 1 lost at step 60; 2 ranks go on");
+        EXPECT_GE(health.failures, 1U);
         EXPECT_TRUE(member->slots_hold_their_experts());
         for (int step = 0; step < kSteps; ++step) {
           ASSERT_TRUE(member->step().ok());
@@ -163,6 +167,48 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
 
 INSTANTIATE_TEST_SUITE_P(BothControlModes, Membership,
                          testing::Values(ControlMode::kReplicated, ControlMode::kLeader));
+
+// Rank 1 comes back with another packet_lag: nobody takes it in, and the others go on without it.
+TEST(Join, ARankThatWasStartedDifferentlyIsRefusedAndTheOthersGoOn) {
+  const ClusterShape shape = make_shape(2, 8, 3, 18);
+  const BalancerConfig config = moving_config(ControlMode::kReplicated);
+  auto first = make_thread_transports(3), second = make_thread_transports(3),
+       third = make_thread_transports(2);
+  const std::vector<int> all = {0, 1, 2}, others = {0, 2};
+  std::latch left(3);
+  std::barrier over(3);
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < 3; ++rank) {
+    threads.emplace_back([&, rank] {
+      const auto at = static_cast<std::size_t>(rank);
+      auto member = std::make_unique<MemberRank>(shape, config, rank, std::move(first[at]));
+      for (int step = 0; step < 20; ++step) ASSERT_TRUE(member->step().ok());
+      left.arrive_and_wait();
+      Status changed;
+      if (rank == 1) {
+        BalancerConfig other = config;
+        other.packet_lag = 3;
+        member = std::make_unique<MemberRank>(shape, other, rank, std::move(second[at]), all);
+        changed = member->balancer->join();
+      } else {
+        changed = member->balancer->reconfigure(all, std::move(second[at]));
+      }
+      EXPECT_EQ(changed.code(), ErrorCode::kInvalidArgument) << changed.message();
+      EXPECT_THAT(changed.message(), testing::HasSubstr("\"packet_lag "));
+      over.arrive_and_wait();
+      if (rank != 1) {
+        const Status again =
+            member->balancer->reconfigure(others, std::move(third[rank == 0 ? 0 : 1]));
+        ASSERT_TRUE(again.ok()) << again.message();
+        for (int step = 0; step < 40; ++step) {
+          ASSERT_TRUE(member->step().ok());
+          ASSERT_TRUE(member->slots_hold_their_experts());
+        }
+      }
+      over.arrive_and_wait();
+    });
+  }
+}
 
 TEST(Start, NamesTheSettingInWhichRanksDiffer) {
   const ClusterShape shape = make_shape(1, 4, 2, 4);
