@@ -1,0 +1,33 @@
+#pragma once
+// A plan outside of serving: full (from nothing) or incremental (from a placement), timed. Used by
+// `plan`. Main thread.
+
+#include <optional>
+
+#include <swiftbalancer/load.hpp>
+#include <swiftbalancer/policy.hpp>
+#include <swiftbalancer/shape.hpp>
+
+#include "planner/planner.hpp"
+
+namespace swiftbalancer::tool {
+
+struct OfflineProblem {
+  ClusterShape shape;
+  PlannerConfig config;
+  ExpertLoad load;
+  Dispatch dispatch = Dispatch::kEven;
+  std::optional<ServedState> from;  ///< Without it: a full plan.
+};
+
+struct OfflinePlan {
+  ServedState planned;
+  int moves = 0;              ///< From `from`; of a full plan 0.
+  int changed_layers = 0;
+  double milliseconds = 0.0;  ///< Planning alone, the shortest of several runs.
+};
+
+/// Plans on the calling thread. @throws Error kInvalidArgument: policy unknown, problem not valid.
+OfflinePlan make_offline_plan(const OfflineProblem& problem);
+
+}  // namespace swiftbalancer::tool

@@ -1,0 +1,38 @@
+#pragma once
+// How well placements balance given loads. Used by `plan` and `compare`. Main thread.
+
+#include <cstdint>
+#include <vector>
+
+#include <swiftbalancer/load.hpp>
+#include <swiftbalancer/policy.hpp>
+#include <swiftbalancer/shape.hpp>
+
+#include "io/placement_file.hpp"
+#include "planner/planner.hpp"
+
+namespace swiftbalancer::tool {
+
+struct PlacementFigures {
+  OverLayers imbalance;
+  OverLayers balancedness;
+  /// Mean over layers of max rank load / lower bound - 1.
+  double lower_bound_gap_mean = 0.0;
+};
+
+/// @param dispatch says which lower bound holds: tokens split evenly, or by any shares.
+PlacementFigures figures_of(const ClusterShape& shape, const ServedState& state,
+                            const ExpertLoad& load, Dispatch dispatch);
+
+/// Over all layers.
+int same_rank_duplicates(const ClusterShape& shape, const Placement& placement);
+
+/// The placement with the shares that level its ranks best under these loads.
+ServedState level_shares(const ClusterShape& shape, const Placement& placement,
+                         const ExpertLoad& load);
+
+/// What a placement file says is served; even shares where it has none.
+ServedState served_state(const io::PlacementFile& file, const ClusterShape& shape);
+bool has_even_shares(const ServedState& state, const ClusterShape& shape);
+
+}  // namespace swiftbalancer::tool
