@@ -119,10 +119,10 @@ class CompareCommand final : public Command {
     const int experts = load ? load->num_logical_experts() : 0;
     side.file = formats::read_placement(path, shape_.facts(settings, experts), &side.format);
     if (load && load->num_moe_layers() != side.file.shape.num_moe_layers) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("{} has {} layers, {} has {}: they must be of one model", path,
-                              side.file.shape.num_moe_layers, loads_.file(),
-                              load->num_moe_layers()));
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("{} has {} layers, {} has {}: they must be of one model", path,
+                      side.file.shape.num_moe_layers, loads_.file(), load->num_moe_layers()));
     }
     return side;
   }
@@ -147,10 +147,9 @@ class CompareCommand final : public Command {
   static void judge(const ClusterShape& shape, const std::optional<ExpertLoad>& load, Side& side) {
     side.same_rank_duplicates = same_rank_duplicates(shape, side.file.placement);
     if (!load) return;
-    side.even = figures_of(shape, ServedState::even(side.file.placement, shape), *load,
-                           Dispatch::kEven);
+    side.even = figures_of(shape, ServedState::even(side.file.placement, shape), *load);
     if (!side.file.shares.empty()) {
-      side.shares = figures_of(shape, served_state(side.file, shape), *load, Dispatch::kSplit);
+      side.shares = figures_of(shape, served_state(side.file, shape), *load);
     }
   }
 
@@ -210,7 +209,7 @@ class CompareCommand final : public Command {
     if (!loads_.given()) return;
     fmt::print("imbalance on the {} of {}\n", loads_.description(), loads_.file());
     const auto row = [](const char* name, const std::optional<PlacementFigures>& from,
-                        const std::optional<PlacementFigures>& to, double OverLayers::*measure) {
+                        const std::optional<PlacementFigures>& to, double OverLayers::* measure) {
       const auto cell = [measure](const std::optional<PlacementFigures>& figures) {
         return figures ? fmt::format("{:.4f}", figures->imbalance.*measure) : std::string("-");
       };

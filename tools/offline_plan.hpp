@@ -22,7 +22,7 @@ struct OfflineProblem {
 
 struct OfflinePlan {
   ServedState planned;
-  int moves = 0;              ///< From `from`; of a full plan 0.
+  int moves = 0;  ///< From `from`; of a full plan 0.
   int changed_layers = 0;
   double milliseconds = 0.0;  ///< Planning alone, the shortest of several runs.
 };

@@ -1,22 +1,50 @@
 #include "placement_figures.hpp"
 
 #include <algorithm>
+#include <queue>
+#include <utility>
 
 #include "planner/split.hpp"
 
 namespace swiftbalancer::tool {
+namespace {
+
+// No placement has its hottest rank below: ranks cannot all be below their mean (LB0), and however
+// the redundant slots are dealt, some expert's part per slot is at least as large as when each goes
+// to the expert with the largest part (LB1). Holds for tokens split evenly and by any shares.
+double lower_bound(const ClusterShape& shape, std::span<const std::int64_t> load) {
+  double total = 0.0;
+  std::vector<int> replicas(load.size(), 1);
+  std::priority_queue<std::pair<double, std::size_t>> parts;
+  for (std::size_t expert = 0; expert < load.size(); ++expert) {
+    parts.emplace(static_cast<double>(load[expert]), expert);
+    total += static_cast<double>(load[expert]);
+  }
+  for (int spare = shape.num_redundant_experts(); spare > 0; --spare) {
+    const std::size_t expert = parts.top().second;
+    if (replicas[expert] == shape.num_ranks()) break;  // It is on every rank.
+    parts.pop();
+    parts.emplace(static_cast<double>(load[expert]) / ++replicas[expert], expert);
+  }
+  return std::max(total / shape.num_ranks(), parts.top().first);
+}
+
+}  // namespace
 
 PlacementFigures figures_of(const ClusterShape& shape, const ServedState& state,
-                            const ExpertLoad& load, Dispatch) {
+                            const ExpertLoad& load) {
   std::vector<double> imbalances, balancednesses;
   PlacementFigures figures;
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     const std::vector<double> ranks =
-        rank_load(shape, state.placement.layer(layer), state.shares[static_cast<std::size_t>(layer)],
-                  load.layer(layer));
+        rank_load(shape, state.placement.layer(layer),
+                  state.shares[static_cast<std::size_t>(layer)], load.layer(layer));
     imbalances.push_back(imbalance(ranks));
     balancednesses.push_back(balancedness(ranks));
+    const double bound = lower_bound(shape, load.layer(layer));
+    if (bound > 0.0) figures.lower_bound_gap_mean += *std::ranges::max_element(ranks) / bound - 1.0;
   }
+  figures.lower_bound_gap_mean /= shape.num_moe_layers();
   figures.imbalance = aggregate_imbalance(imbalances);
   figures.balancedness = aggregate_balancedness(balancednesses);
   return figures;

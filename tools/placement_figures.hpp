@@ -1,11 +1,7 @@
 #pragma once
 // How well placements balance given loads. Used by `plan` and `compare`. Main thread.
 
-#include <cstdint>
-#include <vector>
-
 #include <swiftbalancer/load.hpp>
-#include <swiftbalancer/policy.hpp>
 #include <swiftbalancer/shape.hpp>
 
 #include "io/placement_file.hpp"
@@ -20,9 +16,8 @@ struct PlacementFigures {
   double lower_bound_gap_mean = 0.0;
 };
 
-/// @param dispatch says which lower bound holds: tokens split evenly, or by any shares.
 PlacementFigures figures_of(const ClusterShape& shape, const ServedState& state,
-                            const ExpertLoad& load, Dispatch dispatch);
+                            const ExpertLoad& load);
 
 /// Over all layers.
 int same_rank_duplicates(const ClusterShape& shape, const Placement& placement);

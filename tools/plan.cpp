@@ -54,9 +54,10 @@ class PlanCommand final : public Command {
     settings.integer("score_window", score_window_, -1, 1'000'000'000,
                      "A window to score the plan on beside, from 0; -1: none");
     shape_.declare(settings);
-    settings.text("from", from_,
-                  "Placement that is served now, of any known format: plans from it with few moves; "
-                  "without it the plan is a full one");
+    settings.text(
+        "from", from_,
+        "Placement that is served now, of any known format: plans from it with few moves; "
+        "without it the plan is a full one");
     settings.text("policy", config_.policy, "Policy: swift, eplb, static");
     settings.integer("max_moves_per_layer", config_.max_moves_per_layer, -1, 1'000'000,
                      "Moves; -1: no limit; goes with --from");
@@ -76,8 +77,7 @@ class PlanCommand final : public Command {
     make_policy(config_.policy);
     config_.min_gain = 0.0;  // Only sampling noise speaks against moves.
     if (!loads_.given()) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "--loads is needed: recorded loads, .npy or JSON");
+      throw Error(ErrorCode::kInvalidArgument, "--loads is needed: recorded loads, .npy or JSON");
     }
     if (from_.empty() && settings.given("max_moves_per_layer")) {
       throw Error(ErrorCode::kInvalidArgument,
@@ -139,8 +139,8 @@ class PlanCommand final : public Command {
 
   void write(const formats::PlacementFormat& format, const ClusterShape& shape,
              const OfflinePlan& plan, const io::PlacementFile& start) const {
-    io::PlacementFile file{start.shape, plan.planned.placement, {}, start.model,
-                           start.model_layer_ids};
+    io::PlacementFile file{
+        start.shape, plan.planned.placement, {}, start.model, start.model_layer_ids};
     if (!has_even_shares(plan.planned, shape)) file.shares = plan.planned.shares;
     const std::string text = format.format(file);
     const auto folder = std::filesystem::path(out_).parent_path();
@@ -159,14 +159,14 @@ class PlanCommand final : public Command {
                 const OfflinePlan& plan) const {
     const Placement& placement = plan.planned.placement;
     Outcome outcome;
-    outcome.figures = figures_of(shape, plan.planned, problem.load, problem.dispatch);
+    outcome.figures = figures_of(shape, plan.planned, problem.load);
     outcome.same_rank_duplicates = same_rank_duplicates(shape, placement);
     if (problem.from)
       outcome.moves_per_layer = static_cast<double>(plan.moves) / shape.num_moe_layers();
     if (score_window_ < 0) return outcome;
     const ExpertLoad& next = loads_.window(score_window_, "--score-window");
     const auto mean = [&](const ServedState& state) {
-      return figures_of(shape, state, next, problem.dispatch).imbalance.mean_over_layers;
+      return figures_of(shape, state, next).imbalance.mean_over_layers;
     };
     outcome.next_imbalance_even = mean(ServedState::even(placement, shape));
     outcome.next_imbalance_split = mean(level_shares(shape, placement, problem.load));
@@ -192,8 +192,7 @@ class PlanCommand final : public Command {
   void print_table(const ClusterShape& shape, const OfflineProblem& problem,
                    const ServedState& before_state, const OfflinePlan& plan,
                    const Outcome& outcome) const {
-    const PlacementFigures before =
-        figures_of(shape, before_state, problem.load, problem.dispatch);
+    const PlacementFigures before = figures_of(shape, before_state, problem.load);
     const PlacementFigures& after = outcome.figures;
     fmt::print("policy {}, {} plan for the {} of {}\n", config_.policy,
                problem.from ? "incremental" : "full", loads_.description(), loads_.file());

@@ -49,8 +49,7 @@ formats::PlacementFacts ShapeSettings::facts(const Settings& settings,
   refuse_both(settings, "num_nodes", "nodes");
   formats::PlacementFacts facts = facts_;
   facts.num_logical_experts = num_logical_experts;
-  if (!settings.given("num_ranks"))
-    facts.num_ranks = static_cast<int>(facts.slots_per_rank.size());
+  if (!settings.given("num_ranks")) facts.num_ranks = static_cast<int>(facts.slots_per_rank.size());
   if (!settings.given("num_redundant_experts")) facts.num_redundant_experts = -1;
   if (!settings.given("num_nodes")) facts.num_nodes = 0;
   if (!settings.given("num_expert_groups")) facts.num_expert_groups = 0;
@@ -78,8 +77,9 @@ ShapeOptions ShapeSettings::shape(const Settings& settings, int num_moe_layers,
           : std::accumulate(known.slots_per_rank.begin(), known.slots_per_rank.end(),
                             std::int64_t{0});
   if (num_slots > kMostSlots) {
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("there would be {} slots per layer; at most {}", num_slots, kMostSlots));
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("there would be {} slots per layer; at most {}", num_slots, kMostSlots));
   }
   options.num_slots = static_cast<int>(num_slots);
   for (const int node : options.node_of_rank) {

@@ -15,8 +15,8 @@ class ShapeSettings {
   void declare(Settings& settings);
   /// @param num_logical_experts 0: not known.
   formats::PlacementFacts facts(const Settings& settings, int num_logical_experts) const;
-  /// The shape that the settings alone say. @throws Error kInvalidArgument: ranks missing, lists and
-  /// counts that contradict each other.
+  /// The shape that the settings alone say. @throws Error kInvalidArgument: ranks missing, lists
+  /// and counts that contradict each other.
   ShapeOptions shape(const Settings& settings, int num_moe_layers, int num_logical_experts) const;
 
  private:

@@ -40,8 +40,7 @@ std::vector<int> read_layer(const io::JsonReader& layer, std::size_t num_devices
   devices.size(count);
   if (static_cast<std::size_t>(count) != num_devices) {
     layer.at("device_count")
-        .fail("is " + std::to_string(count) + ", another layer has " +
-              std::to_string(num_devices));
+        .fail("is " + std::to_string(count) + ", another layer has " + std::to_string(num_devices));
   }
   std::vector<int> slots;
   for (const std::size_t i : by_id(devices, "device_id")) {
@@ -82,13 +81,13 @@ io::PlacementFile parse_expert_map(const std::string& path, const std::string& t
 std::string format_expert_map(const io::PlacementFile& file) {
   const ClusterShape shape(file.shape);
   require_equal_slots(shape, "vllm-ascend");
-  std::string text = "{\"moe_layer_count\": " + std::to_string(shape.num_moe_layers()) +
-                     ", \"layer_list\": [\n";
+  std::string text =
+      "{\"moe_layer_count\": " + std::to_string(shape.num_moe_layers()) + ", \"layer_list\": [\n";
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     if (count_same_rank_duplicates(file.placement.layer(layer), shape) > 0) {
       throw Error(ErrorCode::kUnsupported,
-                  "vllm-ascend files hold an expert once per rank; layer " +
-                      std::to_string(layer) + " has one twice on a rank");
+                  "vllm-ascend files hold an expert once per rank; layer " + std::to_string(layer) +
+                      " has one twice on a rank");
     }
     text += "  {\"layer_id\": " + std::to_string(layer) +
             ", \"device_count\": " + std::to_string(shape.num_ranks()) + ", \"device_list\": [\n";

@@ -27,8 +27,7 @@ void check_equal(const std::string& path, const char* what, int given, int in_fi
 
 }  // namespace
 
-io::PlacementFile complete(const std::string& path, const Rows& rows,
-                           const PlacementFacts& facts) {
+io::PlacementFile complete(const std::string& path, const Rows& rows, const PlacementFacts& facts) {
   if (rows.empty() || rows.front().empty()) fail(path, "has no layer or no slot");
   const std::size_t num_slots = rows.front().size();
   for (std::size_t layer = 0; layer < rows.size(); ++layer) {
@@ -38,8 +37,7 @@ io::PlacementFile complete(const std::string& path, const Rows& rows,
     }
   }
   if (facts.num_ranks == 0) {
-    fail(path,
-         "this format does not say how many ranks there are; give --num-ranks");
+    fail(path, "this format does not say how many ranks there are; give --num-ranks");
   }
   io::PlacementFile file;
   file.shape.num_moe_layers = static_cast<int>(rows.size());

@@ -29,11 +29,10 @@ constexpr std::array kFormats = {
     PlacementFormat{"vllm-ascend", ".json", false,
                     [](const std::string& text) { return has(text, "\"moe_layer_count\""); },
                     parse_expert_map, format_expert_map},
-    PlacementFormat{"sglang", ".json", false,
-                    [](const std::string& text) {
-                      return has(text, "\"physical_to_logical_map\"");
-                    },
-                    parse_sglang_location, format_sglang_location},
+    PlacementFormat{
+        "sglang", ".json", false,
+        [](const std::string& text) { return has(text, "\"physical_to_logical_map\""); },
+        parse_sglang_location, format_sglang_location},
     PlacementFormat{"tensorrt-llm", ".yaml", false,
                     [](const std::string& text) { return has(text, "num_slots"); }, parse_trtllm,
                     format_trtllm},

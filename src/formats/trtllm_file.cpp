@@ -164,8 +164,7 @@ io::PlacementFile parse_trtllm(const std::string& path, const std::string& text,
     if (found->second.size() != static_cast<std::size_t>(reader.num_slots)) {
       throw Error(ErrorCode::kIo, path + ": layer " + std::to_string(layer) + " has " +
                                       std::to_string(found->second.size()) +
-                                      " experts; num_slots is " +
-                                      std::to_string(reader.num_slots));
+                                      " experts; num_slots is " + std::to_string(reader.num_slots));
     }
     rows.push_back(found->second);
   }
@@ -178,7 +177,8 @@ io::PlacementFile parse_trtllm(const std::string& path, const std::string& text,
 std::string format_trtllm(const io::PlacementFile& file) {
   const ClusterShape shape(file.shape);
   require_equal_slots(shape, "TensorRT-LLM");
-  // A static placement: TensorRT-LLM itself moves nothing. In braces, so that a cut file is no YAML.
+  // A static placement: TensorRT-LLM itself moves nothing. In braces, so that a cut file is no
+  // YAML.
   std::string text = "num_slots: " + std::to_string(shape.num_slots()) +
                      "\nlayer_updates_per_iter: 0\ninitial_global_assignments: {\n";
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {

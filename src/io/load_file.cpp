@@ -41,7 +41,8 @@ void flatten(const std::string& path, const Json& json, std::size_t depth, Numbe
   if (depth != array.shape.size()) fail(path, "expert_load has lists of unequal depth");
   const double value = json.is_number() ? json.get<double>() : -1.0;
   if (!(value >= 0.0 && value < kLimit)) {
-    fail(path, "expert_load holds " + shown(json) + " at " + place_in_array(array.shape, array.values.size()) +
+    fail(path, "expert_load holds " + shown(json) + " at " +
+                   place_in_array(array.shape, array.values.size()) +
                    "; loads are numbers of tokens, 0 or more and below 2^53");
   }
   array.values.push_back(value);
@@ -110,7 +111,8 @@ std::vector<ExpertLoad> read_loads(const std::string& path) {
     ExpertLoad& load =
         windows.emplace_back(static_cast<int>(array.shape[1]), static_cast<int>(array.shape[2]));
     for (int layer = 0; layer < load.num_moe_layers(); ++layer) {
-      for (std::int64_t& tokens : load.layer(layer)) tokens = std::llrint(std::ldexp(*next++, scale));
+      for (std::int64_t& tokens : load.layer(layer))
+        tokens = std::llrint(std::ldexp(*next++, scale));
     }
   }
   return windows;

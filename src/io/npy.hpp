@@ -25,7 +25,8 @@ std::string number_text(double value);
 bool is_npy(std::string_view bytes) noexcept;
 /// Reads int8 to int64, uint8 to uint64, float16, float32 and float64.
 /// @param path for messages. @throws Error kIo: no .npy file, truncated or too long, another
-/// element type, a value that is not finite or has a magnitude of 2^53 or more. Names file and place.
+/// element type, a value that is not finite or has a magnitude of 2^53 or more. Names file and
+/// place.
 NumberArray parse_npy(const std::string& path, std::string_view bytes);
 /// An int32 array in row-major order, version 1 of the format.
 /// @param values as many as the shape says.

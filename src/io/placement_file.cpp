@@ -93,8 +93,8 @@ std::string format_content(const PlacementFile& file) {
   // One line per layer: readable, and a diff shows which layers changed.
   std::string text = "{\n";
   for (const auto& [key, value] : header.items()) {
-    text += "  \"" + key + "\": " +
-            value.dump(-1, ' ', false, Json::error_handler_t::replace) + ",\n";
+    text +=
+        "  \"" + key + "\": " + value.dump(-1, ' ', false, Json::error_handler_t::replace) + ",\n";
   }
   const auto rows = [&text](const char* key, int num_rows, auto row) {
     text += "  \"" + std::string(key) + "\": [\n";
@@ -181,9 +181,9 @@ PlacementFile parse_placement(const std::string& path, const std::string& text) 
   }
   const std::string checksum = reader.at("checksum").text();
   if (const std::string right = checksum_of(format_content(file)); checksum != right) {
-    reader.at("checksum").fail("is '" + checksum.substr(0, right.size()) +
-                               "', but the content gives '" + right +
-                               "': the file is damaged, or edited without a new checksum");
+    reader.at("checksum")
+        .fail("is '" + checksum.substr(0, right.size()) + "', but the content gives '" + right +
+              "': the file is damaged, or edited without a new checksum");
   }
   return file;
 }
@@ -196,17 +196,15 @@ std::string format_placement(const PlacementFile& file) {
 void check_model_layer_ids(const std::vector<int>& layer_ids, int num_moe_layers) {
   constexpr int kMostLayers = 10'000;
   if (layer_ids.size() != static_cast<std::size_t>(num_moe_layers)) {
-    throw Error(ErrorCode::kInvalidArgument, "there are " + std::to_string(layer_ids.size()) +
-                                                 " model layers for " +
-                                                 std::to_string(num_moe_layers) +
-                                                 " MoE layers; give one for each");
+    throw Error(ErrorCode::kInvalidArgument,
+                "there are " + std::to_string(layer_ids.size()) + " model layers for " +
+                    std::to_string(num_moe_layers) + " MoE layers; give one for each");
   }
   const auto wrong = std::ranges::adjacent_find(layer_ids, std::greater_equal<>());
   if (wrong != layer_ids.end()) {
-    throw Error(ErrorCode::kInvalidArgument, "model layer " + std::to_string(wrong[1]) +
-                                                 " comes after model layer " +
-                                                 std::to_string(*wrong) +
-                                                 "; they must be ascending");
+    throw Error(ErrorCode::kInvalidArgument,
+                "model layer " + std::to_string(wrong[1]) + " comes after model layer " +
+                    std::to_string(*wrong) + "; they must be ascending");
   }
   if (!layer_ids.empty() && layer_ids.back() >= kMostLayers) {
     throw Error(ErrorCode::kInvalidArgument, "model layer " + std::to_string(layer_ids.back()) +

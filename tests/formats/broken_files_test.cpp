@@ -88,8 +88,8 @@ TEST(BrokenPlacement, OurOwnFormatIsHeldAgainstItself) {
   expect("\"node_of_rank\": [0,0]", "\"node_of_rank\": [0,1000]", "names node 1000");
   expect("\"num_logical_experts\": 3", "\"num_logical_experts\": 9", "fewer than the 9");
   expect("\"num_expert_groups\": 1", "\"num_expert_groups\": 2", "must divide");
-  expect("    [0,", "    [2,", "no slot for expert 0");
-  expect("    [0,", "    [3,", "holds expert 3; allowed are 0 to 2");
+  expect("[\n    [0,", "[\n    [2,", "no slot for expert 0");
+  expect("[\n    [0,", "[\n    [3,", "holds expert 3; allowed are 0 to 2");
   expect("\"checksum\": \"", "\"checksum\": \"0", "the content gives");
   expect(",\n  \"checksum\"", "\n  ,\"check\"", "unknown key");
 }

@@ -53,9 +53,9 @@ TEST(LoadFile, FractionsAreScaledUpToTokens) {
   EXPECT_THAT(loads[0].layer(1), ElementsAre(unit / 2 * 3, unit * 2));
   // Shares that are no sum of powers of two, and as small as numbers get.
   const auto thirds = read("[[0.1, 0.3]]");
-  EXPECT_NEAR(static_cast<double>(thirds[0].layer(0)[1]) /
-                  static_cast<double>(thirds[0].layer(0)[0]),
-              3.0, 1e-10);
+  EXPECT_NEAR(
+      static_cast<double>(thirds[0].layer(0)[1]) / static_cast<double>(thirds[0].layer(0)[0]), 3.0,
+      1e-10);
   const auto tiny = read(npy("<f8", "1, 2", raw<double>({5e-324, 1e-323})));
   EXPECT_EQ(tiny[0].layer(0)[1], 2 * tiny[0].layer(0)[0]);
   EXPECT_GT(tiny[0].layer(0)[0], 0);
@@ -100,9 +100,8 @@ TEST(LoadFile, KeysThatAreUnknownOrGivenTwiceAreRefused) {
 }
 
 TEST(LoadFile, AFileCutAtAnyByteIsRefused) {
-  for (const std::string& file :
-       {std::string(R"({"expert_load": [[1, 25], [3, 4]]})"),
-        npy("<f4", "2, 2", raw<float>({1, 2.5, 3, 4}))}) {
+  for (const std::string& file : {std::string(R"({"expert_load": [[1, 25], [3, 4]]})"),
+                                  npy("<f4", "2, 2", raw<float>({1, 2.5, 3, 4}))}) {
     ASSERT_EQ(refusal(file), "nothing");
     for (std::size_t size = 0; size < file.size(); ++size)
       EXPECT_NE(refusal(file.substr(0, size)), "nothing") << size << " of " << file;

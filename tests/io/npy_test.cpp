@@ -35,7 +35,8 @@ void expect_read(const std::string& name) {
   SCOPED_TRACE(name);
   for (const bool big : {false, true}) {
     const std::string descr = (big ? ">" : "<") + name;
-    const NumberArray array = parse_npy("a.npy", npy(descr, "2, 3", raw<T>({1, 2, 3, 4, 5, 6}, big)));
+    const NumberArray array =
+        parse_npy("a.npy", npy(descr, "2, 3", raw<T>({1, 2, 3, 4, 5, 6}, big)));
     EXPECT_THAT(array.shape, ElementsAre(2, 3));
     EXPECT_THAT(array.values, ElementsAre(1, 2, 3, 4, 5, 6));
   }
@@ -72,8 +73,8 @@ TEST(Npy, FortranOrderIsReadRowByRow) {
   const NumberArray two =
       parse_npy("a.npy", npy("<i4", "2, 3", raw<std::int32_t>({0, 3, 1, 4, 2, 5}), true));
   EXPECT_THAT(two.values, ElementsAre(0, 1, 2, 3, 4, 5));
-  const NumberArray three = parse_npy(
-      "a.npy", npy("<i4", "2, 2, 2", raw<std::int32_t>({0, 4, 2, 6, 1, 5, 3, 7}), true));
+  const NumberArray three =
+      parse_npy("a.npy", npy("<i4", "2, 2, 2", raw<std::int32_t>({0, 4, 2, 6, 1, 5, 3, 7}), true));
   EXPECT_THAT(three.values, ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
@@ -97,8 +98,7 @@ TEST(Npy, ValuesThatAreNoNumbersOrTooLargeAreRefusedWithTheirPlace) {
   EXPECT_THAT(refusal(npy("<f8", "1", raw<double>({1e300}))), HasSubstr("1e+300"));
   const std::int64_t two_to_53 = std::int64_t{1} << 53;
   EXPECT_THAT(refusal(npy("<i8", "1", raw<std::int64_t>({two_to_53 + 1}))), HasSubstr("2^53"));
-  EXPECT_THAT(refusal(npy("<u8", "1", raw<std::uint64_t>({~std::uint64_t{0}}))),
-              HasSubstr("2^53"));
+  EXPECT_THAT(refusal(npy("<u8", "1", raw<std::uint64_t>({~std::uint64_t{0}}))), HasSubstr("2^53"));
   EXPECT_THAT(parse_npy("a.npy", npy("<i8", "1", raw<std::int64_t>({two_to_53 - 1}))).values,
               ElementsAre(9007199254740991.0));
 }
