@@ -97,10 +97,11 @@ void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_r
 
 void BalancerCore::build_tables(const ServedState& served) {
   const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
+  DispatchTableBuilder tables(shape);
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     const auto at = static_cast<std::size_t>(layer);
-    build_dispatch_table(served.placement.layer(layer), served.shares[at], shape, rank,
-                         std::span(dispatch_tables).subspan(at * row, row));
+    tables.build(served.placement.layer(layer), served.shares[at], rank,
+                 std::span(dispatch_tables).subspan(at * row, row));
   }
 }
 

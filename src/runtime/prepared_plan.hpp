@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/migration_plan.hpp>
 #include <swiftbalancer/shape.hpp>
 
@@ -23,8 +24,9 @@ struct Install {
 };
 
 struct PreparedUnit {
-  std::vector<std::int32_t>
-      dispatch_table;  ///< [num_logical_experts * kDispatchEntries] for this source rank.
+  /// For this source rank, against what its layer serves once all earlier units are committed. (If
+  /// one of them is dropped, so is this.)
+  DispatchRows dispatch_rows;
   std::vector<Install> installs;  ///< Sized when the plan is made, filled when staged.
   int moves = 0;                  ///< Experts that some rank gains, over all ranks.
 };
