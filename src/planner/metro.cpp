@@ -108,6 +108,12 @@ ActivationSplit split_by_activation(const ClusterShape& shape, std::span<const s
   return Chooser(shape, slots, activated).choose();
 }
 
+std::vector<std::uint32_t> one_slot_shares(const ClusterShape& shape,
+                                           std::span<const std::int32_t> slots) {
+  const std::vector<std::uint8_t> all(index(shape.num_logical_experts()), 1);
+  return activation_shares(shape, slots, split_by_activation(shape, slots, all));
+}
+
 std::vector<std::uint32_t> activation_shares(const ClusterShape& shape,
                                              std::span<const std::int32_t> slots,
                                              const ActivationSplit& split) {

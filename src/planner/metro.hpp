@@ -27,6 +27,10 @@ struct ActivationSplit {
 ActivationSplit split_by_activation(const ClusterShape& shape, std::span<const std::int32_t> slots,
                                     std::span<const std::uint8_t> activated);
 
+/// The shares [num_slots] in kShareUnit of steps that may activate any expert: each is on one slot.
+std::vector<std::uint32_t> one_slot_shares(const ClusterShape& shape,
+                                           std::span<const std::int32_t> slots);
+
 /// The same as shares [num_slots] in kShareUnit: all on the chosen slot. Experts that are not
 /// activated are split evenly.
 std::vector<std::uint32_t> activation_shares(const ClusterShape& shape,

@@ -257,8 +257,10 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
                       slot_contents.begin() + static_cast<std::ptrdiff_t>(index(layer, 0)));
   if (!faulty(Fault::kStaleTable)) {
     const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
-    ready.dispatch_rows.copy_to(
-        std::span(dispatch_tables).subspan(static_cast<std::size_t>(layer) * row, row));
+    const std::size_t at = static_cast<std::size_t>(layer) * row;
+    ready.dispatch_rows.copy_to(std::span(dispatch_tables).subspan(at, row));
+    if (!decode_tables.empty())
+      ready.decode_rows.copy_to(std::span(decode_tables).subspan(at, row));
   }
   std::uint32_t* before = counters.data() + layout.counter(layer, 0, 0);
   std::uint32_t* now = counters.data() + layout.counter(layer, 1, 0);

@@ -2,11 +2,13 @@
 
 #include <bit>
 #include <span>
+#include <utility>
 
 #include <swiftbalancer/placement.hpp>
 
 #include "core/test_fault.hpp"
 #include "migration/commit_units.hpp"
+#include "planner/metro.hpp"
 #include "protocol/packet.hpp"
 
 namespace swiftbalancer {
@@ -50,6 +52,7 @@ std::uint64_t hash_of(const MigrationPlan& plan) {
 struct Served {
   std::span<const std::int32_t> placement;
   std::span<const std::uint32_t> shares;
+  std::vector<std::uint32_t> decode_shares{};  // empty without tables of their own
 };
 
 PreparedUnit prepare_unit(const CommitUnit& unit, const Served& before, const ClusterShape& shape,
@@ -70,7 +73,8 @@ PreparedUnit prepare_unit(const CommitUnit& unit, const Served& before, const Cl
 
 PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
                           const ServedState& served, const std::vector<std::uint64_t>& epochs,
-                          const ClusterShape& shape, int rank, int staging_capacity) {
+                          const ClusterShape& shape, int rank, int staging_capacity,
+                          bool decode_tables) {
   PreparedPlan prepared;
   MigrationPlan& migration = prepared.migration;
   migration.generation = generation;
@@ -96,9 +100,18 @@ PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
   prepared.units.reserve(migration.units.size());
   for (const CommitUnit& unit : migration.units) {
     Served& before = now[static_cast<std::size_t>(unit.moe_layer_id)];
-    prepared.units.push_back(prepare_unit(unit, before, shape, rank, tables));
-    migration.moves += prepared.units.back().moves;
-    before = {unit.placement, unit.shares};
+    PreparedUnit& ready =
+        prepared.units.emplace_back(prepare_unit(unit, before, shape, rank, tables));
+    migration.moves += ready.moves;
+    std::vector<std::uint32_t> decode_shares;
+    if (decode_tables) {
+      if (before.decode_shares.empty())
+        before.decode_shares = one_slot_shares(shape, before.placement);
+      decode_shares = one_slot_shares(shape, unit.placement);
+      ready.decode_rows = tables.changed_rows(before.placement, before.decode_shares,
+                                              unit.placement, decode_shares, rank);
+    }
+    before = {unit.placement, unit.shares, std::move(decode_shares)};
   }
   migration.hash = hash_of(migration);
   return prepared;
