@@ -81,6 +81,28 @@ class DispatchTableBuilder {
   std::vector<std::uint8_t> is_changed_;  // [num_logical_experts] scratch of changed_rows()
 };
 
+/// One layer's choices for engines that draw token by token on the CPU, where a few comparisons
+/// cost less than a wide table: the shares themselves, not rounded to entries. Thread-compatible.
+class DrawTable {
+ public:
+  explicit DrawTable(const ClusterShape& shape);
+  /// Takes one layer's shares; does not allocate. Cost: O(experts + slots).
+  void build(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares);
+  /// The slot for a token: the ticket's place in a low-discrepancy sequence (van der Corput 1935,
+  /// base 2), shifted by the source rank's own part, looked up among the shares. Of n consecutive
+  /// tickets each slot gets its share of n within about log2(n). The expert has a slot.
+  std::int32_t slot(int logical_id, std::uint32_t ticket, int source_rank) const noexcept;
+
+ private:
+  struct Choice {
+    std::int32_t slot;
+    std::uint32_t upto;  // shares of the expert's slots up to this one
+  };
+  std::uint32_t source_shift_;
+  std::vector<std::uint32_t> first_;  // [num_logical_experts + 1] into choices_
+  std::vector<Choice> choices_;
+};
+
 /// One table; see DispatchTableBuilder.
 void build_dispatch_table(std::span<const std::int32_t> slots,
                           std::span<const std::uint32_t> shares, const ClusterShape& shape,

@@ -120,6 +120,44 @@ void DispatchRows::copy_to(std::span<std::int32_t> table) const noexcept {
   }
 }
 
+DrawTable::DrawTable(const ClusterShape& shape)
+    : source_shift_(kShareUnit / static_cast<std::uint32_t>(shape.num_ranks())),
+      first_(static_cast<std::size_t>(shape.num_logical_experts()) + 1),
+      choices_(static_cast<std::size_t>(shape.num_slots())) {}
+
+void DrawTable::build(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares) {
+  std::ranges::fill(first_, 0U);
+  for (const std::int32_t expert : slots) {
+    if (expert != kEmptySlot) ++first_[static_cast<std::size_t>(expert)];
+  }
+  std::inclusive_scan(first_.begin(), first_.end(), first_.begin());
+  // Filled from the back, the ends come down to the beginnings.
+  for (std::size_t slot = slots.size(); slot-- > 0;) {
+    if (slots[slot] == kEmptySlot) continue;
+    choices_[--first_[static_cast<std::size_t>(slots[slot])]] = {static_cast<std::int32_t>(slot),
+                                                                 shares[slot]};
+  }
+  for (std::size_t expert = 0; expert + 1 < first_.size(); ++expert) {
+    for (std::uint32_t i = first_[expert] + 1; i < first_[expert + 1]; ++i)
+      choices_[i].upto += choices_[i - 1].upto;
+  }
+}
+
+std::int32_t DrawTable::slot(int logical_id, std::uint32_t ticket, int source_rank) const noexcept {
+  const auto expert = static_cast<std::size_t>(logical_id);
+  const Choice* choice = choices_.data() + first_[expert];
+  const Choice* last = choices_.data() + first_[expert + 1] - 1;
+  if (choice == last) return choice->slot;
+  std::uint32_t point = ticket;  // The low 16 bits reversed: a share in kShareUnit.
+  point = (point & 0x5555U) << 1 | (point >> 1 & 0x5555U);
+  point = (point & 0x3333U) << 2 | (point >> 2 & 0x3333U);
+  point = (point & 0x0F0FU) << 4 | (point >> 4 & 0x0F0FU);
+  point = (point & 0x00FFU) << 8 | (point >> 8 & 0x00FFU);
+  point = (point + static_cast<std::uint32_t>(source_rank) * source_shift_) % kShareUnit;
+  while (choice != last && point >= choice->upto) ++choice;
+  return choice->slot;
+}
+
 void build_dispatch_table(std::span<const std::int32_t> slots,
                           std::span<const std::uint32_t> shares, const ClusterShape& shape,
                           int source_rank, std::span<std::int32_t> out) {

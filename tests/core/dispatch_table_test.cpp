@@ -126,6 +126,38 @@ RC_GTEST_PROP(DispatchTableProperty, MeasuredSharesFollowThePlannedOnes, ()) {
   }
 }
 
+// Any number of sources, each of which has sent any number of tokens before.
+RC_GTEST_PROP(DrawTableProperty, MeasuredSharesFollowThePlannedOnes, ()) {
+  const int ranks = *rc::gen::inRange(1, 33);
+  const int replicas = *rc::gen::inRange(1, 9);
+  const ClusterShape shape = shape_of(1, ranks, std::max(ranks, replicas) + 1);
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()), kEmptySlot);
+  std::vector<std::uint32_t> shares(slots.size(), 0);
+  std::uint32_t left = kShareUnit;
+  for (int slot = 1; slot <= replicas; ++slot) {
+    const auto at = static_cast<std::size_t>(slot);
+    slots[at] = 0;
+    shares[at] = slot == replicas ? left : *rc::gen::inRange<std::uint32_t>(0, left + 1);
+    left -= shares[at];
+  }
+  DrawTable draws(shape);
+  draws.build(slots, shares);
+  constexpr int kTokens = 4096;
+  std::vector<double> received(slots.size(), 0.0);
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto start = *rc::gen::arbitrary<std::uint32_t>();
+    const int tokens = kTokens * (rank + 1) / ranks - kTokens * rank / ranks;
+    for (int i = 0; i < tokens; ++i)
+      ++received[static_cast<std::size_t>(
+          draws.slot(0, start + static_cast<std::uint32_t>(i), rank))];
+  }
+  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    const double planned = static_cast<double>(shares[slot]) / kShareUnit;
+    RC_ASSERT(std::abs(received[slot] / kTokens - planned) <= 0.01);
+    if (shares[slot] == 0) RC_ASSERT(received[slot] == 0.0);
+  }
+}
+
 RC_GTEST_PROP(DispatchTableProperty, ChangedRowsTurnTheTableBeforeIntoTheTableAfter, ()) {
   const ClusterShape shape = shape_of(6, 4, 12);
   const auto any_row = [&](std::vector<std::int32_t>& slots, std::vector<std::uint32_t>& shares) {
