@@ -57,7 +57,7 @@ double ReplicaSplit::level(std::span<const std::int32_t> slots, std::span<const 
 // Experts on one rank are settled at once; the others become groups, split evenly at first.
 void ReplicaSplit::collect(std::span<const std::int32_t> slots, std::span<const double> load) {
   count_ranks(slots);
-  std::ranges::fill(last_rank_, kNone);
+  const auto seen = static_cast<std::int32_t>(rank_load_.size());  // Unlike what counting left.
   double total = 0.0, fixed = 0.0;
   std::int32_t num_groups = 0, num_replicas = 0, num_shared = 0, slot = 0;
   for (std::int32_t rank = 0; rank < static_cast<std::int32_t>(rank_load_.size()); ++rank) {
@@ -65,10 +65,12 @@ void ReplicaSplit::collect(std::span<const std::int32_t> slots, std::span<const 
     first_shared_[index(rank)] = num_shared;
     for (; slot < first_slot_[index(rank + 1)]; ++slot) {
       const std::int32_t expert = slots[index(slot)];
-      amount_[index(slot)] = 0.0;
       alone_[index(slot)] = 0;
-      if (expert == kEmptySlot || last_rank_[index(expert)] == rank) continue;
-      last_rank_[index(expert)] = rank;
+      if (expert == kEmptySlot || last_rank_[index(expert)] == seen + rank) {
+        amount_[index(slot)] = 0.0;
+        continue;
+      }
+      last_rank_[index(expert)] = seen + rank;
       if (count_[index(expert)] == 1) {
         alone_[index(slot)] = 1;
         amount_[index(slot)] = load[index(expert)];
@@ -164,7 +166,7 @@ void ReplicaSplit::relieve(std::int32_t hot) {
     queue_[0] = hot;
     std::size_t reached = 1;
     bool moved = false;
-    for (std::size_t next = 0; next < reached && is_hot(); ++next) {
+    for (std::size_t next = 0; next < reached; ++next) {
       const std::int32_t rank = queue_[next];
       for (std::int32_t at = first_shared_[index(rank)]; at < first_shared_[index(rank + 1)];
            ++at) {
@@ -177,7 +179,9 @@ void ReplicaSplit::relieve(std::int32_t hot) {
           seen_[index(replica.rank)] = search_;
           arrival_[index(replica.rank)] = {rank, shared.slot, replica.slot};
           queue_[reached++] = replica.rank;
-          moved |= move_along_chain(replica.rank);
+          if (!move_along_chain(replica.rank)) continue;
+          if (!is_hot()) return;
+          moved = true;
         }
       }
     }

@@ -15,7 +15,7 @@ namespace swiftbalancer {
 class ReplicaSplit {
  public:
   /// How far the hottest rank may stay above the optimum of the placement, as a part of it.
-  static constexpr double kTolerance = 8e-4;
+  static constexpr double kTolerance = 9e-4;
 
   /// @param shape outlives this. @param rank_speed [num_ranks], > 0, relative; empty: all alike.
   explicit ReplicaSplit(const ClusterShape& shape, std::span<const double> rank_speed = {});
@@ -84,7 +84,7 @@ class ReplicaSplit {
   std::vector<std::int32_t> count_;      // [E] ranks that hold it
   std::vector<std::int32_t> last_rank_;  // [E] the last of them so far
   std::vector<std::int32_t> group_of_;   // [E] or -1
-  std::vector<std::uint8_t> alone_;      // [P] != 0: gets all of its expert's tokens
+  std::vector<std::int32_t> alone_;      // [P] != 0: gets all of its expert's tokens
   std::vector<Group> groups_;
   std::size_t num_groups_ = 0;
   std::vector<Replica> replicas_;           // by group
@@ -92,7 +92,7 @@ class ReplicaSplit {
   std::vector<std::int32_t> first_shared_;  // [R + 1]
   // Scratch of fill() and relieve().
   std::vector<double> rest_;
-  std::vector<std::uint8_t> left_out_;
+  std::vector<std::int32_t> left_out_;
   std::vector<std::int32_t> queue_;
   std::vector<Arrival> arrival_;     // [R]
   std::vector<std::uint64_t> seen_;  // [R] the search that came there last
