@@ -34,11 +34,10 @@ class Placing {
         shape_(*problem.shape),
         relaxed_(problem.max_cross_node_replicas > 0),
         work_left_(problem.max_work >= 0 ? problem.max_work : kDefaultWork) {
-    double all = 0.0;
     double speed = 0.0;
-    for (std::int64_t tokens : problem.load) all += static_cast<double>(tokens);
+    for (std::int64_t tokens : problem.load) all_tokens_ += static_cast<double>(tokens);
     for (const NodeMake& make : node_makes(shape_, problem.rank_speed)) speed += make.speed;
-    mean_time_ = all / speed;
+    mean_time_ = all_tokens_ / speed;
   }
 
   HierarchicalPlacement run() {
@@ -73,10 +72,16 @@ class Placing {
                                                   .max_replicas = problem_.max_replicas,
                                                   .count = kPartitions});
     for (const NodePartition& partition : partitions) {
-      // Strictly kept groups cannot end below their bound.
-      if (!relaxed_ && best_ && partition.bound * (1.0 + kTolerance) >= time_of(*best_)) continue;
+      if (best_ && cannot_beat(*best_, partition)) continue;
       place(partition);
     }
+  }
+
+  // Strictly kept groups cannot end below their bound, nor leave a node at the level for less.
+  bool cannot_beat(const Candidate& best, const NodePartition& partition) const {
+    const auto [time, share, unused] = best.score;
+    if (!relaxed_) return partition.bound * (1.0 + kTolerance) >= time;
+    return time <= kRelaxedLevel * mean_time_ && share * all_tokens_ <= partition.excess;
   }
 
   void place(const NodePartition& partition) {
@@ -107,7 +112,6 @@ class Placing {
     const Score score{level, layer.cross_node_share(), time};
     if (!best_ || score < best_->score) best_ = Candidate{score, layer.slots(), std::move(home)};
   }
-  static double time_of(const Candidate& candidate) { return std::get<2>(candidate.score); }
 
   // What is to be had below the level without sending more tokens to other nodes.
   void level_further() {
@@ -136,6 +140,7 @@ class Placing {
   const LayerProblem& problem_;
   const ClusterShape& shape_;
   bool relaxed_;
+  double all_tokens_ = 0.0;
   double mean_time_ = 0.0;
   std::int64_t work_left_;
   std::optional<Candidate> best_;

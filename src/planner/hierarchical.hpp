@@ -16,7 +16,7 @@ bool groups_are_bound(const LayerProblem& problem);
 
 /// A relaxed placement lets replicas out of their node until no node is more than this above its
 /// part: what is left to win is then worth less than the links it takes.
-inline constexpr double kRelaxedLevel = 1.04;
+inline constexpr double kRelaxedLevel = 1.048;
 
 struct HierarchicalPlacement {
   std::vector<std::int32_t> slots;  ///< [num_slots]

@@ -11,6 +11,8 @@ namespace {
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 constexpr int kBisections = 60;
+// An exchange must win more than rounding can.
+constexpr double kLeastGain = 1e-9;
 
 // Depth first over groups, heaviest first: the partial cost only grows, so a branch ends where it
 // cannot beat the worst partition kept.
@@ -44,6 +46,7 @@ class Search {
 
   std::vector<NodePartition> run() {
     descend(0);
+    if (work_ >= search_.max_work) improve_first();
     std::vector<NodePartition> result;
     for (Found& found : kept_) result.push_back(std::move(found.partition));
     return result;
@@ -169,6 +172,69 @@ class Search {
     const auto place = std::ranges::upper_bound(kept_, cost, {}, &Found::cost);
     kept_.insert(place, {cost, std::move(partition)});
     if (kept_.size() > index(search_.count)) kept_.pop_back();
+  }
+
+  // Where the work did not suffice: relieves the node that takes longest by a move or an exchange,
+  // as long as that helps.
+  void improve_first() {
+    if (kept_.empty()) return;
+    node_of_group_ = kept_.front().partition.node_of_group;
+    std::ranges::fill(node_load_, 0.0);
+    std::ranges::fill(node_groups_, 0);
+    for (std::size_t group = 0; group < group_load_.size(); ++group) {
+      node_load_[index(node_of_group_[group])] += group_load_[group];
+      ++node_groups_[index(node_of_group_[group])];
+    }
+    while (relieve_slowest()) {
+    }
+    keep();
+  }
+
+  double time(std::size_t node, double added) const {
+    return (node_load_[node] + added) / makes_[node].speed;
+  }
+
+  bool relieve_slowest() {
+    std::size_t slowest = 0;
+    for (std::size_t node = 1; node < makes_.size(); ++node) {
+      if (time(node, 0.0) > time(slowest, 0.0)) slowest = node;
+    }
+    double best = time(slowest, 0.0) * (1.0 - kLeastGain);
+    std::size_t leaving = 0;
+    std::size_t coming = 0;  // == leaving: a move
+    std::size_t to = slowest;
+    const auto consider = [&](std::size_t group, std::size_t other, std::size_t node) {
+      const double shed = group_load_[group] - (other == group ? 0.0 : group_load_[other]);
+      const double after = std::max(time(slowest, -shed), time(node, shed));
+      if (after >= best) return;
+      best = after;
+      leaving = group;
+      coming = other;
+      to = node;
+    };
+    for (std::size_t group = 0; group < group_load_.size(); ++group) {
+      if (index(node_of_group_[group]) != slowest) continue;
+      for (std::size_t node = 0; node < makes_.size(); ++node) {
+        if (node != slowest && node_groups_[slowest] > 1 && node_groups_[node] < capacity(node))
+          consider(group, group, node);
+      }
+      for (std::size_t other = 0; other < group_load_.size(); ++other) {
+        if (index(node_of_group_[other]) != slowest)
+          consider(group, other, index(node_of_group_[other]));
+      }
+    }
+    if (to == slowest) return false;
+    transfer(leaving, slowest, to);
+    if (coming != leaving) transfer(coming, to, slowest);
+    return true;
+  }
+
+  void transfer(std::size_t group, std::size_t from, std::size_t to) {
+    node_of_group_[group] = static_cast<int>(to);
+    node_load_[from] -= group_load_[group];
+    node_load_[to] += group_load_[group];
+    --node_groups_[from];
+    ++node_groups_[to];
   }
 
   const ClusterShape& shape_;
