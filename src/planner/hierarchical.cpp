@@ -90,27 +90,25 @@ class Placing {
       home.push_back(partition.node_of_group[index(shape_.group_of_expert(expert))]);
     LimitedLayer layer(problem_, home);
     if (!layer.build()) return;
-    if (!relaxed_) {
-      refine(layer, partition.bound * (1.0 + kTolerance));
-    } else {
-      for (int round = 0; round < kSpillRounds; ++round) {
-        layer.spill(kRelaxedLevel, problem_.max_cross_node_replicas);
-        refine(layer, kRelaxedLevel * mean_time_);
-        if (layer.highest_time() <= kRelaxedLevel * mean_time_) break;
-      }
+    refine(layer, partition.bound * (1.0 + kTolerance));
+    offer(layer, home);
+    for (int round = 0; relaxed_ && round < kSpillRounds; ++round) {
+      if (layer.highest_time() <= kRelaxedLevel * mean_time_) break;
+      layer.spill(kRelaxedLevel, problem_.max_cross_node_replicas);
+      refine(layer, kRelaxedLevel * mean_time_);
+      offer(layer, home);
     }
-    offer(layer, std::move(home));
   }
 
   void refine(LimitedLayer& layer, double target) {
     work_left_ -= layer.refine(target, work_left_);
   }
 
-  void offer(const LimitedLayer& layer, std::vector<int> home) {
+  void offer(const LimitedLayer& layer, const std::vector<int>& home) {
     const double time = layer.highest_time();
     const double level = relaxed_ ? std::max(time, kRelaxedLevel * mean_time_) : time;
     const Score score{level, layer.cross_node_share(), time};
-    if (!best_ || score < best_->score) best_ = Candidate{score, layer.slots(), std::move(home)};
+    if (!best_ || score < best_->score) best_ = Candidate{score, layer.slots(), home};
   }
 
   // What is to be had below the level without sending more tokens to other nodes.
@@ -134,7 +132,7 @@ class Placing {
       home[index(slots[index(slot)])] = shape_.node_of_rank(shape_.rank_of_slot(slot));
     LimitedLayer layer(problem_, home);
     layer.assign(slots);
-    offer(layer, std::move(home));
+    offer(layer, home);
   }
 
   const LayerProblem& problem_;

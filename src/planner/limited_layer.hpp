@@ -56,7 +56,9 @@ class LimitedLayer {
   void consider_replacements(int rank, Change& best);
   void consider_replacement(int slot, std::int32_t expert, int rank, Change& best);
   double time_after_replacing(int slot, std::int32_t expert, int domain);
-  bool spill_once(double level);
+  int spill_once(double level, int allowed);
+  bool spill_replica(int from, int to, double wanted);
+  bool exchange_experts(int from, int to, double wanted);
   int spill_candidate(int from, int to, double wanted) const;
 
   void set(int slot, std::int32_t expert);

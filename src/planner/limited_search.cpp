@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "planner/limited_layer.hpp"
 
@@ -15,6 +16,8 @@ std::size_t index(int value) { return static_cast<std::size_t>(value); }
 constexpr double kNever = std::numeric_limits<double>::infinity();
 // A change must win more than rounding can.
 constexpr double kLeastGain = 1e-9;
+// An exchange across nodes moves so many times the tokens that it sends the other way.
+constexpr double kWorthACrossing = 4.0;
 
 }  // namespace
 
@@ -26,7 +29,7 @@ std::int64_t LimitedLayer::refine(double target, std::int64_t max_work) {
     if (now <= target) break;
     Change best{now * (1.0 - kLeastGain), -1, -1, -1};
     consider_swaps(rank, best);
-    if (best.time > target) consider_replacements(rank, best);
+    if (best.slot < 0) consider_replacements(rank, best);
     if (best.slot < 0) break;
     if (best.other_slot < 0) {
       set(best.slot, best.expert);
@@ -122,10 +125,15 @@ void LimitedLayer::spill(double level, int max_cross_node_replicas) {
   int outside = 0;
   for (int slot = 0; slot < shape_.num_slots(); ++slot)
     outside += is_foreign(slot) && !is_pinned(slot) ? 1 : 0;
-  while (outside < max_cross_node_replicas && spill_once(level)) ++outside;
+  while (outside < max_cross_node_replicas) {
+    const int more = spill_once(level, max_cross_node_replicas - outside);
+    if (more == 0) break;
+    outside += more;
+  }
 }
 
-bool LimitedLayer::spill_once(double level) {
+// From the node that takes longest to the one that is done first. @returns replicas put outside.
+int LimitedLayer::spill_once(double level, int allowed) {
   const std::vector<double> loads = node_loads();
   const double all = std::accumulate(loads.begin(), loads.end(), 0.0);
   const double mean = all / std::accumulate(node_speed_.begin(), node_speed_.end(), 0.0);
@@ -138,10 +146,16 @@ bool LimitedLayer::spill_once(double level) {
   }
   const double surplus = loads[index(from)] - level * mean * node_speed_[index(from)];
   const double room = mean * node_speed_[index(to)] - loads[index(to)];
-  if (surplus <= 0.0 || room <= 0.0) return false;
-  const std::int32_t expert = spill_candidate(from, to, std::min(surplus, room));
-  if (expert < 0) return false;
+  if (surplus <= 0.0 || room <= 0.0) return 0;
+  const double wanted = std::min(surplus, room);
+  if (spill_replica(from, to, wanted)) return 1;
+  return allowed >= 2 && exchange_experts(from, to, wanted) ? 2 : 0;
+}
 
+// One more replica of an expert of `from` on `to`, in place of one that can be spared there.
+bool LimitedLayer::spill_replica(int from, int to, double wanted) {
+  const std::int32_t expert = spill_candidate(from, to, wanted);
+  if (expert < 0) return false;
   int chosen = -1;
   double least = kNever;
   for (int slot = 0; slot < shape_.num_slots(); ++slot) {
@@ -155,6 +169,39 @@ bool LimitedLayer::spill_once(double level) {
   }
   if (chosen < 0) return false;
   set(chosen, expert);
+  return true;
+}
+
+// Where no slot can be spared: a heavy replica against a light one, though both then draw tokens
+// across.
+bool LimitedLayer::exchange_experts(int from, int to, double wanted) {
+  std::pair<int, int> best{-1, -1};
+  double most = 0.0;
+  const auto at_home = [&](int slot, int node) {
+    return shape_.node_of_rank(shape_.rank_of_slot(slot)) == node && !is_pinned(slot) &&
+           !is_foreign(slot);
+  };
+  for (int heavy = 0; heavy < shape_.num_slots(); ++heavy) {
+    if (!at_home(heavy, from)) continue;
+    const std::int32_t expert = slots_[index(heavy)];
+    for (int light = 0; light < shape_.num_slots(); ++light) {
+      if (!at_home(light, to)) continue;
+      const std::int32_t other = slots_[index(light)];
+      const double moved = piece(expert) - piece(other);
+      if (moved < kWorthACrossing * piece(other) || moved <= 0.0 || moved > wanted) continue;
+      const double worth = moved * moved / (piece(expert) + piece(other));
+      if (worth <= most || held(shape_.rank_of_slot(light), expert) > 0 ||
+          held(shape_.rank_of_slot(heavy), other) > 0)
+        continue;
+      most = worth;
+      best = {heavy, light};
+    }
+  }
+  if (best.first < 0) return false;
+  const std::int32_t expert = slots_[index(best.first)];
+  const std::int32_t other = slots_[index(best.second)];
+  set(best.first, other);
+  set(best.second, expert);
   return true;
 }
 

@@ -147,16 +147,39 @@ double mean_time(const LayerProblem& problem) {
   return all / speed;
 }
 
-// Experts on any node.
-std::pair<std::vector<std::int32_t>, std::int64_t> place_anywhere(const LayerProblem& problem) {
+struct Placed {
+  std::vector<std::int32_t> slots;
+  std::int64_t work = 0;
+};
+
+// Experts on any node. @param start a placement within the limits, or empty: from nothing.
+Placed place_from(const LayerProblem& problem, std::span<const std::int32_t> start,
+                  std::int64_t max_work) {
   LimitedLayer layer(problem, {});
-  if (!layer.build()) {
+  if (!start.empty()) {
+    layer.assign(start);
+  } else if (!layer.build()) {
     refuse("pinned slots and max_replicas = " + text(problem.max_replicas) +
            " leave slots that no expert may fill; allow more replicas");
   }
-  const std::int64_t work = layer.refine(mean_time(problem) * (1.0 + kTolerance),
-                                         problem.max_work >= 0 ? problem.max_work : kDefaultWork);
+  const std::int64_t work = layer.refine(mean_time(problem) * (1.0 + kTolerance), max_work);
   return {layer.slots(), work};
+}
+
+Placed place_anywhere(const LayerProblem& problem) {
+  const std::int64_t max_work = problem.max_work >= 0 ? problem.max_work : kDefaultWork;
+  Placed placed = place_from(problem, {}, max_work);
+  if (problem.rank_speed.empty()) return placed;
+  // Speeds must never make things worse: a placement that ignores them is a start too.
+  LayerProblem blind = problem;
+  blind.rank_speed = {};
+  Placed start = place_from(blind, {}, max_work - placed.work);
+  Placed other = place_from(problem, start.slots, max_work - placed.work - start.work);
+  other.work += placed.work + start.work;
+  const double time = imbalance_of_times(problem, placed.slots, {});
+  if (imbalance_of_times(problem, other.slots, {}) < time) return other;
+  placed.work = other.work;
+  return placed;
 }
 
 }  // namespace
@@ -195,7 +218,9 @@ LayerPlan plan_within_limits(const LayerProblem& problem) {
     slots = std::move(placed.slots);
     work = placed.work;
   } else {
-    std::tie(slots, work) = place_anywhere(problem);
+    Placed placed = place_anywhere(problem);
+    slots = std::move(placed.slots);
+    work = placed.work;
   }
   // Ranks are alike only without speeds and pins.
   if (problem.rank_speed.empty() && !has_pins(problem))

@@ -19,6 +19,7 @@
 namespace swiftbalancer {
 namespace {
 
+using topology::kShareRounding;
 using topology::LayerScene;
 using topology::pick;
 
@@ -52,6 +53,24 @@ TEST(Limits, PinnedSlotsKeepTheirExperts) {
   }));
 }
 
+TEST(Limits, PinsHoldOnBoundGroupsToo) {
+  EXPECT_TRUE(rc::check([] {
+    LayerScene scene = topology::any_grouped_scene();
+    scene.pinned = any_pins(scene);
+    scene.max_cross_node_replicas = pick(0, 2);
+    LayerPlan plan;
+    try {
+      plan = plan_within_limits(scene.problem());
+    } catch (const Error& error) {
+      RC_ASSERT(std::string(error.what()).find("pin") != std::string::npos);
+      return;
+    }
+    RC_ASSERT(is_valid_layer(plan.placement, scene.shape));
+    for (std::size_t slot = 0; slot < plan.placement.size(); ++slot)
+      RC_ASSERT(!scene.pinned[slot] || plan.placement[slot] == scene.placement[slot]);
+  }));
+}
+
 TEST(Limits, NoExpertGetsMoreReplicasThanAllowed) {
   EXPECT_TRUE(rc::check([] {
     LayerScene scene = topology::any_scene();
@@ -78,7 +97,7 @@ TEST(Limits, SpeedsNeverMakeTheSlowestRankSlowerThanAPlanThatIgnoresThem) {
     RC_ASSERT(is_valid_layer(plan.placement, scene.shape));
     RC_ASSERT(plan.imbalance_after == imbalance_of_times(problem, plan.placement, plan.shares));
     RC_ASSERT(plan.imbalance_after <=
-              imbalance_of_times(problem, blind.placement, blind.shares) * (1.0 + 1e-9));
+              imbalance_of_times(problem, blind.placement, blind.shares) * kShareRounding);
   }));
 }
 
