@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
@@ -16,6 +17,7 @@
 #include "planner/layer_problem.hpp"
 #include "planner/limited_layer.hpp"
 #include "planner/node_partition.hpp"
+#include "planner/split.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -182,6 +184,24 @@ Placed place_anywhere(const LayerProblem& problem) {
   return placed;
 }
 
+// Under split dispatch the level ones, unless the even ones are better already: the split stops a
+// little above its optimum. Replicas outside their node keep their even part: levelling would send
+// them more tokens than the placement was charged for.
+std::vector<std::uint32_t> shares_of(const LayerProblem& problem,
+                                     std::span<const std::int32_t> slots) {
+  std::vector<std::uint32_t> even = even_shares(slots, problem.shape->num_logical_experts());
+  const bool relaxed = groups_are_bound(problem) && problem.max_cross_node_replicas > 0;
+  if (problem.dispatch == Dispatch::kEven || relaxed) return even;
+  ReplicaSplit split(*problem.shape, problem.rank_speed);
+  const std::vector<double> load(problem.load.begin(), problem.load.end());
+  split.level(slots, load);
+  std::vector<std::uint32_t> level(slots.size());
+  split.shares(level);
+  return imbalance_of_times(problem, slots, level) < imbalance_of_times(problem, slots, even)
+             ? level
+             : even;
+}
+
 }  // namespace
 
 bool has_limits(const LayerProblem& problem) {
@@ -226,7 +246,7 @@ LayerPlan plan_within_limits(const LayerProblem& problem) {
   if (problem.rank_speed.empty() && !has_pins(problem))
     align_ranks(*problem.shape, problem.placement, bound, slots);
   keep_slots(problem, slots);
-  std::vector<std::uint32_t> shares = even_shares(slots, problem.shape->num_logical_experts());
+  std::vector<std::uint32_t> shares = shares_of(problem, slots);
   LayerPlan plan = make_plan(problem, std::move(slots), std::move(shares), work);
   plan.imbalance_before = imbalance_of_times(problem, problem.placement, problem.shares);
   plan.imbalance_after = imbalance_of_times(problem, plan.placement, plan.shares);

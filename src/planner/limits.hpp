@@ -23,11 +23,14 @@ void check_limits(const LayerProblem& problem);
 double imbalance_of_times(const LayerProblem& problem, std::span<const std::int32_t> placement,
                           std::span<const std::uint32_t> shares);
 
-/// Plans one layer from scratch within its limits; without any it is plan_full(). A replica that
-/// the pins put outside the node of its group does not count against max_cross_node_replicas.
-/// Never slower than eplb's placement (duplicates repaired) where that keeps the limits.
+/// Plans one layer from scratch within its limits; the placement says what is pinned and counts the
+/// moves. Replicas are placed for an even split; under Dispatch::kSplit the shares then level it,
+/// except those of relaxed groups. A replica that the pins put outside the node of its group does
+/// not count against max_cross_node_replicas. With bound groups and neither pins nor max_replicas
+/// never slower than eplb's placement (duplicates repaired), up to the rounding of shares.
 /// @returns a plan whose imbalances are imbalance_of_times(). @throws Error as check_limits().
-/// Cost: some 0.1 to 2 ms for a layer of 256 experts, bounded by problem.max_work.
+/// Cost: some 0.5 ms for a strict layer of 256 experts on 32 ranks, 5 ms for a relaxed one; bounded
+/// by problem.max_work.
 LayerPlan plan_within_limits(const LayerProblem& problem);
 
 }  // namespace swiftbalancer

@@ -10,6 +10,7 @@
 #include <numeric>
 #include <string>
 
+#include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
@@ -98,6 +99,23 @@ TEST(Limits, SpeedsNeverMakeTheSlowestRankSlowerThanAPlanThatIgnoresThem) {
     RC_ASSERT(plan.imbalance_after == imbalance_of_times(problem, plan.placement, plan.shares));
     RC_ASSERT(plan.imbalance_after <=
               imbalance_of_times(problem, blind.placement, blind.shares) * kShareRounding);
+  }));
+}
+
+TEST(Limits, PlannedSharesLevelWhatAnEvenSplitLeaves) {
+  EXPECT_TRUE(rc::check([] {
+    LayerScene scene = topology::any_scene();
+    if (pick(0, 1) == 1) scene.rank_speed = topology::any_speeds(scene.shape);
+    const LayerPlan even = plan_within_limits(scene.problem());
+    LayerProblem problem = scene.problem();
+    problem.dispatch = Dispatch::kSplit;
+    const LayerPlan split = plan_within_limits(problem);
+    RC_ASSERT(split.placement == even.placement);
+    RC_ASSERT(split.imbalance_after <= even.imbalance_after);
+    std::vector<std::uint64_t> sums(scene.load.size(), 0);
+    for (std::size_t slot = 0; slot < split.placement.size(); ++slot)
+      sums[static_cast<std::size_t>(split.placement[slot])] += split.shares[slot];
+    RC_ASSERT(std::ranges::count(sums, std::uint64_t{kShareUnit}) == std::ssize(sums));
   }));
 }
 
