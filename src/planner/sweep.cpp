@@ -66,7 +66,7 @@ class Sweep {
       throw Error(ErrorCode::kInvalidArgument,
                   "sweep: the load to score on is not of the same layers and experts");
     }
-    for (int count : counts_) columns_.push_back(column(count));
+    for (int count : counts_) columns_.push_back(checked_column(count));
     SweepResult result;
     for (const Column& column : columns_) result.rows.push_back(column.row);
     recommend(result);
@@ -92,6 +92,15 @@ class Sweep {
     shape.num_slots = load_.num_logical_experts() + redundant_experts;
     shape.slots_per_rank.clear();
     return ClusterShape(shape);
+  }
+
+  Column checked_column(int count) const {
+    try {
+      return column(count);
+    } catch (const Error& error) {
+      throw Error(error.code(),
+                  "with " + std::to_string(count) + " redundant experts: " + error.what());
+    }
   }
 
   Column column(int count) const {
