@@ -21,6 +21,11 @@ std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 // Partitions that are placed: the bound of the first is seldom missed, so more are seldom needed.
 constexpr int kPartitions = 4;
+// Branches of the search for partitions: all of few groups, while for many the first ones are as
+// good once they are improved.
+constexpr int kFewGroups = 12;
+constexpr std::int64_t kBranchesOfFew = 200'000;
+constexpr std::int64_t kBranchesOfMany = 5'000;
 // As close to the bound as is worth work.
 constexpr double kTolerance = 5e-4;
 constexpr std::int64_t kDefaultWork = 2'000'000;
@@ -66,11 +71,13 @@ class Placing {
   };
 
   void try_partitions(PartitionGoal goal) {
-    const auto partitions = best_node_partitions(shape_, problem_.load, problem_.rank_speed,
-                                                 {.goal = goal,
-                                                  .level = relaxed_ ? kRelaxedLevel : 1.0,
-                                                  .max_replicas = problem_.max_replicas,
-                                                  .count = kPartitions});
+    const auto partitions = best_node_partitions(
+        shape_, problem_.load, problem_.rank_speed,
+        {.goal = goal,
+         .level = relaxed_ ? kRelaxedLevel : 1.0,
+         .max_replicas = problem_.max_replicas,
+         .count = kPartitions,
+         .max_work = shape_.num_expert_groups() <= kFewGroups ? kBranchesOfFew : kBranchesOfMany});
     for (const NodePartition& partition : partitions) {
       if (best_ && cannot_beat(*best_, partition)) continue;
       place(partition);
