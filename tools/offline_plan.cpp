@@ -5,7 +5,10 @@
 #include <memory>
 #include <utility>
 
+#include <swiftbalancer/placement.hpp>
+
 #include "placement_figures.hpp"
+#include "planner/limits.hpp"
 #include "planner/plan_job.hpp"
 
 namespace swiftbalancer::tool {
@@ -33,9 +36,13 @@ double milliseconds_since(Clock::time_point begin) {
   return std::chrono::duration<double, std::milli>(Clock::now() - begin).count();
 }
 
+bool is_limited(const OfflineProblem& given) {
+  return given.limits != nullptr && given.limits->given();
+}
+
 OfflinePlan full_plan(const OfflineProblem& given) {
   const auto policy = make_policy(given.config.policy);
-  const ServedState start = ServedState::initial(given.shape);
+  const ServedState start = given.from ? *given.from : ServedState::initial(given.shape);
   OfflinePlan result{start};
   result.changed_layers = given.shape.num_moe_layers();
   result.milliseconds = best_time([&] {
@@ -47,12 +54,19 @@ OfflinePlan full_plan(const OfflineProblem& given) {
       problem.placement = start.placement.layer(layer);
       problem.dispatch = given.dispatch;
       problem.from_scratch = true;
-      LayerPlan plan = policy->plan_layer(problem);
+      if (is_limited(given)) given.limits->fill(layer, problem);
+      LayerPlan plan =
+          is_limited(given) ? plan_within_limits(problem) : policy->plan_layer(problem);
       std::ranges::copy(plan.placement, result.planned.placement.layer(layer).begin());
       result.planned.shares[static_cast<std::size_t>(layer)] = std::move(plan.shares);
     }
     return milliseconds_since(begin);
   });
+  if (!given.from) return result;
+  for (int layer = 0; layer < given.shape.num_moe_layers(); ++layer) {
+    result.moves += count_moves(start.placement.layer(layer), result.planned.placement.layer(layer),
+                                given.shape);
+  }
   return result;
 }
 
@@ -80,12 +94,19 @@ OfflinePlan incremental_plan(const OfflineProblem& given) {
 
 }  // namespace
 
+std::span<const double> rank_speed_of(const OfflineProblem& problem) {
+  LayerProblem limited;
+  if (problem.limits != nullptr) problem.limits->fill(0, limited);
+  return limited.rank_speed;
+}
+
 OfflinePlan make_offline_plan(const OfflineProblem& problem) {
-  OfflinePlan plan = problem.from ? incremental_plan(problem) : full_plan(problem);
+  OfflinePlan plan =
+      problem.from && !is_limited(problem) ? incremental_plan(problem) : full_plan(problem);
   const Placement& placement = plan.planned.placement;
   plan.planned = problem.dispatch == Dispatch::kEven
                      ? ServedState::even(placement, problem.shape)
-                     : level_shares(problem.shape, placement, problem.load);
+                     : level_shares(problem.shape, placement, problem.load, rank_speed_of(problem));
   return plan;
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 // How well placements balance given loads. Used by `plan` and `compare`. Main thread.
 
+#include <span>
+
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/shape.hpp>
 
@@ -16,15 +18,17 @@ struct PlacementFigures {
   double lower_bound_gap_mean = 0.0;
 };
 
+/// @param rank_speed [num_ranks] relative; a rank's load then counts as its time, load / speed, and
+/// the mean as the time of all ranks together. Empty: all alike.
 PlacementFigures figures_of(const ClusterShape& shape, const ServedState& state,
-                            const ExpertLoad& load);
+                            const ExpertLoad& load, std::span<const double> rank_speed = {});
 
 /// Over all layers.
 int same_rank_duplicates(const ClusterShape& shape, const Placement& placement);
 
 /// The placement with the shares that level its ranks best under these loads.
 ServedState level_shares(const ClusterShape& shape, const Placement& placement,
-                         const ExpertLoad& load);
+                         const ExpertLoad& load, std::span<const double> rank_speed = {});
 
 /// What a placement file says is served; even shares where it has none.
 ServedState served_state(const io::PlacementFile& file, const ClusterShape& shape);

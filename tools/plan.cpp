@@ -1,7 +1,9 @@
 // `swiftbalancer plan`: a placement for recorded loads, from nothing or from one that is served.
 
 #include <filesystem>
+#include <numeric>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -12,12 +14,15 @@
 
 #include "command.hpp"
 #include "formats/placement_format.hpp"
+#include "limit_settings.hpp"
 #include "load_settings.hpp"
 #include "observe/files.hpp"
 #include "offline_plan.hpp"
 #include "output_folder.hpp"
 #include "placement_figures.hpp"
+#include "planner/survivors.hpp"
 #include "shape_settings.hpp"
+#include "sweep.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
@@ -46,7 +51,9 @@ class PlanCommand final : public Command {
            "  swiftbalancer plan --loads loads.npy --num-ranks 32 --num-redundant-experts 32 "
            "--policy eplb -o expert_map.json --format vllm-ascend\n"
            "  swiftbalancer plan --loads loads.npy --window 3 --score-window 4 --from "
-           "placement.json --max-moves-per-layer 4 -o next.json --json";
+           "placement.json --max-moves-per-layer 4 -o next.json --json\n"
+           "  swiftbalancer plan --loads loads.npy --num-ranks 32 --sweep 0:64:16 --expert-bytes "
+           "44040192";
   }
 
   void declare(Settings& settings) override {
@@ -65,6 +72,9 @@ class PlanCommand final : public Command {
         "dispatch", {"even", "split"}, [this](std::size_t i) { split_ = i == 1; },
         [this] { return split_ ? std::size_t{1} : std::size_t{0}; },
         "Tokens of a replicated expert: the same to each replica, or by planned shares");
+    limits_.declare(settings);
+    sweep_.declare(settings);
+    settings.text("hardware", hardware_, "Hardware profile; gives a --sweep step times");
     settings.text("out", out_, "Placement file to write");
     settings.short_flag("-o");
     settings.text("format", format_,
@@ -76,40 +86,106 @@ class PlanCommand final : public Command {
   void run(const Settings& settings, const std::string&, const std::string&) override {
     make_policy(config_.policy);
     config_.min_gain = 0.0;  // Only sampling noise speaks against moves.
-    if (!loads_.given()) {
-      throw Error(ErrorCode::kInvalidArgument, "--loads is needed: recorded loads, .npy or JSON");
-    }
-    if (from_.empty() && settings.given("max_moves_per_layer")) {
-      throw Error(ErrorCode::kInvalidArgument,
-                  "--max-moves-per-layer goes with --from: a full plan starts from nothing");
-    }
+    check_combinations(settings);
     loads_.read();
     if (score_window_ >= 0) loads_.window(score_window_, "--score-window");
     const ExpertLoad load = loads_.chosen();
+    if (sweep_.given()) return sweep(settings, load);
     io::PlacementFile file = start(settings, load);
+    const int lost = bury_dead_ranks(load, file);
     const ClusterShape shape(file.shape);
     const formats::PlacementFormat* format = nullptr;
     if (!out_.empty()) {
       format = &formats::format_of_output(out_, format_);
       check_output_file(out_);
     }
-    OfflineProblem problem{shape, config_, load, dispatch(), std::nullopt};
+    OfflineProblem problem{shape, config_, load, dispatch(), std::nullopt, &limits_};
     const ServedState before =
         from_.empty() ? ServedState::initial(shape) : served_state(file, shape);
     if (!from_.empty()) problem.from = before;
-    const OfflinePlan plan = make_offline_plan(problem);
+    limits_.prepare(shape, from_.empty() ? nullptr : &before.placement);
+    OfflinePlan plan = make_offline_plan(problem);
+    plan.moves += lost;
     const Outcome outcome = judge(shape, problem, plan);
     if (format != nullptr) write(*format, shape, plan, file);
     if (json_) {
       print_json(plan, outcome);
     } else {
       print_table(shape, problem, before, plan, outcome);
+      if (lost > 0) fmt::print("of the moves, {} bring back lost experts\n", lost);
       if (format != nullptr) print_written(*format, shape, plan);
     }
   }
 
  private:
   Dispatch dispatch() const { return split_ ? Dispatch::kSplit : Dispatch::kEven; }
+
+  // Options that do nothing beside others are refused.
+  void check_combinations(const Settings& settings) const {
+    const auto refuse = [](const char* message) {
+      throw Error(ErrorCode::kInvalidArgument, message);
+    };
+    if (!loads_.given()) refuse("--loads is needed: recorded loads, .npy or JSON");
+    const bool moves_limited = settings.given("max_moves_per_layer");
+    if (from_.empty() && moves_limited)
+      refuse("--max-moves-per-layer goes with --from: a full plan starts from nothing");
+    if (from_.empty() && settings.given("dead_ranks"))
+      refuse("--dead-ranks goes with --from: it says what the dead ranks held");
+    if (limits_.given() && (moves_limited || config_.policy != "swift")) {
+      refuse(
+          "rank_speeds, pinned_experts, max_replicas and max_cross_node_replicas are kept by full "
+          "plans of policy swift, without --max-moves-per-layer");
+    }
+    if (!sweep_.given()) {
+      for (const char* key : {"hardware", "expert_bytes", "tokens_per_step", "top_k",
+                              "context_length", "replica_budget"}) {
+        if (settings.given(key))
+          refuse(
+              "hardware, expert_bytes, tokens_per_step, top_k, "
+              "context_length and replica_budget go with --sweep");
+      }
+      return;
+    }
+    for (const char* key :
+         {"from", "out", "policy", "num_redundant_experts", "slots_per_rank", "pinned_experts"}) {
+      if (settings.given(key)) {
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("{} is given, which does not go with --sweep: it makes full plans "
+                                "of policy swift for several counts and writes none",
+                                key));
+      }
+    }
+  }
+
+  void sweep(const Settings& settings, const ExpertLoad& load) {
+    ShapeOptions shape = shape_.shape(settings, load.num_moe_layers(), load.num_logical_experts());
+    limits_.prepare(ClusterShape(shape), nullptr);
+    LayerProblem limits;
+    limits_.fill(0, limits);
+    const SweepOptions options = sweep_.options(settings, shape, dispatch(), hardware_, limits);
+    const ExpertLoad* score =
+        score_window_ < 0 ? nullptr : &loads_.window(score_window_, "--score-window");
+    const SweepResult result = run_sweep(options, load, score);
+    if (json_) {
+      fmt::print("{}\n", sweep_json(options, result).dump());
+    } else {
+      print_sweep(options, result);
+    }
+  }
+
+  // Leaves the ranks that are alive. @returns the experts that had to be placed again, over all
+  // layers.
+  int bury_dead_ranks(const ExpertLoad& load, io::PlacementFile& file) const {
+    const std::vector<int> dead = limits_.dead_ranks();
+    if (dead.empty()) return 0;
+    const bool keep_groups = file.shape.num_expert_groups > 1 && file.shape.num_nodes > 1;
+    Recovered recovered =
+        recover(ClusterShape(file.shape), file.placement, load, dead, keep_groups);
+    file.shape = recovered.survivors.options;
+    file.placement = std::move(recovered.placement);
+    file.shares.clear();  // Those of lost replicas are gone.
+    return std::accumulate(recovered.lost_experts.begin(), recovered.lost_experts.end(), 0);
+  }
 
   // The placement to start from, or its shape alone.
   io::PlacementFile start(const Settings& settings, const ExpertLoad& load) const {
@@ -159,17 +235,18 @@ class PlanCommand final : public Command {
                 const OfflinePlan& plan) const {
     const Placement& placement = plan.planned.placement;
     Outcome outcome;
-    outcome.figures = figures_of(shape, plan.planned, problem.load);
+    outcome.figures = figures_of(shape, plan.planned, problem.load, rank_speed_of(problem));
     outcome.same_rank_duplicates = same_rank_duplicates(shape, placement);
     if (problem.from)
       outcome.moves_per_layer = static_cast<double>(plan.moves) / shape.num_moe_layers();
     if (score_window_ < 0) return outcome;
     const ExpertLoad& next = loads_.window(score_window_, "--score-window");
     const auto mean = [&](const ServedState& state) {
-      return figures_of(shape, state, next).imbalance.mean_over_layers;
+      return figures_of(shape, state, next, rank_speed_of(problem)).imbalance.mean_over_layers;
     };
     outcome.next_imbalance_even = mean(ServedState::even(placement, shape));
-    outcome.next_imbalance_split = mean(level_shares(shape, placement, problem.load));
+    outcome.next_imbalance_split =
+        mean(level_shares(shape, placement, problem.load, rank_speed_of(problem)));
     return outcome;
   }
 
@@ -192,10 +269,12 @@ class PlanCommand final : public Command {
   void print_table(const ClusterShape& shape, const OfflineProblem& problem,
                    const ServedState& before_state, const OfflinePlan& plan,
                    const Outcome& outcome) const {
-    const PlacementFigures before = figures_of(shape, before_state, problem.load);
+    const PlacementFigures before =
+        figures_of(shape, before_state, problem.load, rank_speed_of(problem));
     const PlacementFigures& after = outcome.figures;
     fmt::print("policy {}, {} plan for the {} of {}\n", config_.policy,
-               problem.from ? "incremental" : "full", loads_.description(), loads_.file());
+               !problem.from || limits_.given() ? "full" : "incremental", loads_.description(),
+               loads_.file());
     fmt::print("{} layers of {} experts on {} slots, {} ranks, {} nodes; tokens are split {}\n\n",
                shape.num_moe_layers(), shape.num_logical_experts(), shape.num_slots(),
                shape.num_ranks(), shape.num_nodes(), split_ ? "by shares" : "evenly");
@@ -227,6 +306,9 @@ class PlanCommand final : public Command {
 
   LoadSettings loads_;
   ShapeSettings shape_;
+  LimitSettings limits_;
+  SweepSettings sweep_;
+  std::string hardware_;
   PlannerConfig config_;
   bool split_ = false;
   int score_window_ = -1;

@@ -132,22 +132,6 @@ void Settings::integers(std::string key, std::vector<int>& value, int least, int
   settings_.back().text = [&value] { return fmt::format("{}", fmt::join(value, ",")); };
 }
 
-void Settings::numbers(std::string key, std::vector<double>& value, double least, double most,
-                       std::string help) {
-  list_setting(std::move(key), fmt::format("numbers from {} to {}", least, most), std::move(help));
-  settings_.back().set = [&value, least, most](const std::string& text) {
-    std::vector<double> numbers;
-    for (const std::string& item : split(text)) {
-      const auto number = parse<double>(item);
-      if (!number || !std::isfinite(*number) || *number < least || *number > most) return false;
-      numbers.push_back(*number);
-    }
-    value = std::move(numbers);
-    return true;
-  };
-  settings_.back().text = [&value] { return fmt::format("{}", fmt::join(value, ",")); };
-}
-
 void Settings::flag(std::string key, bool& value, std::string help) {
   Setting setting{std::move(key), std::move(help), SettingKind::kFlag, "true or false", {}, {}};
   setting.set = [&value](const std::string& text) {

@@ -39,8 +39,6 @@ class Settings {
   void list(std::string key, std::vector<std::string>& value, std::string help);
   /// Integers with commas between them; "3-60" stands for all from 3 to 60.
   void integers(std::string key, std::vector<int>& value, int least, int most, std::string help);
-  void numbers(std::string key, std::vector<double>& value, double least, double most,
-               std::string help);
   void flag(std::string key, bool& value, std::string help);
   /// Another way to write the flag of the setting declared last.
   void short_flag(std::string flag) { settings_.back().short_flag = std::move(flag); }

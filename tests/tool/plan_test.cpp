@@ -148,6 +148,43 @@ TEST(PlanCommand, SaysWhenNothingIsWorthMoving) {
   EXPECT_THAT(result.out, HasSubstr("nothing is worth moving"));
 }
 
+TEST(PlanCommand, PlansForTheRanksThatAreLeft) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[40, 30, 20, 10]]");
+  folder.write("placement.npy", npy("<i4", "1, 6", raw<std::int32_t>({0, 1, 2, 3, 1, 0})));
+  const Json json = json_of(folder,
+                            "plan --loads loads.json --num-ranks 3 --from placement.npy --policy "
+                            "static --dead-ranks 1 -o left.json");
+  // Experts 2 and 3 lived on the dead rank alone.
+  EXPECT_EQ(json.at("moves_per_layer"), 2.0);
+  EXPECT_THAT(read_file(folder.file("left.json")), HasSubstr("\"num_ranks\": 2"));
+}
+
+// A rank of half the speed gets half the load: 3 experts of 20 on ranks of speed 2 and 1.
+TEST(PlanCommand, SlowRanksGetLess) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[20, 20, 20]]");
+  const Json json = json_of(folder,
+                            "plan --loads loads.json --num-ranks 2 --slots-per-rank 2,1 "
+                            "--rank-speeds 2,1");
+  EXPECT_NEAR(json.at("imbalance_mean").get<double>(), 1.0, 1e-12);
+  EXPECT_NEAR(json.at("lower_bound_gap_mean").get<double>(), 0.0, 1e-12);
+}
+
+TEST(PlanCommand, ASweepComparesCountsOfRedundantExperts) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[60, 20, 10, 10]]");
+  const std::string sweep =
+      "plan --loads loads.json --num-ranks 2 --sweep 0,2 --expert-bytes 1000000000";
+  const Json json = json_of(folder, sweep);
+  ASSERT_EQ(json.at("sweep").size(), 2U);
+  // Without replicas the hot expert's rank has 60 + 10 of 100; with two it is level.
+  EXPECT_NEAR(json.at("sweep")[0].at("imbalance_even_mean").get<double>(), 1.4, 1e-12);
+  EXPECT_NEAR(json.at("sweep")[1].at("imbalance_split_mean").get<double>(), 1.0, 1e-3);
+  EXPECT_EQ(json.at("recommended_redundant_experts"), 2);
+  EXPECT_THAT(run_tool(folder, sweep).out, HasSubstr("<- recommended"));
+}
+
 TEST(CompareCommand, CountsMovesBytesAndBalance) {
   const TemporaryFolder folder;
   folder.write("loads.json", "[[60, 20, 10, 10]]");
