@@ -10,7 +10,8 @@ asan_tests=(protocol_test simulation_test planner_test io_checkpoint_test transp
             migration_commit_units_test migration_copy_executor_test migration_idle_test migration_thread_transport_test
             engine_serve_units engine_model_test
             fuzz_packet fuzz_plan_message fuzz_state_message fuzz_safetensors fuzz_model_config fuzz_placement_file
-            fuzz_load_file fuzz_settings_file)
+            fuzz_load_file fuzz_settings_file formats_test fuzz_expert_map_file fuzz_npy_placement fuzz_sglang_location_file
+            fuzz_trtllm_file)
 tsan_tests=(transport_test runtime_test migration_thread_transport_test)
 
 summary=()

@@ -29,6 +29,7 @@ class Command {
 std::unique_ptr<Command> make_control_command();
 std::unique_ptr<Command> make_serve_command();
 std::unique_ptr<Command> make_plan_command();
+std::unique_ptr<Command> make_compare_command();
 std::unique_ptr<Command> make_inspect_command();
 
 }  // namespace swiftbalancer::tool

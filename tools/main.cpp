@@ -30,7 +30,8 @@ struct Entry {
 };
 
 void add_setting(CLI::App& app, const Setting& setting, Typed& typed) {
-  const std::string flag = flag_of(setting);
+  const std::string flag =
+      setting.short_flag.empty() ? flag_of(setting) : setting.short_flag + "," + flag_of(setting);
   if (setting.kind == SettingKind::kFlag) {
     app.add_flag_callback(
         flag, [&typed, key = setting.key] { typed.values[key] = "true"; }, setting.help);
@@ -98,11 +99,12 @@ int main_checked(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer("Each subcommand has its own --help with examples.");
 
-  std::array<Entry, 4> entries;
+  std::array<Entry, 5> entries;
   entries[0].command = make_serve_command();
   entries[1].command = make_plan_command();
   entries[2].command = make_inspect_command();
   entries[3].command = make_control_command();
+  entries[4].command = make_compare_command();
   for (Entry& entry : entries) add_command(app, entry);
 
   const std::string_view first = argc > 1 ? argv[1] : "-";
@@ -110,7 +112,7 @@ int main_checked(int argc, char** argv) {
         return entry.command->name() == first;
       })) {
     return fail("unknown subcommand '" + std::string(first) +
-                    "'; the subcommands are: serve, plan, inspect, control",
+                    "'; the subcommands are: serve, plan, inspect, control, compare",
                 2);
   }
   try {

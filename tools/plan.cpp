@@ -1,195 +1,321 @@
-// `swiftbalancer plan`: what a rebalance would do for given loads, without serving.
+// `swiftbalancer plan`: a placement for recorded loads, from nothing or from one that is served.
 
-#include <algorithm>
-#include <chrono>
 #include <filesystem>
+#include <numeric>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
 
 #include "command.hpp"
-#include "io/load_file.hpp"
-#include "io/placement_file.hpp"
-#include "io/text_file.hpp"
+#include "formats/placement_format.hpp"
+#include "limit_settings.hpp"
+#include "load_settings.hpp"
 #include "observe/files.hpp"
+#include "offline_plan.hpp"
 #include "output_folder.hpp"
-#include "planner/plan_job.hpp"
+#include "placement_figures.hpp"
+#include "planner/survivors.hpp"
+#include "shape_settings.hpp"
+#include "sweep.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
 
-struct Timed {
-  Plan plan;
-  double milliseconds = 0.0;
+using Json = nlohmann::ordered_json;
+
+// What a plan is worth.
+struct Outcome {
+  PlacementFigures figures;
+  int same_rank_duplicates = 0;
+  std::optional<double> moves_per_layer;  // of an incremental plan
+  // Mean over layers on the window to score on: tokens split evenly, and by the shares that level
+  // the window that was planned for.
+  std::optional<double> next_imbalance_even;
+  std::optional<double> next_imbalance_split;
 };
-
-Timed make_timed_plan(PlanInput input) {
-  const auto start = std::chrono::steady_clock::now();
-  const auto job = make_plan_job(std::move(input));
-  while (!job->advance()) {
-  }
-  Timed timed{job->take(), 0.0};
-  timed.milliseconds =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  return timed;
-}
-
-ServedState apply(ServedState state, const Plan& plan) {
-  for (const LayerChange& change : plan.changes) {
-    std::ranges::copy(change.plan.placement, state.placement.layer(change.moe_layer_id).begin());
-    state.shares[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.shares;
-  }
-  return state;
-}
-
-bool has_even_shares(const ServedState& state, const ClusterShape& shape) {
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    const auto even = even_shares(state.placement.layer(layer), shape.num_logical_experts());
-    if (state.shares[static_cast<std::size_t>(layer)] != even) return false;
-  }
-  return true;
-}
 
 class PlanCommand final : public Command {
  public:
   std::string_view name() const override { return "plan"; }
   std::string_view summary() const override {
-    return "Plan a placement for recorded loads and say what it would bring";
+    return "Plan a placement for recorded loads and say what it brings";
   }
   std::string_view examples() const override {
-    return "  swiftbalancer plan loads.npy --num-ranks 8 --num-slots 80\n"
-           "  swiftbalancer plan loads.npy --num-ranks 32 --num-slots 288 --num-nodes 4 --policy "
-           "eplb --out placement.json\n"
-           "  swiftbalancer plan loads.npy --window 3 --placement placement.json --out next.json";
-  }
-  std::string_view operand() const override { return "LOADS"; }
-  std::string_view operand_help() const override {
-    return "Loads, .npy or JSON: [layers, experts] or [windows, layers, experts] tokens";
+    return "  swiftbalancer plan --loads loads.npy --num-ranks 8 --num-redundant-experts 16\n"
+           "  swiftbalancer plan --loads loads.npy --num-ranks 32 --num-redundant-experts 32 "
+           "--policy eplb -o expert_map.json --format vllm-ascend\n"
+           "  swiftbalancer plan --loads loads.npy --window 3 --score-window 4 --from "
+           "placement.json --max-moves-per-layer 4 -o next.json --json\n"
+           "  swiftbalancer plan --loads loads.npy --num-ranks 32 --sweep 0:64:16 --expert-bytes "
+           "44040192";
   }
 
   void declare(Settings& settings) override {
-    settings.integer("num_ranks", options_.num_ranks, 1, 1'000'000, "Ranks");
-    settings.integer("num_slots", options_.num_slots, 1, 100'000'000,
-                     "Slots per layer, over all ranks");
-    settings.integer("num_nodes", options_.num_nodes, 1, 1'000'000,
-                     "Nodes that the ranks are spread over");
-    settings.integer("num_expert_groups", options_.num_expert_groups, 1, 1'000'000,
-                     "Groups of group-limited routing; 1: none");
-    settings.integer("window", window_, -1, 1'000'000'000,
-                     "Window to plan for, from 0; -1: the sum of all");
-    settings.text("policy", config_.policy, "Policy");
-    settings.number("min_gain", config_.min_gain, 0.0, 1e9,
-                    "Predicted fall of imbalance below which a plan is dropped");
-    settings.integer("max_moves_per_layer", config_.max_moves_per_layer, -1, 1'000'000,
-                     "Moves; -1: no limit");
+    loads_.declare(settings);
+    settings.integer("score_window", score_window_, -1, 1'000'000'000,
+                     "A window to score the plan on beside, from 0; -1: none");
+    shape_.declare(settings);
     settings.text(
-        "placement", placement_,
-        "Placement file that is served now; without it: the initial placement of the shape");
+        "from", from_,
+        "Placement that is served now, of any known format: plans from it with few moves; "
+        "without it the plan is a full one");
+    settings.text("policy", config_.policy, "Policy: swift, eplb, static");
+    settings.integer("max_moves_per_layer", config_.max_moves_per_layer, -1, 1'000'000,
+                     "Moves; -1: no limit; goes with --from");
+    settings.choice(
+        "dispatch", {"even", "split"}, [this](std::size_t i) { split_ = i == 1; },
+        [this] { return split_ ? std::size_t{1} : std::size_t{0}; },
+        "Tokens of a replicated expert: the same to each replica, or by planned shares");
+    limits_.declare(settings);
+    sweep_.declare(settings);
+    settings.text("hardware", hardware_, "Hardware profile; gives a --sweep step times");
     settings.text("out", out_, "Placement file to write");
+    settings.short_flag("-o");
+    settings.text("format", format_,
+                  "Format of that file, where its extension does not say it: swiftbalancer, "
+                  "vllm-ascend, sglang, tensorrt-llm, npy; without -o: that of --from");
+    settings.flag("json", json_, "One line of JSON in place of the table");
   }
 
-  void run(const Settings& settings, const std::string& loads_file, const std::string&) override {
+  void run(const Settings& settings, const std::string&, const std::string&) override {
     make_policy(config_.policy);
-    const ExpertLoad load = chosen_load(loads_file);
-    const ServedState served = served_state(settings, load, loads_file);
-    const ClusterShape shape(options_);
-    if (!out_.empty()) check_output_file(out_);
-
-    const Timed timed =
-        make_timed_plan({.shape = shape, .config = config_, .served = served, .load = load});
-    print(shape, timed);
-    if (out_.empty()) return;
-    ServedState planned = apply(served, timed.plan);
-    if (has_even_shares(planned, shape)) planned.shares.clear();
-    const io::PlacementFile file{options_, std::move(planned.placement), std::move(planned.shares)};
-    const auto folder = std::filesystem::path(out_).parent_path();
-    if (!folder.empty()) create_folder(folder.string());
-    observe::write_file_atomically(out_, io::format_placement(file));
-    fmt::print("wrote {}\n", out_);
+    config_.min_gain = 0.0;  // Only sampling noise speaks against moves.
+    check_combinations(settings);
+    loads_.read();
+    if (score_window_ >= 0) loads_.window(score_window_, "--score-window");
+    const ExpertLoad load = loads_.chosen();
+    if (sweep_.given()) return sweep(settings, load);
+    io::PlacementFile file = start(settings, load);
+    const int lost = bury_dead_ranks(load, file);
+    const ClusterShape shape(file.shape);
+    const formats::PlacementFormat* format = nullptr;
+    if (!out_.empty()) {
+      format = &formats::format_of_output(out_, format_);
+      check_output_file(out_);
+    }
+    OfflineProblem problem{shape, config_, load, dispatch(), std::nullopt, &limits_};
+    const ServedState before =
+        from_.empty() ? ServedState::initial(shape) : served_state(file, shape);
+    if (!from_.empty()) problem.from = before;
+    limits_.prepare(shape, from_.empty() ? nullptr : &before.placement);
+    OfflinePlan plan = make_offline_plan(problem);
+    plan.moves += lost;
+    const Outcome outcome = judge(shape, problem, plan);
+    if (format != nullptr) write(*format, shape, plan, file);
+    if (json_) {
+      print_json(plan, outcome);
+    } else {
+      print_table(shape, problem, before, plan, outcome);
+      if (lost > 0) fmt::print("of the moves, {} bring back lost experts\n", lost);
+      if (format != nullptr) print_written(*format, shape, plan);
+    }
   }
 
  private:
-  ExpertLoad chosen_load(const std::string& path) const {
-    std::vector<ExpertLoad> windows = io::read_loads(path);
-    if (window_ >= static_cast<std::int64_t>(windows.size())) {
-      throw Error(ErrorCode::kInvalidArgument, fmt::format("--window is {}; {} has windows 0 to {}",
-                                                           window_, path, windows.size() - 1));
-    }
-    if (window_ >= 0) return windows[static_cast<std::size_t>(window_)];
-    ExpertLoad sum(windows.front().num_moe_layers(), windows.front().num_logical_experts());
-    for (const ExpertLoad& load : windows) {
-      for (int layer = 0; layer < sum.num_moe_layers(); ++layer) {
-        for (std::size_t e = 0; e < sum.layer(layer).size(); ++e)
-          sum.layer(layer)[e] += load.layer(layer)[e];
-      }
-    }
-    return sum;
-  }
+  Dispatch dispatch() const { return split_ ? Dispatch::kSplit : Dispatch::kEven; }
 
-  // Fills in the shape too: from the placement file, if there is one.
-  ServedState served_state(const Settings& settings, const ExpertLoad& load,
-                           const std::string& loads_file) {
-    if (placement_.empty()) {
-      if (!settings.given("num_ranks") || !settings.given("num_slots")) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    "--num-ranks and --num-slots are needed, or a --placement that says them");
-      }
-      options_.num_moe_layers = load.num_moe_layers();
-      options_.num_logical_experts = load.num_logical_experts();
-      return ServedState::initial(ClusterShape(options_));
+  // Options that do nothing beside others are refused.
+  void check_combinations(const Settings& settings) const {
+    const auto refuse = [](const char* message) {
+      throw Error(ErrorCode::kInvalidArgument, message);
+    };
+    if (!loads_.given()) refuse("--loads is needed: recorded loads, .npy or JSON");
+    const bool moves_limited = settings.given("max_moves_per_layer");
+    if (from_.empty() && moves_limited)
+      refuse("--max-moves-per-layer goes with --from: a full plan starts from nothing");
+    if (from_.empty() && settings.given("dead_ranks"))
+      refuse("--dead-ranks goes with --from: it says what the dead ranks held");
+    if (limits_.given() && (moves_limited || config_.policy != "swift")) {
+      refuse(
+          "rank_speeds, pinned_experts, max_replicas and max_cross_node_replicas are kept by full "
+          "plans of policy swift, without --max-moves-per-layer");
     }
-    for (const char* key : {"num_ranks", "num_slots", "num_nodes", "num_expert_groups"}) {
+    if (!sweep_.given()) {
+      for (const char* key : {"hardware", "expert_bytes", "tokens_per_step", "top_k",
+                              "context_length", "replica_budget"}) {
+        if (settings.given(key))
+          refuse(
+              "hardware, expert_bytes, tokens_per_step, top_k, "
+              "context_length and replica_budget go with --sweep");
+      }
+      return;
+    }
+    for (const char* key :
+         {"from", "out", "policy", "num_redundant_experts", "slots_per_rank", "pinned_experts"}) {
       if (settings.given(key)) {
-        throw Error(
-            ErrorCode::kInvalidArgument,
-            fmt::format("{} is given, and so is a placement, which says it; leave it out", key));
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("{} is given, which does not go with --sweep: it makes full plans "
+                                "of policy swift for several counts and writes none",
+                                key));
       }
     }
-    io::PlacementFile file = io::parse_placement(placement_, io::read_text_file(placement_));
-    options_ = file.shape;
-    if (options_.num_moe_layers != load.num_moe_layers() ||
-        options_.num_logical_experts != load.num_logical_experts()) {
-      throw Error(
-          ErrorCode::kInvalidArgument,
-          fmt::format("{} has {} layers of {} experts, {} has {} of {}: they must be of one model",
-                      loads_file, load.num_moe_layers(), load.num_logical_experts(), placement_,
-                      options_.num_moe_layers, options_.num_logical_experts));
-    }
-    ServedState served{std::move(file.placement), std::move(file.shares)};
-    for (int layer = static_cast<int>(served.shares.size()); layer < options_.num_moe_layers;
-         ++layer) {
-      served.shares.push_back(
-          even_shares(served.placement.layer(layer), options_.num_logical_experts));
-    }
-    return served;
   }
 
-  void print(const ClusterShape& shape, const Timed& timed) const {
-    const Plan& plan = timed.plan;
-    fmt::print("policy {}: {} layers of {} experts on {} slots, {} ranks, {} nodes\n\n",
-               config_.policy, shape.num_moe_layers(), shape.num_logical_experts(),
-               shape.num_slots(), shape.num_ranks(), shape.num_nodes());
-    fmt::print("{:<34}{:>8}{:>8}\n", "imbalance (max / mean rank load)", "before", "after");
-    fmt::print("{:<34}{:>8.4f}{:>8.4f}\n", "  mean over layers",
-               plan.imbalance_before.mean_over_layers, plan.imbalance_after.mean_over_layers);
-    fmt::print("{:<34}{:>8.4f}{:>8.4f}\n\n", "  worst layer", plan.imbalance_before.worst_layer,
-               plan.imbalance_after.worst_layer);
-    fmt::print(
-        "moves: {} in {} of {} layers, {:.1f} % of all slots\n", plan.moves, plan.changes.size(),
-        shape.num_moe_layers(),
-        100.0 * plan.moves / (static_cast<double>(shape.num_slots()) * shape.num_moe_layers()));
-    fmt::print("planning time: {:.2f} ms\n", timed.milliseconds);
-    if (plan.changes.empty()) fmt::print("nothing is worth moving\n");
+  void sweep(const Settings& settings, const ExpertLoad& load) {
+    ShapeOptions shape = shape_.shape(settings, load.num_moe_layers(), load.num_logical_experts());
+    limits_.prepare(ClusterShape(shape), nullptr);
+    LayerProblem limits;
+    limits_.fill(0, limits);
+    const SweepOptions options = sweep_.options(settings, shape, dispatch(), hardware_, limits);
+    const ExpertLoad* score =
+        score_window_ < 0 ? nullptr : &loads_.window(score_window_, "--score-window");
+    const SweepResult result = run_sweep(options, load, score);
+    if (json_) {
+      fmt::print("{}\n", sweep_json(options, result).dump());
+    } else {
+      print_sweep(options, result);
+    }
   }
 
-  ShapeOptions options_;
+  // Leaves the ranks that are alive. @returns the experts that had to be placed again, over all
+  // layers.
+  int bury_dead_ranks(const ExpertLoad& load, io::PlacementFile& file) const {
+    const std::vector<int> dead = limits_.dead_ranks();
+    if (dead.empty()) return 0;
+    const bool keep_groups = file.shape.num_expert_groups > 1 && file.shape.num_nodes > 1;
+    Recovered recovered =
+        recover(ClusterShape(file.shape), file.placement, load, dead, keep_groups);
+    file.shape = recovered.survivors.options;
+    file.placement = std::move(recovered.placement);
+    file.shares.clear();  // Those of lost replicas are gone.
+    return std::accumulate(recovered.lost_experts.begin(), recovered.lost_experts.end(), 0);
+  }
+
+  // The placement to start from, or its shape alone.
+  io::PlacementFile start(const Settings& settings, const ExpertLoad& load) const {
+    const formats::PlacementFacts facts = shape_.facts(settings, load.num_logical_experts());
+    io::PlacementFile file;
+    if (from_.empty()) {
+      file.shape = shape_.shape(settings, load.num_moe_layers(), load.num_logical_experts());
+      file.model = facts.model;
+      file.model_layer_ids = facts.model_layer_ids;
+      if (!file.model_layer_ids.empty())
+        io::check_model_layer_ids(file.model_layer_ids, load.num_moe_layers());
+      return file;
+    }
+    const formats::PlacementFormat* format = nullptr;
+    file = formats::read_placement(from_, facts, &format);
+    if (out_.empty() && !format_.empty() && &formats::placement_format(format_) != format) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: is of format {}, not {}", from_, format->name, format_));
+    }
+    if (file.shape.num_moe_layers != load.num_moe_layers()) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{} has {} layers, {} has {}: they must be of one model", from_,
+                              file.shape.num_moe_layers, loads_.file(), load.num_moe_layers()));
+    }
+    return file;
+  }
+
+  void write(const formats::PlacementFormat& format, const ClusterShape& shape,
+             const OfflinePlan& plan, const io::PlacementFile& start) const {
+    io::PlacementFile file{
+        start.shape, plan.planned.placement, {}, start.model, start.model_layer_ids};
+    if (!has_even_shares(plan.planned, shape)) file.shares = plan.planned.shares;
+    const std::string text = format.format(file);
+    const auto folder = std::filesystem::path(out_).parent_path();
+    if (!folder.empty()) create_folder(folder.string());
+    observe::write_file_atomically(out_, text);
+  }
+
+  void print_written(const formats::PlacementFormat& format, const ClusterShape& shape,
+                     const OfflinePlan& plan) const {
+    const bool loses_shares = !format.holds_shares && !has_even_shares(plan.planned, shape);
+    fmt::print("wrote {} ({}{})\n", out_, format.name,
+               loses_shares ? ": it has no place for the planned shares" : "");
+  }
+
+  Outcome judge(const ClusterShape& shape, const OfflineProblem& problem,
+                const OfflinePlan& plan) const {
+    const Placement& placement = plan.planned.placement;
+    Outcome outcome;
+    outcome.figures = figures_of(shape, plan.planned, problem.load, rank_speed_of(problem));
+    outcome.same_rank_duplicates = same_rank_duplicates(shape, placement);
+    if (problem.from)
+      outcome.moves_per_layer = static_cast<double>(plan.moves) / shape.num_moe_layers();
+    if (score_window_ < 0) return outcome;
+    const ExpertLoad& next = loads_.window(score_window_, "--score-window");
+    const auto mean = [&](const ServedState& state) {
+      return figures_of(shape, state, next, rank_speed_of(problem)).imbalance.mean_over_layers;
+    };
+    outcome.next_imbalance_even = mean(ServedState::even(placement, shape));
+    outcome.next_imbalance_split =
+        mean(level_shares(shape, placement, problem.load, rank_speed_of(problem)));
+    return outcome;
+  }
+
+  void print_json(const OfflinePlan& plan, const Outcome& outcome) const {
+    Json json{{"plan_ms", plan.milliseconds},
+              {"imbalance_mean", outcome.figures.imbalance.mean_over_layers},
+              {"imbalance_worst", outcome.figures.imbalance.worst_layer},
+              {"balancedness_mean", outcome.figures.balancedness.mean_over_layers},
+              {"moves_per_layer", nullptr},
+              {"lower_bound_gap_mean", outcome.figures.lower_bound_gap_mean},
+              {"same_rank_duplicates", outcome.same_rank_duplicates}};
+    if (outcome.moves_per_layer) json["moves_per_layer"] = *outcome.moves_per_layer;
+    if (outcome.next_imbalance_even) {
+      json["next_imbalance_even"] = *outcome.next_imbalance_even;
+      json["next_imbalance_split"] = *outcome.next_imbalance_split;
+    }
+    fmt::print("{}\n", json.dump());
+  }
+
+  void print_table(const ClusterShape& shape, const OfflineProblem& problem,
+                   const ServedState& before_state, const OfflinePlan& plan,
+                   const Outcome& outcome) const {
+    const PlacementFigures before =
+        figures_of(shape, before_state, problem.load, rank_speed_of(problem));
+    const PlacementFigures& after = outcome.figures;
+    fmt::print("policy {}, {} plan for the {} of {}\n", config_.policy,
+               !problem.from || limits_.given() ? "full" : "incremental", loads_.description(),
+               loads_.file());
+    fmt::print("{} layers of {} experts on {} slots, {} ranks, {} nodes; tokens are split {}\n\n",
+               shape.num_moe_layers(), shape.num_logical_experts(), shape.num_slots(),
+               shape.num_ranks(), shape.num_nodes(), split_ ? "by shares" : "evenly");
+    fmt::print("{:<36}{:>9}{:>9}\n", "max / mean rank load", problem.from ? "before" : "initial",
+               "planned");
+    const auto row = [](const char* name, double old_value, double new_value) {
+      fmt::print("{:<36}{:>9.4f}{:>9.4f}\n", name, old_value, new_value);
+    };
+    row("  imbalance, mean over layers", before.imbalance.mean_over_layers,
+        after.imbalance.mean_over_layers);
+    row("  imbalance, worst layer", before.imbalance.worst_layer, after.imbalance.worst_layer);
+    row("  balancedness, mean over layers", before.balancedness.mean_over_layers,
+        after.balancedness.mean_over_layers);
+    row("  above the lower bound, mean, %", 100.0 * before.lower_bound_gap_mean,
+        100.0 * after.lower_bound_gap_mean);
+    if (outcome.next_imbalance_even) {
+      fmt::print("  imbalance on window {}: {:.4f} even, {:.4f} by shares\n", score_window_,
+                 *outcome.next_imbalance_even, *outcome.next_imbalance_split);
+    }
+    fmt::print("\n");
+    if (problem.from) {
+      fmt::print("moves: {} in {} of {} layers, {:.2f} a layer\n", plan.moves, plan.changed_layers,
+                 shape.num_moe_layers(), *outcome.moves_per_layer);
+    }
+    fmt::print("same-rank duplicates: {}\n", outcome.same_rank_duplicates);
+    fmt::print("planning time: {:.3f} ms\n", plan.milliseconds);
+    if (problem.from && plan.changed_layers == 0) fmt::print("nothing is worth moving\n");
+  }
+
+  LoadSettings loads_;
+  ShapeSettings shape_;
+  LimitSettings limits_;
+  SweepSettings sweep_;
+  std::string hardware_;
   PlannerConfig config_;
-  int window_ = -1;
-  std::string placement_;
+  bool split_ = false;
+  int score_window_ = -1;
+  std::string from_;
   std::string out_;
+  std::string format_;
+  bool json_ = false;
 };
 
 }  // namespace

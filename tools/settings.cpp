@@ -95,19 +95,41 @@ void Settings::text(std::string key, std::string& value, std::string help) {
   settings_.push_back(std::move(setting));
 }
 
+void Settings::list_setting(std::string key, std::string allowed, std::string help) {
+  settings_.push_back({std::move(key),
+                       std::move(help),
+                       SettingKind::kList,
+                       std::move(allowed) + ", with commas between them",
+                       {},
+                       {}});
+}
+
 void Settings::list(std::string key, std::vector<std::string>& value, std::string help) {
-  Setting setting{std::move(key),
-                  std::move(help),
-                  SettingKind::kList,
-                  "words with commas between them",
-                  {},
-                  {}};
-  setting.set = [&value](const std::string& text) {
+  list_setting(std::move(key), "words", std::move(help));
+  settings_.back().set = [&value](const std::string& text) {
     value = split(text);
     return std::ranges::none_of(value, &std::string::empty);
   };
-  setting.text = [&value] { return fmt::format("{}", fmt::join(value, ",")); };
-  settings_.push_back(std::move(setting));
+  settings_.back().text = [&value] { return fmt::format("{}", fmt::join(value, ",")); };
+}
+
+void Settings::integers(std::string key, std::vector<int>& value, int least, int most,
+                        std::string help) {
+  list_setting(std::move(key), fmt::format("integers from {} to {}, ranges like 3-60", least, most),
+               std::move(help));
+  settings_.back().set = [&value, least, most](const std::string& text) {
+    std::vector<int> numbers;
+    for (const std::string& item : split(text)) {
+      const std::size_t dash = item.find('-', 1);
+      const auto first = parse<int>(item.substr(0, dash));
+      const auto last = dash == std::string::npos ? first : parse<int>(item.substr(dash + 1));
+      if (!first || !last || *first < least || *last > most || *first > *last) return false;
+      for (int number = *first; number <= *last; ++number) numbers.push_back(number);
+    }
+    value = std::move(numbers);
+    return true;
+  };
+  settings_.back().text = [&value] { return fmt::format("{}", fmt::join(value, ",")); };
 }
 
 void Settings::flag(std::string key, bool& value, std::string help) {
@@ -137,6 +159,11 @@ void Settings::choice(std::string key, std::vector<std::string> words,
   };
   setting.text = [words, get] { return words[get()]; };
   settings_.push_back(std::move(setting));
+}
+
+void Settings::operand_text(std::string key, std::string& value, std::string help) {
+  text(std::move(key), value, std::move(help));
+  settings_.back().operand = true;
 }
 
 void Settings::operand_choice(std::string key, std::vector<std::string> words,

@@ -22,6 +22,7 @@ struct Setting {
   std::function<bool(const std::string& text)> set;
   std::function<std::string()> text;  ///< Current value.
   bool given = false;                 ///< In the file or on the command line.
+  std::string short_flag{};           ///< "-o": another way to write the flag.
   bool operand = false;               ///< A word without a flag on the command line, required.
 };
 
@@ -36,12 +37,17 @@ class Settings {
   void number(std::string key, double& value, double least, double most, std::string help);
   void text(std::string key, std::string& value, std::string help);
   void list(std::string key, std::vector<std::string>& value, std::string help);
+  /// Integers with commas between them; "3-60" stands for all from 3 to 60.
+  void integers(std::string key, std::vector<int>& value, int least, int most, std::string help);
   void flag(std::string key, bool& value, std::string help);
+  /// Another way to write the flag of the setting declared last.
+  void short_flag(std::string flag) { settings_.back().short_flag = std::move(flag); }
   /// One of some words; set receives its index.
   void choice(std::string key, std::vector<std::string> words, std::function<void(std::size_t)> set,
               std::function<std::size_t()> get, std::string help);
 
-  /// As choice, but an operand.
+  /// A text and a choice that are operands.
+  void operand_text(std::string key, std::string& value, std::string help);
   void operand_choice(std::string key, std::vector<std::string> words,
                       std::function<void(std::size_t)> set, std::function<std::size_t()> get,
                       std::string help);
@@ -64,6 +70,8 @@ class Settings {
   template <typename Integer>
   void add_integer(std::string key, Integer& value, std::int64_t least, std::int64_t most,
                    std::string help);
+
+  void list_setting(std::string key, std::string allowed, std::string help);
 
   std::vector<Setting> settings_;
 };

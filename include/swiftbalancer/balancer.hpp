@@ -49,6 +49,13 @@ enum class InstallMode : std::uint8_t {
   kCopy,  ///< Received bytes are copied into the registered memory, which never changes its role.
 };
 
+/// What the choice among an expert's replicas keeps low on the worst rank.
+enum class DispatchObjective : std::uint8_t {
+  kTokens,            ///< Tokens, by planned shares: compute sets the time (prefill).
+  kActivatedExperts,  ///< Experts that get any token, each on one slot: reading their weights sets
+                      ///< the time (decode).
+};
+
 /// Who plans.
 enum class ControlMode : std::uint8_t {
   kReplicated,  ///< Every rank plans; the hashes of the plans are compared.
@@ -77,6 +84,8 @@ struct BalancerConfig {
   int max_moves_per_layer = -1;  ///< Per rebalance; < 0: no limit.
   std::int64_t window_assignments =
       4096;  ///< Token-expert assignments per layer that are worth judging.
+  DispatchObjective decode_dispatch =
+      DispatchObjective::kTokens;  ///< Of dispatch_table() in steps of Phase::kDecode.
   // How it is carried out.
   InstallMode install_mode = InstallMode::kSwap;
   std::size_t staging_bytes = std::size_t{64}
@@ -246,7 +255,8 @@ class Balancer {
   /// kTransport (a packet that is not what it should be), kInternal (the ranks have diverged, the
   /// worker has stopped), kInvalidArgument (step out of order).
   Status begin_step(const StepInfo& info) noexcept;
-  /// The choices of one layer for this source rank; valid until the next begin_step.
+  /// The choices of one layer for this source rank and the phase of the step; valid until the next
+  /// begin_step.
   DispatchView dispatch_table(int moe_layer_id) const noexcept;
   /// Adds one layer's tokens received per local slot after dispatch, [slots of this rank].
   void record(int moe_layer_id, std::span<const std::uint32_t> expert_token_counts) noexcept;

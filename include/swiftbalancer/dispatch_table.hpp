@@ -38,10 +38,72 @@ class DispatchView {
 std::vector<std::uint32_t> even_shares(std::span<const std::int32_t> slots,
                                        int num_logical_experts);
 
-/// Fills one layer's table [num_logical_experts * kDispatchEntries] for a source rank: each slot
-/// appears in proportion to its share (largest remainder, rounding rotated by source_rank so that
-/// errors cancel over sources), spread evenly so that any run of consecutive tickets is split
-/// nearly as planned. Thread: any. Cost: O(experts * entries * replicas). Deterministic.
+/// The rows of a layer's table that a change of placement and shares touches.
+struct DispatchRows {
+  std::vector<std::int32_t> experts;  ///< Ascending.
+  std::vector<std::int32_t> entries;  ///< [experts, kDispatchEntries]
+  /// @param table [num_logical_experts * kDispatchEntries] as it was before the change.
+  void copy_to(std::span<std::int32_t> table) const noexcept;
+};
+
+/// Builds the tables of one source rank, layer by layer, without allocating. Thread-compatible.
+class DispatchTableBuilder {
+ public:
+  explicit DispatchTableBuilder(const ClusterShape& shape);
+  /// Fills one layer's table [num_logical_experts * kDispatchEntries]. The shares are cut into as
+  /// many strata as there are entries, and each source rank takes one point of each stratum, at a
+  /// distance of its own: a source's entries follow the shares within one entry, those of all
+  /// sources together within one in num_ranks * kDispatchEntries. Consecutive tickets take the
+  /// strata in bit-reversed order (van der Corput 1935), so that any run of them is split nearly as
+  /// planned. An expert without a slot gets kEmptySlot. Deterministic. Cost: O(experts * entries).
+  void build(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares,
+             int source_rank, std::span<std::int32_t> out);
+  /// Only the rows of experts some slot or share of which is not as before.
+  DispatchRows changed_rows(std::span<const std::int32_t> slots_before,
+                            std::span<const std::uint32_t> shares_before,
+                            std::span<const std::int32_t> slots,
+                            std::span<const std::uint32_t> shares, int source_rank);
+
+ private:
+  std::size_t begin_of(std::size_t expert) const noexcept {
+    return expert == 0 ? 0 : end_[expert - 1];
+  }
+  std::int32_t first_slot(std::size_t expert) const noexcept {
+    return begin_of(expert) == end_[expert] ? -1 : slots_[begin_of(expert)];
+  }
+  void fill_row(std::size_t expert, std::span<const std::uint32_t> shares, std::uint32_t source,
+                std::int32_t* row) const;
+  void group_by_expert(std::span<const std::int32_t> slots);
+
+  std::uint32_t num_sources_;
+  std::vector<std::size_t> end_;          // [num_logical_experts] of its slots in slots_
+  std::vector<std::int32_t> slots_;       // [num_slots] by expert
+  std::vector<std::uint8_t> is_changed_;  // [num_logical_experts] scratch of changed_rows()
+};
+
+/// One layer's choices for engines that draw token by token on the CPU, where a few comparisons
+/// cost less than a wide table: the shares themselves, not rounded to entries. Thread-compatible.
+class DrawTable {
+ public:
+  explicit DrawTable(const ClusterShape& shape);
+  /// Takes one layer's shares; does not allocate. Cost: O(experts + slots).
+  void build(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares);
+  /// The slot for a token: the ticket's place in a low-discrepancy sequence (van der Corput 1935,
+  /// base 2), shifted by the source rank's own part, looked up among the shares. Of n consecutive
+  /// tickets each slot gets its share of n within about log2(n). The expert has a slot.
+  std::int32_t slot(int logical_id, std::uint32_t ticket, int source_rank) const noexcept;
+
+ private:
+  struct Choice {
+    std::int32_t slot;
+    std::uint32_t upto;  // shares of the expert's slots up to this one
+  };
+  std::uint32_t source_shift_;
+  std::vector<std::uint32_t> first_;  // [num_logical_experts + 1] into choices_
+  std::vector<Choice> choices_;
+};
+
+/// One table; see DispatchTableBuilder.
 void build_dispatch_table(std::span<const std::int32_t> slots,
                           std::span<const std::uint32_t> shares, const ClusterShape& shape,
                           int source_rank, std::span<std::int32_t> out);

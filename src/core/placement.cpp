@@ -139,36 +139,52 @@ std::vector<std::int32_t> expert_map(std::span<const std::int32_t> slots, const 
 
 std::vector<std::int32_t> log2phy(std::span<const std::int32_t> slots, const ClusterShape& shape,
                                   int rank) {
-  std::vector<std::vector<std::int32_t>> candidates(index(shape.num_logical_experts()));
-  std::vector<int> nearness(index(shape.num_logical_experts()), -1);
-  for (int slot = 0; slot < shape.num_slots(); ++slot) {
-    if (slots[index(slot)] == kEmptySlot) continue;
-    const int owner = shape.rank_of_slot(slot);
-    const int near =
-        owner == rank ? 2 : (shape.node_of_rank(owner) == shape.node_of_rank(rank) ? 1 : 0);
-    const auto expert = index(slots[index(slot)]);
-    if (near > nearness[expert]) {
-      nearness[expert] = near;
-      candidates[expert].clear();
+  const auto nearness_of = [&](int owner) {
+    return owner == rank ? 2 : (shape.node_of_rank(owner) == shape.node_of_rank(rank) ? 1 : 0);
+  };
+  struct Nearest {
+    int nearness = -1;
+    int count = 0;  // slots that near; then those still to pass
+  };
+  std::vector<Nearest> nearest(index(shape.num_logical_experts()));
+  for (int owner = 0; owner < shape.num_ranks(); ++owner) {
+    const int near = nearness_of(owner);
+    for (const std::int32_t expert : slots_of_rank(slots, shape, owner)) {
+      if (expert == kEmptySlot) continue;
+      Nearest& of_expert = nearest[index(expert)];
+      if (near > of_expert.nearness) of_expert = {near, 0};
+      of_expert.count += near == of_expert.nearness ? 1 : 0;
     }
-    if (near == nearness[expert]) candidates[expert].push_back(slot);
   }
-  std::vector<std::int32_t> map;
-  map.reserve(candidates.size());
-  for (const auto& list : candidates)
-    map.push_back(list.empty() ? -1 : list[index(rank) % list.size()]);
+  for (Nearest& of_expert : nearest) {
+    of_expert.count = of_expert.count > 1 ? rank % of_expert.count : 0;
+  }
+  std::vector<std::int32_t> map(nearest.size(), -1);
+  for (int owner = 0; owner < shape.num_ranks(); ++owner) {
+    const int near = nearness_of(owner);
+    for (int slot = shape.first_slot(owner); slot < shape.first_slot(owner + 1); ++slot) {
+      const std::int32_t expert = slots[index(slot)];
+      if (expert == kEmptySlot) continue;
+      Nearest& of_expert = nearest[index(expert)];
+      if (near == of_expert.nearness && of_expert.count-- == 0) map[index(expert)] = slot;
+    }
+  }
   return map;
 }
 
 int count_moves(std::span<const std::int32_t> from, std::span<const std::int32_t> to,
                 const ClusterShape& shape) {
+  // The last rank that holds, before or after, the expert.
+  std::vector<int> holder(index(shape.num_logical_experts()), -1);
   int moves = 0;
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
-    const auto before = slots_of_rank(from, shape, rank);
-    const auto after = slots_of_rank(to, shape, rank);
-    for (std::size_t i = 0; i < after.size(); ++i) {
-      if (after[i] == kEmptySlot) continue;
-      moves += !holds(before, after[i]) && !holds(after.first(i), after[i]) ? 1 : 0;
+    for (const std::int32_t expert : slots_of_rank(from, shape, rank)) {
+      if (expert != kEmptySlot) holder[index(expert)] = rank;
+    }
+    for (const std::int32_t expert : slots_of_rank(to, shape, rank)) {
+      if (expert == kEmptySlot || holder[index(expert)] == rank) continue;
+      holder[index(expert)] = rank;
+      ++moves;
     }
   }
   return moves;

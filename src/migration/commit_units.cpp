@@ -15,13 +15,12 @@ namespace {
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
-std::vector<int> changed_slots(std::span<const std::int32_t> before,
-                               std::span<const std::int32_t> after) {
-  std::vector<int> slots;
+void find_changed_slots(std::span<const std::int32_t> before, std::span<const std::int32_t> after,
+                        std::vector<int>& changed) {
+  changed.clear();
   for (std::size_t slot = 0; slot < after.size(); ++slot) {
-    if (before[slot] != after[slot]) slots.push_back(static_cast<int>(slot));
+    if (before[slot] != after[slot]) changed.push_back(static_cast<int>(slot));
   }
-  return slots;
 }
 
 bool exceeds_pool(const std::vector<int>& changed, const ClusterShape& shape, int capacity) {
@@ -31,35 +30,42 @@ bool exceeds_pool(const std::vector<int>& changed, const ClusterShape& shape, in
   });
 }
 
+}  // namespace
+
 // Sources for one layer's changed slots: near ones first, the ranks' sends kept even, slots that
 // stay as they are before slots that this layer overwrites. The last matters only to a split layer,
 // and little: split_into_units() orders reads before writes and breaks cycles that are too large.
-class SourceChoice {
+class CommitUnitBuilder::SourceChoice {
  public:
-  SourceChoice(const ClusterShape& shape, std::span<const std::int32_t> before,
-               std::span<const std::int32_t> after, std::span<const int> sends)
+  explicit SourceChoice(const ClusterShape& shape)
       : shape_(shape),
-        before_(before),
-        after_(after),
-        sends_(sends.begin(), sends.end()),
-        holders_(index(shape.num_logical_experts())) {
-    for (int slot = 0; slot < shape.num_slots(); ++slot) {
-      if (before[index(slot)] != kEmptySlot) holders_[index(before[index(slot)])].push_back(slot);
-    }
-  }
+        sends_(index(shape.num_ranks())),
+        first_holder_(index(shape.num_logical_experts()) + 1),
+        holders_(index(shape.num_slots())) {}
 
-  std::vector<ExpertCopy> choose(const std::vector<int>& changed) {
+  std::vector<ExpertCopy> choose(std::span<const std::int32_t> before,
+                                 std::span<const std::int32_t> after, std::span<const int> sends,
+                                 std::span<const int> changed) {
+    before_ = before;
+    after_ = after;
+    std::ranges::copy(sends, sends_.begin());
+    find_holders();
     std::vector<ExpertCopy> copies;
     copies.reserve(changed.size());
+    contested_.clear();
     for (int destination : changed) {
       copies.push_back({after_[index(destination)], kNone, destination});
-      choose_again(copies.back());
+      if (choose_again(copies.back())) contested_.push_back(static_cast<int>(copies.size()) - 1);
     }
     // Early choices did not know the later ones. Each pass evens the sends out further; the bound
     // limits the time.
     for (int pass = 0; pass < kPasses; ++pass) {
       bool any = false;
-      for (ExpertCopy& copy : copies) any |= choose_again(copy);
+      for (const int k : contested_) {
+        const std::int32_t old = copies[index(k)].source_slot;
+        choose_again(copies[index(k)]);
+        any |= copies[index(k)].source_slot != old;
+      }
       if (!any) break;
     }
     return copies;
@@ -69,41 +75,69 @@ class SourceChoice {
   static constexpr std::int32_t kNone = -1;
   static constexpr int kPasses = 8;
 
+  void find_holders() {
+    std::ranges::fill(first_holder_, 0);
+    for (const std::int32_t expert : before_) {
+      if (expert != kEmptySlot) ++first_holder_[index(expert)];
+    }
+    int sum = 0;  // Ends first; filled from the back, they come down to the beginnings.
+    for (int& first : first_holder_) first = sum += first;
+    for (int slot = shape_.num_slots(); slot-- > 0;) {
+      if (before_[index(slot)] != kEmptySlot)
+        holders_[index(--first_holder_[index(before_[index(slot)])])] = slot;
+    }
+  }
+  std::span<const int> holders_of(int expert) const {
+    const int first = first_holder_[index(expert)];
+    return std::span(holders_).subspan(index(first),
+                                       index(first_holder_[index(expert + 1)] - first));
+  }
+
   void count_send(const ExpertCopy& copy, int by) {
     const int sender = shape_.rank_of_slot(copy.source_slot);
     if (sender != shape_.rank_of_slot(copy.destination_slot)) sends_[index(sender)] += by;
   }
 
+  // @returns whether there are several nearest holders, so that the choice depends on the sends.
   bool choose_again(ExpertCopy& copy) {
-    const std::int32_t old = copy.source_slot;
-    if (old != kNone) count_send(copy, -1);
+    if (copy.source_slot != kNone) count_send(copy, -1);
     const int rank = shape_.rank_of_slot(copy.destination_slot);
-    const auto cost = [&](int slot) {
+    const int node = shape_.node_of_rank(rank);
+    int nearest = 0, num_nearest = 0;
+    std::tuple<int, bool> best_cost;
+    for (const int slot : holders_of(copy.logical_id)) {
       const int owner = shape_.rank_of_slot(slot);
-      const bool overwritten = before_[index(slot)] != after_[index(slot)];
-      const bool other_node = shape_.node_of_rank(owner) != shape_.node_of_rank(rank);
-      return std::tuple{owner != rank, other_node, sends_[index(owner)], overwritten, slot};
-    };
-    const std::vector<int>& from = holders_[index(copy.logical_id)];
-    copy.source_slot = *std::min_element(from.begin(), from.end(),
-                                         [&](int a, int b) { return cost(a) < cost(b); });
+      const int distance = owner == rank ? 0 : (shape_.node_of_rank(owner) == node ? 1 : 2);
+      if (num_nearest > 0 && distance > nearest) continue;
+      const std::tuple cost{sends_[index(owner)], before_[index(slot)] != after_[index(slot)]};
+      if (num_nearest == 0 || distance < nearest) {
+        nearest = distance;
+        num_nearest = 1;
+      } else {
+        ++num_nearest;
+        if (cost >= best_cost) continue;
+      }
+      copy.source_slot = slot;
+      best_cost = cost;
+    }
     count_send(copy, 1);
-    return copy.source_slot != old;
+    return num_nearest > 1;
   }
 
   const ClusterShape& shape_;
   std::span<const std::int32_t> before_;
   std::span<const std::int32_t> after_;
-  std::vector<int> sends_;                 // [num_ranks] with what is chosen so far
-  std::vector<std::vector<int>> holders_;  // [num_logical_experts] slots
+  std::vector<int> sends_;         // [num_ranks] with what is chosen so far
+  std::vector<int> first_holder_;  // [num_logical_experts + 1] into holders_
+  std::vector<int> holders_;       // slots by expert
+  std::vector<int> contested_;     // copies whose source depends on the sends
 };
-
-}  // namespace
 
 CommitUnitBuilder::CommitUnitBuilder(const ClusterShape& shape, int staging_capacity)
     : shape_(shape),
       staging_capacity_(staging_capacity),
-      sends_per_rank_(index(shape.num_ranks()), 0) {
+      sends_per_rank_(index(shape.num_ranks()), 0),
+      sources_(std::make_unique<SourceChoice>(shape)) {
   if (staging_capacity < 1) {
     throw Error(ErrorCode::kInvalidArgument, "staging_capacity is " +
                                                  std::to_string(staging_capacity) +
@@ -111,17 +145,18 @@ CommitUnitBuilder::CommitUnitBuilder(const ClusterShape& shape, int staging_capa
   }
 }
 
+CommitUnitBuilder::~CommitUnitBuilder() = default;
+
 std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id,
                                                      std::span<const std::int32_t> before,
                                                      std::span<const std::uint32_t> shares_before,
                                                      std::span<const std::int32_t> after,
                                                      std::span<const std::uint32_t> shares_after) {
-  const std::vector<int> changed = changed_slots(before, after);
-  if (changed.empty() && std::ranges::equal(shares_before, shares_after)) return {};
+  find_changed_slots(before, after, changed_);
+  if (changed_.empty() && std::ranges::equal(shares_before, shares_after)) return {};
 
-  const bool split = exceeds_pool(changed, shape_, staging_capacity_);
-  std::vector<ExpertCopy> copies =
-      SourceChoice(shape_, before, after, sends_per_rank_).choose(changed);
+  const bool split = exceeds_pool(changed_, shape_, staging_capacity_);
+  std::vector<ExpertCopy> copies = sources_->choose(before, after, sends_per_rank_, changed_);
   std::vector<std::vector<ExpertCopy>> parts;
   if (split) {
     auto units = split_into_units(std::move(copies), before, shape_, staging_capacity_);
@@ -143,10 +178,12 @@ std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id,
       const int sender = shape_.rank_of_slot(copy.source_slot);
       if (sender != shape_.rank_of_slot(copy.destination_slot)) ++sends_per_rank_[index(sender)];
     }
-    units.push_back(
-        {moe_layer_id, std::move(part), row, even_shares(row, shape_.num_logical_experts())});
+    // Planned shares hold for the layer as a whole; on the way there the split is even.
+    const bool last = units.size() + 1 == parts.size();
+    units.push_back({moe_layer_id, std::move(part), row,
+                     last ? std::vector<std::uint32_t>(shares_after.begin(), shares_after.end())
+                          : even_shares(row, shape_.num_logical_experts())});
   }
-  units.back().shares.assign(shares_after.begin(), shares_after.end());
   return units;
 }
 

@@ -3,6 +3,7 @@
 // plan is ready.
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,6 +19,9 @@ class CommitUnitBuilder {
  public:
   /// @param staging_capacity buffers of the smallest pool among the ranks, >= 1.
   CommitUnitBuilder(const ClusterShape& shape, int staging_capacity);
+  ~CommitUnitBuilder();
+  CommitUnitBuilder(const CommitUnitBuilder&) = delete;
+  CommitUnitBuilder& operator=(const CommitUnitBuilder&) = delete;
 
   /// Splits one layer's change into commit units. Each rank receives at most staging_capacity
   /// experts per unit; each unit leaves every expert live and reads no slot that an earlier unit of
@@ -35,10 +39,14 @@ class CommitUnitBuilder {
   std::span<const int> sends_per_rank() const noexcept { return sends_per_rank_; }
 
  private:
+  class SourceChoice;
+
   const ClusterShape& shape_;
   int staging_capacity_;
   int num_layers_given_up_ = 0;
   std::vector<int> sends_per_rank_;
+  std::vector<int> changed_;  // scratch of add_layer(): the layer's slots that change
+  std::unique_ptr<SourceChoice> sources_;
 };
 
 }  // namespace swiftbalancer

@@ -123,7 +123,8 @@ Status Balancer::begin_step(const StepInfo& info) noexcept { return impl_->begin
 
 DispatchView Balancer::dispatch_table(int moe_layer_id) const noexcept {
   const auto row = static_cast<std::size_t>(impl_->shape.num_logical_experts()) * kDispatchEntries;
-  return DispatchView(impl_->dispatch_tables.data() + static_cast<std::size_t>(moe_layer_id) * row);
+  return DispatchView(impl_->tables_of_phase().data() +
+                      static_cast<std::size_t>(moe_layer_id) * row);
 }
 
 void Balancer::record(int moe_layer_id,

@@ -258,9 +258,11 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
   std::ranges::copy_n(unit.placement.begin() + shape.first_slot(rank), num_local_slots,
                       slot_contents.begin() + static_cast<std::ptrdiff_t>(index(layer, 0)));
   if (!faulty(Fault::kStaleTable)) {
-    std::ranges::copy(
-        ready.dispatch_table,
-        dispatch_tables.begin() + static_cast<std::ptrdiff_t>(ready.dispatch_table.size()) * layer);
+    const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
+    const std::size_t at = static_cast<std::size_t>(layer) * row;
+    ready.dispatch_rows.copy_to(std::span(dispatch_tables).subspan(at, row));
+    if (!decode_tables.empty())
+      ready.decode_rows.copy_to(std::span(decode_tables).subspan(at, row));
   }
   std::uint32_t* before = counters.data() + layout.counter(layer, 0, 0);
   std::uint32_t* now = counters.data() + layout.counter(layer, 1, 0);

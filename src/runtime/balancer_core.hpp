@@ -82,6 +82,9 @@ struct BalancerCore {
   void enter(const ClusterShape& live_shape, std::vector<int> live_ranks, const AgreedState& state,
              const ServedState& served, std::unique_ptr<Transport> new_transport);
   void build_tables(const ServedState& served);
+  const std::vector<std::int32_t>& tables_of_phase() const noexcept {
+    return phase == Phase::kDecode && !decode_tables.empty() ? decode_tables : dispatch_tables;
+  }
   void make_worker(const ServedState& served);
   void make_planning();
   std::int32_t& content(int layer, int local_slot) noexcept {
@@ -121,7 +124,8 @@ struct BalancerCore {
 
   // Served state, at fixed addresses.
   Placement placement;
-  std::vector<std::int32_t> dispatch_tables;         // [layers][experts * kDispatchEntries]
+  std::vector<std::int32_t> dispatch_tables;  // [layers][experts * kDispatchEntries]
+  std::vector<std::int32_t> decode_tables;    // likewise, of decode steps; empty: the same ones
   std::vector<std::vector<std::byte*>> slot_parts;   // [layers * local slots][parts]
   std::vector<std::vector<std::size_t>> part_bytes;  // [layers][parts]
   std::vector<std::size_t> expert_bytes;             // [layers]

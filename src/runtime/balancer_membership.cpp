@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/test_fault.hpp"
+#include "planner/metro.hpp"
 #include "runtime/balancer_core.hpp"
 #include "runtime/process_planning.hpp"
 #include "runtime/reconfiguration.hpp"
@@ -117,10 +118,15 @@ void BalancerCore::note_losses(std::span<const int> live_ranks) {
 
 void BalancerCore::build_tables(const ServedState& served) {
   const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
+  DispatchTableBuilder tables(shape);
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     const auto at = static_cast<std::size_t>(layer);
-    build_dispatch_table(served.placement.layer(layer), served.shares[at], shape, rank,
-                         std::span(dispatch_tables).subspan(at * row, row));
+    tables.build(served.placement.layer(layer), served.shares[at], rank,
+                 std::span(dispatch_tables).subspan(at * row, row));
+    if (decode_tables.empty()) continue;
+    tables.build(served.placement.layer(layer),
+                 one_slot_shares(shape, served.placement.layer(layer)), rank,
+                 std::span(decode_tables).subspan(at * row, row));
   }
 }
 
@@ -155,6 +161,7 @@ void BalancerCore::make_worker(const ServedState& served) {
   options.swap = config.install_mode == InstallMode::kSwap;
   options.control_mode = config.control_mode;
   options.thread_init = config.thread_init;
+  options.decode_dispatch = config.decode_dispatch;
   options.log = config.log;
   worker = std::make_unique<Worker>(shape, options, std::move(transport),
                                     Worker::Belongings{*ring, *pool, slot_memory, planning.get()},

@@ -158,6 +158,8 @@ void BalancerCore::take_memory() {
   slot_memory = local_slots();
   const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
   dispatch_tables.resize(static_cast<std::size_t>(shape.num_moe_layers()) * row);
+  if (config.decode_dispatch == DispatchObjective::kActivatedExperts)
+    decode_tables.resize(dispatch_tables.size());
 }
 
 void BalancerCore::begin_serving() {

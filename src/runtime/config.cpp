@@ -69,6 +69,9 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
         << "min_gain " << exact(config.min_gain) << '\n'
         << "max_moves_per_layer " << config.max_moves_per_layer << '\n'
         << "window_assignments " << config.window_assignments << '\n'
+        << "decode_dispatch "
+        << (config.decode_dispatch == DispatchObjective::kTokens ? "tokens" : "activated_experts")
+        << '\n'
         << "install_mode " << (config.install_mode == InstallMode::kSwap ? "swap" : "copy") << '\n'
         << "staging_bytes " << config.staging_bytes << '\n'
         << "packet_interval " << config.packet_interval << '\n'

@@ -2,12 +2,13 @@
 
 #include <bit>
 #include <span>
+#include <utility>
 
-#include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/placement.hpp>
 
 #include "core/test_fault.hpp"
 #include "migration/commit_units.hpp"
+#include "planner/metro.hpp"
 #include "protocol/packet.hpp"
 
 namespace swiftbalancer {
@@ -16,7 +17,15 @@ namespace {
 template <typename T>
 std::uint64_t mix_all(std::uint64_t digest, const std::vector<T>& words) {
   digest = mix(digest, words.size());
-  for (T word : words) digest = mix(digest, static_cast<std::uint64_t>(word));
+  if constexpr (sizeof(T) == sizeof(std::uint64_t)) {
+    for (T word : words) digest = mix(digest, word);
+  } else {  // Two at a time: each mix waits for the one before.
+    for (std::size_t i = 0; i < words.size(); i += 2) {
+      const auto high = std::uint64_t{static_cast<std::uint32_t>(words[i])} << 32;
+      digest = mix(digest, high | (i + 1 < words.size() ? static_cast<std::uint32_t>(words[i + 1])
+                                                        : std::uint32_t{0}));
+    }
+  }
   return digest;
 }
 
@@ -31,21 +40,27 @@ std::uint64_t hash_of(const MigrationPlan& plan) {
     digest = mix_all(digest, unit.placement);
     digest = mix_all(digest, unit.shares);
     for (const ExpertCopy& copy : unit.copies) {
-      digest = mix(digest, static_cast<std::uint64_t>(copy.logical_id));
-      digest = mix(digest, static_cast<std::uint64_t>(copy.source_slot) << 32 |
-                               static_cast<std::uint64_t>(copy.destination_slot));
+      digest = mix(digest, (static_cast<std::uint64_t>(copy.source_slot) << 32 |
+                            static_cast<std::uint64_t>(copy.destination_slot)) ^
+                               mix(0, static_cast<std::uint64_t>(copy.logical_id)));
     }
   }
   return digest != 0 ? digest : 1;  // 0 means "not ready" in packets.
 }
 
-PreparedUnit prepare_unit(const CommitUnit& unit, std::span<const std::int32_t> before,
-                          const ClusterShape& shape, int rank) {
+// What a layer serves when one of its units is committed.
+struct Served {
+  std::span<const std::int32_t> placement;
+  std::span<const std::uint32_t> shares;
+  std::vector<std::uint32_t> decode_shares{};  // empty without tables of their own
+};
+
+PreparedUnit prepare_unit(const CommitUnit& unit, const Served& before, const ClusterShape& shape,
+                          int rank, DispatchTableBuilder& tables) {
   PreparedUnit prepared;
-  prepared.dispatch_table.resize(static_cast<std::size_t>(shape.num_logical_experts()) *
-                                 kDispatchEntries);
-  build_dispatch_table(unit.placement, unit.shares, shape, rank, prepared.dispatch_table);
-  prepared.moves = count_moves(before, unit.placement, shape);
+  prepared.dispatch_rows =
+      tables.changed_rows(before.placement, before.shares, unit.placement, unit.shares, rank);
+  prepared.moves = count_moves(before.placement, unit.placement, shape);
   for (const ExpertCopy& copy : unit.copies) {
     if (shape.rank_of_slot(copy.destination_slot) == rank) {
       prepared.installs.push_back({copy.destination_slot - shape.first_slot(rank), {}});
@@ -58,7 +73,8 @@ PreparedUnit prepare_unit(const CommitUnit& unit, std::span<const std::int32_t> 
 
 PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
                           const ServedState& served, const std::vector<std::uint64_t>& epochs,
-                          const ClusterShape& shape, int rank, int staging_capacity) {
+                          const ClusterShape& shape, int rank, int staging_capacity,
+                          bool decode_tables) {
   PreparedPlan prepared;
   MigrationPlan& migration = prepared.migration;
   migration.generation = generation;
@@ -77,16 +93,25 @@ PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
 
   prepared.layers_given_up = builder.num_layers_given_up();
 
-  std::vector<std::vector<std::int32_t>> row(static_cast<std::size_t>(shape.num_moe_layers()));
+  std::vector<Served> now;
+  for (int layer = 0; layer < shape.num_moe_layers(); ++layer)
+    now.push_back({served.placement.layer(layer), served.shares[static_cast<std::size_t>(layer)]});
+  DispatchTableBuilder tables(shape);
+  prepared.units.reserve(migration.units.size());
   for (const CommitUnit& unit : migration.units) {
-    auto& before = row[static_cast<std::size_t>(unit.moe_layer_id)];
-    if (before.empty()) {
-      const auto slots = served.placement.layer(unit.moe_layer_id);
-      before.assign(slots.begin(), slots.end());
+    Served& before = now[static_cast<std::size_t>(unit.moe_layer_id)];
+    PreparedUnit& ready =
+        prepared.units.emplace_back(prepare_unit(unit, before, shape, rank, tables));
+    migration.moves += ready.moves;
+    std::vector<std::uint32_t> decode_shares;
+    if (decode_tables) {
+      if (before.decode_shares.empty())
+        before.decode_shares = one_slot_shares(shape, before.placement);
+      decode_shares = one_slot_shares(shape, unit.placement);
+      ready.decode_rows = tables.changed_rows(before.placement, before.decode_shares,
+                                              unit.placement, decode_shares, rank);
     }
-    prepared.units.push_back(prepare_unit(unit, before, shape, rank));
-    migration.moves += prepared.units.back().moves;
-    before = unit.placement;
+    before = {unit.placement, unit.shares, std::move(decode_shares)};
   }
   migration.hash = hash_of(migration);
   return prepared;

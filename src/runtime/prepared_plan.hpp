@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/migration_plan.hpp>
 #include <swiftbalancer/shape.hpp>
 
@@ -23,8 +24,10 @@ struct Install {
 };
 
 struct PreparedUnit {
-  std::vector<std::int32_t>
-      dispatch_table;  ///< [num_logical_experts * kDispatchEntries] for this source rank.
+  /// For this source rank, against what its layer serves once all earlier units are committed. (If
+  /// one of them is dropped, so is this.)
+  DispatchRows dispatch_rows;
+  DispatchRows decode_rows;  ///< Likewise, of decode steps' own tables; empty where there are none.
   std::vector<Install> installs;  ///< Sized when the plan is made, filled when staged.
   int moves = 0;                  ///< Experts that some rank gains, over all ranks.
 };
@@ -39,9 +42,11 @@ struct PreparedPlan {
 /// Turns the planner's plan into commit units, tables and hash. Deterministic but for the tables,
 /// which are this rank's own.
 /// @param served what was served when the generation was opened. @param epochs [num_moe_layers]
-/// likewise.
+/// likewise. @param decode_tables whether decode steps have tables that put each expert on one
+/// slot.
 PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
                           const ServedState& served, const std::vector<std::uint64_t>& epochs,
-                          const ClusterShape& shape, int rank, int staging_capacity);
+                          const ClusterShape& shape, int rank, int staging_capacity,
+                          bool decode_tables = false);
 
 }  // namespace swiftbalancer

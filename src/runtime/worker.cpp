@@ -334,7 +334,8 @@ void Worker::planned(const Plan& plan) {
   std::unique_ptr<PreparedPlan> prepared;
   try {
     prepared = std::make_unique<PreparedPlan>(
-        prepare_plan(open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity));
+        prepare_plan(open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity,
+                     options_.decode_dispatch == DispatchObjective::kActivatedExperts));
   } catch (const std::exception& error) {
     // As a planner that fails: it ends its generation on all ranks; serving goes on.
     if (options_.log) options_.log(std::string("planning failed: ") + error.what());

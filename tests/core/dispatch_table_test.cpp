@@ -1,5 +1,7 @@
 #include <swiftbalancer/dispatch_table.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <vector>
@@ -7,6 +9,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
+
+#include <swiftbalancer/placement.hpp>
 
 namespace swiftbalancer {
 namespace {
@@ -89,6 +93,97 @@ RC_GTEST_PROP(DispatchTableProperty, EntriesNameSlotsOfTheExpertInProportion, ()
       const double planned = static_cast<double>(shares[slot]) * kDispatchEntries / kShareUnit;
       RC_ASSERT(std::abs(count[slot] - planned) <= 1.0);
     }
+  }
+}
+
+// What all sources together send to a slot, and what each sends, against the plan: 4,096 tokens of
+// one expert, any shares.
+RC_GTEST_PROP(DispatchTableProperty, MeasuredSharesFollowThePlannedOnes, ()) {
+  const int ranks = *rc::gen::inRange(4, 33);
+  const int replicas = *rc::gen::inRange(2, 9);
+  const ClusterShape shape = shape_of(1, ranks, std::max(ranks, replicas));
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()), kEmptySlot);
+  std::vector<std::uint32_t> shares(slots.size(), 0);
+  std::uint32_t left = kShareUnit;
+  for (int slot = 0; slot < replicas; ++slot) {
+    const auto at = static_cast<std::size_t>(slot);
+    slots[at] = 0;
+    shares[at] = slot + 1 == replicas ? left : *rc::gen::inRange<std::uint32_t>(0, left + 1);
+    left -= shares[at];
+  }
+  constexpr int kTokens = 4096;
+  std::vector<double> received(slots.size(), 0.0);
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto entries = table(slots, shares, shape, rank);
+    const DispatchView view(entries.data());
+    const int first = kTokens * rank / ranks, last = kTokens * (rank + 1) / ranks;
+    for (int ticket = 0; ticket < last - first; ++ticket)
+      ++received[static_cast<std::size_t>(view.slot(0, static_cast<std::uint32_t>(ticket)))];
+  }
+  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    const double planned = static_cast<double>(shares[slot]) / kShareUnit;
+    RC_ASSERT(std::abs(received[slot] / kTokens - planned) <= 0.01);
+  }
+}
+
+// Any number of sources, each of which has sent any number of tokens before.
+RC_GTEST_PROP(DrawTableProperty, MeasuredSharesFollowThePlannedOnes, ()) {
+  const int ranks = *rc::gen::inRange(1, 33);
+  const int replicas = *rc::gen::inRange(1, 9);
+  const ClusterShape shape = shape_of(1, ranks, std::max(ranks, replicas) + 1);
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()), kEmptySlot);
+  std::vector<std::uint32_t> shares(slots.size(), 0);
+  std::uint32_t left = kShareUnit;
+  for (int slot = 1; slot <= replicas; ++slot) {
+    const auto at = static_cast<std::size_t>(slot);
+    slots[at] = 0;
+    shares[at] = slot == replicas ? left : *rc::gen::inRange<std::uint32_t>(0, left + 1);
+    left -= shares[at];
+  }
+  DrawTable draws(shape);
+  draws.build(slots, shares);
+  constexpr int kTokens = 4096;
+  std::vector<double> received(slots.size(), 0.0);
+  for (int rank = 0; rank < ranks; ++rank) {
+    const auto start = *rc::gen::arbitrary<std::uint32_t>();
+    const int tokens = kTokens * (rank + 1) / ranks - kTokens * rank / ranks;
+    for (int i = 0; i < tokens; ++i)
+      ++received[static_cast<std::size_t>(
+          draws.slot(0, start + static_cast<std::uint32_t>(i), rank))];
+  }
+  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+    const double planned = static_cast<double>(shares[slot]) / kShareUnit;
+    RC_ASSERT(std::abs(received[slot] / kTokens - planned) <= 0.01);
+    if (shares[slot] == 0) RC_ASSERT(received[slot] == 0.0);
+  }
+}
+
+RC_GTEST_PROP(DispatchTableProperty, ChangedRowsTurnTheTableBeforeIntoTheTableAfter, ()) {
+  const ClusterShape shape = shape_of(6, 4, 12);
+  const auto any_row = [&](std::vector<std::int32_t>& slots, std::vector<std::uint32_t>& shares) {
+    slots = *rc::gen::container<std::vector<std::int32_t>>(12, rc::gen::inRange(kEmptySlot, 6));
+    shares = even_shares(slots, 6);
+  };
+  std::vector<std::int32_t> before, after;
+  std::vector<std::uint32_t> shares_before, shares_after;
+  any_row(before, shares_before);
+  any_row(after, shares_after);
+  for (std::size_t slot = 0; slot < 6; ++slot) after[slot] = before[slot];
+  shares_after = even_shares(after, 6);
+  const int rank = *rc::gen::inRange(0, 4);
+  auto entries = table(before, shares_before, shape, rank);
+  const DispatchRows rows =
+      DispatchTableBuilder(shape).changed_rows(before, shares_before, after, shares_after, rank);
+  rows.copy_to(entries);
+  RC_ASSERT(entries == table(after, shares_after, shape, rank));
+  for (const std::int32_t expert : rows.experts) {
+    bool differs = false;
+    for (std::size_t slot = 0; slot < after.size(); ++slot) {
+      const bool concerns = before[slot] == expert || after[slot] == expert;
+      differs |=
+          concerns && (before[slot] != after[slot] || shares_before[slot] != shares_after[slot]);
+    }
+    RC_ASSERT(differs);
   }
 }
 

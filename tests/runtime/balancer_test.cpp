@@ -216,5 +216,51 @@ TEST(BalancerCalls, ALostPeerIsAStatusThatNamesIt) {
   });
 }
 
+// Placements change all the time; the tables of decode steps must follow them like the others.
+TEST(BalancerDispatch, DecodeStepsPutEachExpertOnOneSlotWhereSoConfigured) {
+  const ClusterShape shape = make_shape(2, 12, 3, 18);
+  BalancerConfig config;
+  config.policy = "stress";
+  config.rebalance_interval = 1;
+  config.decode_dispatch = DispatchObjective::kActivatedExperts;
+  std::mutex mutex;
+  std::map<std::uint64_t, std::vector<std::int32_t>>
+      choices;  // by step, of the rank that came first
+  std::atomic<int> wrong = 0, spread = 0;
+  std::atomic<std::uint64_t> commits = 0;
+  run_ranks(shape, config, [&](RankUnderTest& under_test, int) {
+    Balancer& balancer = under_test.balancer;
+    for (std::uint64_t step = 1; step <= 100; ++step) {
+      const bool decode = step % 2 == 0;
+      ASSERT_TRUE(balancer.begin_step({step, decode ? Phase::kDecode : Phase::kPrefill}).ok());
+      std::vector<std::int32_t> chosen;
+      for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+        for (std::int32_t expert = 0; expert < 12; ++expert) {
+          const DispatchView table = balancer.dispatch_table(layer);
+          chosen.push_back(table.slot(expert, 0));
+          for (std::uint32_t ticket = 0; ticket < kDispatchEntries; ++ticket) {
+            const std::int32_t slot = table.slot(expert, ticket);
+            if (balancer.placement().layer(layer)[static_cast<std::size_t>(slot)] != expert)
+              ++wrong;
+            if (slot == chosen.back()) continue;
+            ++(decode ? wrong : spread);
+          }
+        }
+      }
+      if (decode) {
+        const std::scoped_lock lock(mutex);
+        const auto [first, is_new] = choices.try_emplace(step, chosen);
+        if (!is_new && first->second != chosen) ++wrong;
+      }
+      under_test.record_skewed(step);
+      ASSERT_TRUE(balancer.end_step().ok());
+    }
+    commits = balancer.stats().units_committed;
+  });
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(spread, 0);
+  EXPECT_GT(commits, 0U);
+}
+
 }  // namespace
 }  // namespace swiftbalancer

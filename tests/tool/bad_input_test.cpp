@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 
+#include "io/npy_bytes.hpp"
 #include "tool/run_tool.hpp"
 
 namespace swiftbalancer::testing {
@@ -99,12 +101,12 @@ TEST(BadInput, APlacementToStartFromMustBeOneOfThisCluster) {
   const std::string serve =
       serve_model(data_path("models/tiny_qwen3_moe")) + " --placement placement.json";
   folder.write("placement.json", "{}");
-  expect_refused(folder, serve, "placement.json: key format is missing");
+  expect_refused(folder, serve, "placement.json: has no key format");
   folder.write("placement.json", "no JSON");
-  expect_refused(folder, serve, "placement.json: is not a JSON object");
+  expect_refused(folder, serve, "placement.json:1:2: is not JSON");
   folder.write("loads.json", "[[1, 2, 3, 4]]");
   ASSERT_EQ(run_tool(folder,
-                     "plan loads.json --num-ranks 2 --num-slots 4 --out "
+                     "plan --loads loads.json --num-ranks 2 --num-redundant-experts 0 -o "
                      "placement.json")
                 .exit_code,
             0);
@@ -217,48 +219,116 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
   folder.write("loads.json", "[[5, 3, 2, 1]]");
   folder.write("text.json", "hello");
   folder.write("negative.json", "[[5, -3]]");
-  folder.write("ragged.json", "[[5, 3], [1]]");
-  folder.write("flat.json", "[5, 3]");
+  folder.write("nan.npy", npy("<f8", "1, 2", raw<double>({1.0, std::nan("")})));
+  folder.write("whole.npy", npy("<i4", "1, 4", raw<std::int32_t>({3, 2, 1, 0})));
   folder.write("huge.json", "[[5, 9007199254740993]]");
-  folder.write("unsigned.json", "[[5, 18446744073709551615]]");
-  folder.write("deep.json", "[[[[5, 3]]]]");
-  folder.write("empty.json", "[]");
+  folder.write("flat.json", "[5, 3]");
+  folder.write("twice.json", R"({"expert_load": [[1]], "expert_load": [[2]]})");
   folder.write("cut.npy", std::string("\x93NUMPY\x01\x00\x76\x00{'descr'", 17));
-  folder.write("placement.json", R"({"format": "swiftbalancer.placement", "extra": 1})");
+  folder.write("placement.json", R"({"format_version": 2, "extra": 1})");
+  folder.write("location.json", R"({"physical_to_logical_map": [[0, 1, 2, 7]]})");
+  folder.write("missing.yaml", "num_slots: 4\ninitial_global_assignments: {0: [0, 1, 2, 2]}\n");
+  const std::string shape = " --num-ranks 2 --num-redundant-experts 2 -o out";
   const struct {
-    const char* arguments;
+    std::string arguments;
     const char* mentioned;
   } cases[] = {
-      {"missing.npy --num-ranks 2 --num-slots 4", "missing.npy"},
-      {"text.json --num-ranks 2 --num-slots 4", "text.json"},
-      {"negative.json --num-ranks 2 --num-slots 4", "-3"},
-      {"ragged.json --num-ranks 2 --num-slots 4", "unequal"},
-      {"flat.json --num-ranks 2 --num-slots 4", "[2]"},
-      {"huge.json --num-ranks 2 --num-slots 4", "9007199254740993"},
-      {"unsigned.json --num-ranks 2 --num-slots 4", "18446744073709551615"},
-      {"deep.json --num-ranks 2 --num-slots 4", "deeper than 3"},
-      {"empty.json --num-ranks 2 --num-slots 4", "empty.json"},
-      {"cut.npy --num-ranks 2 --num-slots 4", "cut.npy"},
-      {"loads.json --num-ranks 2 --num-slots 3", "num_slots is 3"},
-      {"loads.json --num-ranks 6 --num-slots 4", "num_ranks is 6"},
-      {"loads.json --num-ranks 0 --num-slots 4", "--num-ranks is '0'"},
-      {"loads.json --num-ranks 2 --num-slots 4 --num-expert-groups 3", "num_expert_groups is 3"},
-      {"loads.json --num-ranks 2 --num-slots 4 --window 1", "--window is 1"},
-      {"loads.json --num-ranks 2 --num-slots 4 --policy best", "unknown policy 'best'"},
-      {"loads.json --num-ranks 2", "--num-slots"},
-      {"loads.json --placement placement.json", "extra"},
-      {"loads.json --placement placement.json --num-ranks 2", "num_ranks"},
-      {"loads.json --num-ranks 2 --num-slots 4 --out loads.json/x", "loads.json/x"},
+      {"nowhere.npy" + shape + ".json", "nowhere.npy"},
+      {"text.json" + shape + ".json", "text.json:1:1: is not JSON"},
+      {"negative.json" + shape + ".json", "holds -3 at [0, 1]"},
+      {"nan.npy" + shape + ".json", "value nan at [0, 1]"},
+      {"huge.json" + shape + ".json", "9007199254740993"},
+      {"flat.json" + shape + ".json", "shape [2]"},
+      {"twice.json" + shape + ".json", "given twice"},
+      {"cut.npy" + shape + ".json", "cut.npy"},
+      {"loads.json --num-ranks 2 --num-redundant-experts -1", "allowed: an integer from 0"},
+      {"loads.json --num-ranks 2 --slots-per-rank 2,1", "num_slots is 3, fewer than the 4"},
+      {"loads.json --num-ranks 2 --slots-per-rank 2,1,1", "slots_per_rank has 3 entries for 2"},
+      {"loads.json --num-ranks 2 --slots-per-rank 2,x", "--slots-per-rank is '2,x'"},
+      {"loads.json --slots-per-rank 3,3 --num-redundant-experts 2", "choose one"},
+      {"loads.json --num-ranks 2 --nodes 0,1,1", "node_of_rank has 3 entries for 2"},
+      {"loads.json --num-ranks 2 --nodes 0,5", "names node 5"},
+      {"loads.json --num-ranks 2 --nodes 0,1 --num-nodes 2", "choose one"},
+      {"loads.json --num-ranks 2 --num-nodes 3", "num_nodes is 3"},
+      {"loads.json --num-ranks 6 --num-redundant-experts 0", "num_ranks is 6"},
+      {"loads.json --num-ranks 0", "--num-ranks is '0'"},
+      {"loads.json --num-ranks 2 --num-expert-groups 3", "num_expert_groups is 3"},
+      {"loads.json --num-ranks 2 --window 1", "--window is 1; loads.json has windows 0 to 0"},
+      {"loads.json --num-ranks 2 --window 0 --sum", "choose one"},
+      {"loads.json --num-ranks 2 --score-window 7", "--score-window is 7"},
+      {"loads.json --num-ranks 2 --policy best", "unknown policy 'best'"},
+      {"loads.json --num-ranks 2 --dispatch odd", "--dispatch is 'odd'; allowed: even, split"},
+      {"loads.json --num-ranks 2 --model-layers 3,2", "2 model layers for 1 MoE"},
+      {"loads.json --num-ranks 2 --max-moves-per-layer 3", "goes with --from"},
+      {"loads.json", "--num-ranks is needed"},
+      {"loads.json --num-ranks 2 --dead-ranks 1", "--dead-ranks goes with --from"},
+      {"loads.json --num-ranks 2 --from whole.npy --dead-ranks 2", "dead rank 2 does not exist"},
+      {"loads.json --num-ranks 2 --from whole.npy --dead-ranks 1", "slots"},
+      {"loads.json --num-ranks 2 --rank-speeds 1", "--rank-speeds has 1 speeds for 2 ranks"},
+      {"loads.json --num-ranks 2 --rank-speeds 1,0", "'0' is no speed"},
+      {"loads.json --num-ranks 2 --pinned-experts 1", "goes with --from"},
+      {"loads.json --num-ranks 2 --max-replicas 1 --policy eplb", "of policy swift"},
+      {"loads.json --num-ranks 2 --top-k 2", "go with --sweep"},
+      {"loads.json --num-ranks 2 --sweep 4:2:1", "--sweep is '4:2:1'"},
+      {"loads.json --num-ranks 2 --sweep 0,2 -o x.json", "out is given"},
+      {"loads.json --num-ranks 2 --sweep 0 --hardware no.yaml", "no.yaml"},
+      {"loads.json --from placement.json", "unknown key \"extra\""},
+      {"loads.json --from location.json", "give --num-ranks"},
+      {"loads.json --from location.json --num-ranks 2", "holds expert 7; allowed are 0 to 3"},
+      {"loads.json --from missing.yaml --num-ranks 2", "no slot for expert 3"},
+      {"loads.json --from whole.npy --num-ranks 2 --format sglang", "is of format npy, not sglang"},
+      {"loads.json --from loads.json --num-ranks 2", "no known format"},
+      {"loads.json --num-ranks 2 -o out", "its extension names no format"},
+      {"loads.json --num-ranks 2 -o out --format vllm", "unknown format 'vllm'"},
+      {"loads.json --slots-per-rank 3,2 -o out --format sglang", "rank 0 has 3, rank 1 has 2"},
+      {"loads.json --num-ranks 2 -o loads.json/x.json", "loads.json/x.json"},
   };
-  for (const auto& c : cases)
-    expect_refused(folder, std::string("plan ") + c.arguments, c.mentioned);
+  for (const auto& c : cases) {
+    expect_refused(folder, "plan --loads " + c.arguments, c.mentioned);
+    EXPECT_FALSE(fs::exists(folder.file("out.json")));
+  }
+}
+
+TEST(BadInput, CompareRefusesPlacementsOfDifferentClusters) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[5, 3, 2, 1]]");
+  const std::string plan = "plan --loads loads.json --policy static ";
+  ASSERT_EQ(run_tool(folder, plan + "--num-ranks 2 --model x -o a.json").exit_code, 0);
+  ASSERT_EQ(run_tool(folder, plan + "--num-ranks 4 -o b.json").exit_code, 0);
+  ASSERT_EQ(run_tool(folder, plan + "--num-ranks 2 --model y -o c.json").exit_code, 0);
+  folder.write("others.json", "[[5, 3, 2]]");
+  expect_refused(folder, "compare a.json b.json", "a.json has num_ranks 2, b.json has 4");
+  expect_refused(folder, "compare a.json c.json", "a.json has model x, c.json has y");
+  expect_refused(folder, "compare a.json nowhere.json", "nowhere.json");
+  expect_refused(folder, "compare a.json", "TO is required");
+  expect_refused(folder, "compare a.json a.json --loads others.json", "the loads have 3");
+  expect_refused(folder, "compare a.json loads.json", "no known format");
+}
+
+// Every byte is cut in tests/formats; here that the tool says so and writes nothing.
+TEST(BadInput, CutPlacementsOfEveryFormatEndPlansWithoutOutput) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[5, 3, 2, 1]]");
+  for (const char* format : {"swiftbalancer", "vllm-ascend", "sglang", "tensorrt-llm", "npy"}) {
+    ASSERT_EQ(run_tool(folder, std::string("plan --loads loads.json --num-ranks 2 -o whole "
+                                           "--format ") +
+                                   format)
+                  .exit_code,
+              0);
+    const std::string whole = read_file(folder.file("whole"));
+    for (const std::size_t size : {std::size_t{0}, whole.size() / 2, whole.size() - 3}) {
+      folder.write("cut", whole.substr(0, size));
+      expect_refused(folder, "plan --loads loads.json --num-ranks 2 --from cut -o out.json", "cut");
+      EXPECT_FALSE(fs::exists(folder.file("out.json")));
+    }
+  }
 }
 
 TEST(BadInput, CommandLinesThatMakeNoSenseAreRefused) {
   const TemporaryFolder folder;
   expect_refused(folder, "", "subcommand");
   expect_refused(folder, "juggle", "juggle");
-  expect_refused(folder, "plan", "LOADS");
+  expect_refused(folder, "plan", "--loads is needed");
   expect_refused(folder, "inspect nowhere", "nowhere");
   folder.write("notes.txt", "hello");
   expect_refused(folder, "inspect notes.txt", "notes.txt");

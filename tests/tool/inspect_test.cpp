@@ -36,7 +36,8 @@ TEST(InspectCommand, ShowsLoadsAndPlacements) {
                {"2 windows, 1 layers of 4 experts", "2.00", "1.00"});
   ASSERT_EQ(
       run_tool(folder,
-               "plan loads.json --num-ranks 2 --num-slots 6 --policy eplb --out placement.json")
+               "plan --loads loads.json --num-ranks 2 --num-redundant-experts 2 --policy eplb -o "
+               "placement.json")
           .exit_code,
       0);
   expect_shows(run_tool(folder, "inspect placement.json"),
@@ -50,7 +51,8 @@ TEST(Help, EverySubcommandHasExamplesAndItsSettings) {
       run_tool(folder, "serve --help"),
       {"Examples:", "--num-ranks", "an integer from 1 to 256; default 8", "--stress", "--config"});
   expect_shows(run_tool(folder, "plan --help"),
-               {"Examples:", "--num-slots", "--placement", "LOADS"});
+               {"Examples:", "--num-redundant-experts", "--from", "--loads", "-o,--out"});
+  expect_shows(run_tool(folder, "compare --help"), {"Examples:", "FROM", "TO", "--expert-bytes"});
   expect_shows(run_tool(folder, "inspect --help"), {"Examples:", "PATH"});
   expect_shows(run_tool(folder, "--version"), {"swiftbalancer 0."});
 }

@@ -1,0 +1,9 @@
+// Placement files: vllm-ascend's expert_map.json.
+
+#include "placement_round_trip.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace swiftbalancer::fuzz;
+  placement_round_trip("vllm-ascend", std::string(text_of(data, size)));
+  return 0;
+}

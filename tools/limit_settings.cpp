@@ -1,0 +1,104 @@
+#include "limit_settings.hpp"
+
+#include <charconv>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include <swiftbalancer/error.hpp>
+
+namespace swiftbalancer::tool {
+namespace {
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw Error(ErrorCode::kInvalidArgument, message);
+}
+
+template <typename Number>
+std::optional<Number> parse(const std::string& text) {
+  Number number{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  return number;
+}
+
+std::vector<int> integers(const std::vector<std::string>& items, const char* flag,
+                          const char* what) {
+  std::vector<int> numbers;
+  for (const std::string& item : items) {
+    const auto number = parse<int>(item);
+    if (!number || *number < 0)
+      refuse(fmt::format("{}: '{}' is no {}; give numbers from 0, with commas", flag, item, what));
+    numbers.push_back(*number);
+  }
+  return numbers;
+}
+
+}  // namespace
+
+void LimitSettings::declare(Settings& settings) {
+  settings.list("rank_speeds", rank_speeds_,
+                "Relative speed of each rank, with commas: the time of a rank is its load / speed");
+  settings.list("pinned_experts", pinned_experts_,
+                "Experts whose slots in --from stay as they are, in every layer");
+  settings.integer("max_replicas", max_replicas_, 0, 1'000'000,
+                   "Slots of one expert at most; 0: no limit");
+  settings.integer("max_cross_node_replicas", max_cross_node_replicas_, -1, 1'000'000,
+                   "Keeps expert groups on nodes, but for so many replicas a layer; -1: groups "
+                   "bind nothing");
+  settings.list("dead_ranks", dead_ranks_,
+                "Ranks of --from that are lost: plans for those that are left");
+}
+
+bool LimitSettings::given() const noexcept {
+  return !rank_speeds_.empty() || !pinned_experts_.empty() || max_replicas_ > 0 ||
+         max_cross_node_replicas_ >= 0;
+}
+
+std::vector<int> LimitSettings::dead_ranks() const {
+  return integers(dead_ranks_, "--dead-ranks", "rank");
+}
+
+void LimitSettings::prepare(const ClusterShape& shape, const Placement* placement) {
+  speed_.clear();
+  for (const std::string& item : rank_speeds_) {
+    const auto speed = parse<double>(item);
+    if (!speed || !std::isfinite(*speed) || *speed <= 0.0) {
+      refuse(
+          fmt::format("--rank-speeds: '{}' is no speed; give numbers above 0, with commas", item));
+    }
+    speed_.push_back(*speed);
+  }
+  if (!speed_.empty() && speed_.size() != static_cast<std::size_t>(shape.num_ranks())) {
+    refuse(fmt::format("--rank-speeds has {} speeds for {} ranks; give one per rank", speed_.size(),
+                       shape.num_ranks()));
+  }
+
+  pinned_.clear();
+  if (pinned_experts_.empty()) return;
+  if (placement == nullptr)
+    refuse("--pinned-experts goes with --from: a plan from nothing has no slots to keep");
+  std::vector<bool> pinned(static_cast<std::size_t>(shape.num_logical_experts()), false);
+  for (int expert : integers(pinned_experts_, "--pinned-experts", "expert")) {
+    if (expert >= shape.num_logical_experts()) {
+      refuse(fmt::format("--pinned-experts: expert {} does not exist; experts are 0 to {}", expert,
+                         shape.num_logical_experts() - 1));
+    }
+    pinned[static_cast<std::size_t>(expert)] = true;
+  }
+  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+    std::vector<std::uint8_t>& row = pinned_.emplace_back();
+    for (std::int32_t expert : placement->layer(layer))
+      row.push_back(pinned[static_cast<std::size_t>(expert)] ? 1 : 0);
+  }
+}
+
+void LimitSettings::fill(int moe_layer_id, LayerProblem& problem) const {
+  problem.rank_speed = speed_;
+  problem.max_replicas = max_replicas_;
+  problem.max_cross_node_replicas = max_cross_node_replicas_;
+  if (!pinned_.empty()) problem.pinned = pinned_[static_cast<std::size_t>(moe_layer_id)];
+}
+
+}  // namespace swiftbalancer::tool

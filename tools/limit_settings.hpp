@@ -1,0 +1,46 @@
+#pragma once
+// The settings by which `plan` limits what a full plan may do: speeds of ranks, pinned experts,
+// replicas of one expert, groups bound to nodes, dead ranks. Main thread.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/policy.hpp>
+#include <swiftbalancer/shape.hpp>
+
+#include "settings.hpp"
+
+namespace swiftbalancer::tool {
+
+class LimitSettings {
+ public:
+  /// Declares rank_speeds, pinned_experts, max_replicas, max_cross_node_replicas and dead_ranks.
+  void declare(Settings& settings);
+  /// Whether anything but dead ranks is asked for.
+  bool given() const noexcept;
+  bool pins_experts() const noexcept { return !pinned_experts_.empty(); }
+
+  /// @returns the ranks that are dead, none unless given. @throws Error kInvalidArgument: not
+  /// numbers.
+  std::vector<int> dead_ranks() const;
+
+  /// Reads the lists for a shape. After this fill() may be used.
+  /// @param placement that is served; null: a full plan from nothing, which has nothing to pin.
+  /// @throws Error kInvalidArgument: lists that do not fit the shape, pins without a placement.
+  void prepare(const ClusterShape& shape, const Placement* placement);
+  /// Sets the limits of one layer in a problem. @param problem keeps views into this object.
+  void fill(int moe_layer_id, LayerProblem& problem) const;
+
+ private:
+  std::vector<std::string> rank_speeds_;
+  std::vector<std::string> pinned_experts_;
+  std::vector<std::string> dead_ranks_;
+  int max_replicas_ = 0;
+  int max_cross_node_replicas_ = -1;
+  std::vector<double> speed_;
+  std::vector<std::vector<std::uint8_t>> pinned_;  // [num_moe_layers][num_slots], empty: none
+};
+
+}  // namespace swiftbalancer::tool
