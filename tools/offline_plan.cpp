@@ -8,6 +8,7 @@
 #include <swiftbalancer/placement.hpp>
 
 #include "placement_figures.hpp"
+#include "planner/full_plan.hpp"
 #include "planner/limits.hpp"
 #include "planner/plan_job.hpp"
 
@@ -40,7 +41,23 @@ bool is_limited(const OfflineProblem& given) {
   return given.limits != nullptr && given.limits->given();
 }
 
+// One planner for all layers: its memory is taken once.
+OfflinePlan swift_full_plan(const OfflineProblem& given) {
+  OfflinePlan result{ServedState::initial(given.shape)};
+  result.changed_layers = given.shape.num_moe_layers();
+  FullPlanner planner(given.shape);
+  result.milliseconds = best_time([&] {
+    const auto begin = Clock::now();
+    for (int layer = 0; layer < given.shape.num_moe_layers(); ++layer)
+      planner.plan_layer(given.load.layer(layer), result.planned.placement.layer(layer));
+    return milliseconds_since(begin);
+  });
+  return result;
+}
+
 OfflinePlan full_plan(const OfflineProblem& given) {
+  if (given.config.policy == "swift" && !given.from && !is_limited(given))
+    return swift_full_plan(given);
   const auto policy = make_policy(given.config.policy);
   const ServedState start = given.from ? *given.from : ServedState::initial(given.shape);
   OfflinePlan result{start};

@@ -2,47 +2,34 @@
 
 #include <algorithm>
 #include <numeric>
-#include <queue>
 #include <utility>
 
+#include "planner/bounds.hpp"
 #include "planner/split.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
 
-// No placement has its hottest rank below: ranks cannot all be below their mean (LB0), and however
-// the redundant slots are dealt, some expert's part per slot is at least as large as when each goes
-// to the expert with the largest part (LB1). Holds for tokens split evenly and by any shares.
 struct Bounds {
-  double mean = 0.0;     // LB0
-  double highest = 0.0;  // of both
+  double mean = 0.0;
+  double highest = 0.0;
 };
 
+// Of ranks of unequal speed only the simplest bounds are known.
 Bounds lower_bounds(const ClusterShape& shape, std::span<const std::int64_t> load,
-                    std::span<const double> speed) {
-  double total = 0.0;
-  std::vector<int> replicas(load.size(), 1);
-  std::priority_queue<std::pair<double, std::size_t>> parts;
-  for (std::size_t expert = 0; expert < load.size(); ++expert) {
-    parts.emplace(static_cast<double>(load[expert]), expert);
-    total += static_cast<double>(load[expert]);
-  }
-  for (int spare = shape.num_redundant_experts(); spare > 0; --spare) {
-    const std::size_t expert = parts.top().second;
-    if (replicas[expert] == shape.num_ranks()) break;  // It is on every rank.
-    parts.pop();
-    parts.emplace(static_cast<double>(load[expert]) / ++replicas[expert], expert);
-  }
+                    std::span<const double> speed, Dispatch dispatch) {
+  if (speed.empty()) return {mean_rank_load(shape, load), lower_bound(shape, load, dispatch)};
+  const double total = mean_rank_load(shape, load) * shape.num_ranks();
   const double mean = total / std::accumulate(speed.begin(), speed.end(), 0.0);
-  return {mean, std::max(mean, parts.top().first / *std::ranges::max_element(speed))};
+  return {mean,
+          std::max(mean, smallest_largest_piece(shape, load) / *std::ranges::max_element(speed))};
 }
 
 }  // namespace
 
 PlacementFigures figures_of(const ClusterShape& shape, const ServedState& state,
                             const ExpertLoad& load, std::span<const double> rank_speed) {
-  std::vector<double> speed(rank_speed.begin(), rank_speed.end());
-  if (speed.empty()) speed.assign(static_cast<std::size_t>(shape.num_ranks()), 1.0);
+  const Dispatch dispatch = has_even_shares(state, shape) ? Dispatch::kEven : Dispatch::kSplit;
   std::vector<double> imbalances, balancednesses;
   PlacementFigures figures;
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
@@ -51,8 +38,9 @@ PlacementFigures figures_of(const ClusterShape& shape, const ServedState& state,
                   state.shares[static_cast<std::size_t>(layer)], load.layer(layer));
     double slowest = 0.0;
     for (std::size_t rank = 0; rank < ranks.size(); ++rank)
-      slowest = std::max(slowest, ranks[rank] / speed[rank]);
-    const Bounds bounds = lower_bounds(shape, load.layer(layer), speed);
+      slowest =
+          std::max(slowest, rank_speed.empty() ? ranks[rank] : ranks[rank] / rank_speed[rank]);
+    const Bounds bounds = lower_bounds(shape, load.layer(layer), rank_speed, dispatch);
     imbalances.push_back(bounds.mean > 0.0 ? slowest / bounds.mean : 1.0);
     balancednesses.push_back(1.0 / imbalances.back());
     if (bounds.mean > 0.0) figures.lower_bound_gap_mean += slowest / bounds.highest - 1.0;

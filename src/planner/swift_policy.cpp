@@ -3,8 +3,11 @@
 #include <utility>
 
 #include "planner/align.hpp"
+#include "planner/full_plan.hpp"
 #include "planner/layer_problem.hpp"
+#include "planner/limits.hpp"
 #include "planner/registry.hpp"
+#include "planner/split.hpp"
 #include "planner/swift_search.hpp"
 
 #include <swiftbalancer/load.hpp>
@@ -60,6 +63,20 @@ std::vector<double> amounts_after_reorder(const ClusterShape& shape,
   return result;
 }
 
+LayerPlan full_plan(const LayerProblem& problem) {
+  const ClusterShape& shape = *problem.shape;
+  std::vector<std::int32_t> slots = plan_full(shape, problem.load);
+  align_ranks(shape, problem.placement, false, slots);
+  align_slots(shape, problem.placement, slots);
+  std::vector<std::uint32_t> shares = even_shares(slots, shape.num_logical_experts());
+  if (problem.dispatch == Dispatch::kSplit) {
+    ReplicaSplit split(shape);
+    split.level(slots, std::vector<double>(problem.load.begin(), problem.load.end()));
+    split.shares(shares);
+  }
+  return make_plan(problem, std::move(slots), std::move(shares), 0);
+}
+
 class SwiftPolicy final : public Policy {
  public:
   std::string_view name() const noexcept override { return "swift"; }
@@ -71,7 +88,9 @@ class SwiftPolicy final : public Policy {
             .hierarchical = false};
   }
   LayerPlan plan_layer(const LayerProblem& problem) const override {
+    if (has_limits(problem)) return plan_within_limits(problem);
     check_problem(problem);
+    if (problem.from_scratch) return full_plan(problem);
     const ClusterShape& shape = *problem.shape;
     LayerPlan plan = unchanged_plan(problem);
     SearchResult found = search_placement(problem, plan.imbalance_before);

@@ -1,0 +1,147 @@
+#include "planner/full_plan.hpp"
+
+#include <algorithm>
+#include <array>
+#include <numeric>
+
+#include <swiftbalancer/load.hpp>
+#include <swiftbalancer/placement.hpp>
+
+#include "planner/align.hpp"
+#include "planner/eplb.hpp"
+#include "planner/layer_problem.hpp"
+#include "planner/refine.hpp"
+
+namespace swiftbalancer {
+namespace {
+
+constexpr int kMaxSteps = 256;
+constexpr int kQuickSteps = 24;  // per packing of the search over replica counts
+constexpr std::array kDivisors = {1.15F, 1.3F, 1.5F, 1.75F, 2.0F, 2.5F};
+constexpr std::uint64_t kSeed = 0x5377696674U;
+
+}  // namespace
+
+FullPlanner::FullPlanner(const ClusterShape& shape, const FullPlanOptions& options)
+    : shape_(shape),
+      options_(options),
+      packing_(shape),
+      scratch_(static_cast<std::size_t>(shape.num_slots())),
+      first_(static_cast<std::size_t>(shape.num_logical_experts())),
+      now_(first_.size()),
+      by_load_(first_.size()) {}
+
+void FullPlanner::plan_layer(std::span<const std::int64_t> load, std::span<std::int32_t> slots) {
+  packings_ = 0;
+  // More slots than there are experts for: eplb's duplicates, which nothing can avoid.
+  if (shape_.num_slots() / shape_.num_ranks() >= shape_.num_logical_experts() ||
+      shape_.max_slots_per_rank() > shape_.num_logical_experts()) {
+    std::ranges::copy(eplb_rebalance(shape_, load), slots.begin());
+    repair_same_rank_duplicates(shape_, load, false, slots);
+    return;
+  }
+  packing_.set_load(load);
+  packing_.choose_replicas();
+  best_ = pack_and_refine(static_cast<float>(options_.tolerance), kMaxSteps, true);
+  packing_.write(slots);
+  if (best_ > target_) search_replicas(slots);
+  if (best_ > target_ || count_same_rank_duplicates(slots, shape_) > 0)
+    compare_with_eplb(load, slots);
+}
+
+float FullPlanner::pack_and_refine(float tolerance, int max_steps, bool change_replicas) {
+  ++packings_;
+  packing_.pack();
+  target_ = std::max(packing_.mean(), packing_.largest_piece()) * (1.0F + tolerance);
+  refine(packing_, {.target = target_, .max_steps = max_steps, .change_replicas = change_replicas},
+         scratch_);
+  return packing_.rank_load(packing_.hottest_rank());
+}
+
+// Few slots per rank or much skew: which replica counts pack well can only be found by packing.
+// First counts between Adams' and Jefferson's, then transfers of single replicas from the best of
+// those, accepting a little worse at first (threshold accepting; Dueck and Scheuer, J. Comput.
+// Phys. 90, 1990).
+void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
+  if (shape_.max_slots_per_rank() < 2) return;
+  const float target = target_;
+  std::ranges::fill(first_, 0);
+  for (std::int32_t expert : slots) ++first_[static_cast<std::size_t>(expert)];
+  const auto counts = packing_.replicas();
+  float best_value = objective();
+  now_ = first_;
+  for (float theta : kDivisors) {
+    if (packings_ >= options_.max_packings) break;
+    packing_.choose_replicas_by_divisor(theta);
+    std::vector<std::int32_t>& chosen = first_;
+    std::ranges::copy(counts, chosen.begin());
+    try_replicas(slots);
+    if (best_ <= target) break;
+    if (objective() >= best_value) continue;
+    best_value = objective();
+    now_ = chosen;
+  }
+  std::iota(by_load_.begin(), by_load_.end(), 0);
+  std::ranges::stable_sort(by_load_, [this](std::int32_t a, std::int32_t b) {
+    return packing_.load()[static_cast<std::size_t>(a)] >
+           packing_.load()[static_cast<std::size_t>(b)];
+  });
+  const std::size_t reach =
+      std::min(by_load_.size(), 2 * static_cast<std::size_t>(shape_.num_redundant_experts()) + 16);
+  Mixer random(kSeed);
+  const int left = options_.max_packings - packings_;
+  for (int i = 0; i < left && best_ > target; ++i) {
+    const auto giver = static_cast<std::size_t>(by_load_[random.below(reach)]);
+    const auto taker = static_cast<std::size_t>(by_load_[random.below(reach)]);
+    if (giver == taker || now_[giver] < 2 || now_[taker] >= packing_.max_replicas()) continue;
+    --now_[giver];
+    ++now_[taker];
+    std::ranges::copy(now_, counts.begin());
+    try_replicas(slots);
+    const float allowed =
+        best_value + static_cast<float>(left - i) / static_cast<float>(left * shape_.num_slots());
+    if (objective() < allowed) {
+      best_value = objective();
+    } else {
+      ++now_[giver];
+      --now_[taker];
+    }
+  }
+  target_ = target;
+}
+
+void FullPlanner::try_replicas(std::span<std::int32_t> slots) {
+  const float load = pack_and_refine(static_cast<float>(options_.tolerance), kQuickSteps, false);
+  if (load >= best_) return;
+  best_ = load;
+  packing_.write(slots);
+}
+
+// The imbalance, and a little of how many ranks are hot: a slope for the search to follow.
+float FullPlanner::objective() const noexcept {
+  float sum = 0.0F, most = 0.0F;
+  for (float load : packing_.rank_loads()) {
+    most = std::max(most, load);
+    const float above = std::max(0.0F, load / packing_.mean() - 1.0F);
+    sum += above * above * above * above;
+  }
+  return most / packing_.mean() + 0.05F * sum;
+}
+
+void FullPlanner::compare_with_eplb(std::span<const std::int64_t> load,
+                                    std::span<std::int32_t> slots) const {
+  repair_same_rank_duplicates(shape_, load, false, slots);
+  std::vector<std::int32_t> other = eplb_rebalance(shape_, load);
+  repair_same_rank_duplicates(shape_, load, false, other);
+  if (imbalance(rank_load(shape_, other, {}, load)) < imbalance(rank_load(shape_, slots, {}, load)))
+    std::ranges::copy(other, slots.begin());
+}
+
+std::vector<std::int32_t> plan_full(const ClusterShape& shape, std::span<const std::int64_t> load,
+                                    const FullPlanOptions& options) {
+  std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()));
+  FullPlanner(shape, options).plan_layer(load, slots);
+  return slots;
+}
+
+}  // namespace swiftbalancer

@@ -1,0 +1,307 @@
+#include "planner/packing.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include <swiftbalancer/placement.hpp>
+
+#include "planner/packing_scans.hpp"
+
+namespace swiftbalancer {
+namespace {
+
+constexpr std::size_t kLaneWidth = 8;
+constexpr int kBuckets = 256;
+constexpr int kBisections = 14;
+// Up to so many ranks, counting the lighter ones is faster than sorting.
+constexpr std::size_t kCountedRanks = 128;
+constexpr float kNoSlot = std::numeric_limits<float>::infinity();
+constexpr float kNoRank = 1e30F;  // Finite: infinite loads and pieces would meet in a NaN.
+
+std::size_t lanes_for(int num_ranks) {
+  return (static_cast<std::size_t>(num_ranks) + kLaneWidth - 1) / kLaneWidth * kLaneWidth;
+}
+
+}  // namespace
+
+Packing::Packing(const ClusterShape& shape)
+    : shape_(shape),
+      lanes_(lanes_for(shape.num_ranks())),
+      words_((at(shape.num_ranks()) + 63) / 64),
+      load_(at(shape.num_logical_experts())),
+      count_(load_.size(), 1),
+      piece_(load_.size()),
+      order_(load_.size()),
+      priority_(load_.size()),
+      bucket_(load_.size()),
+      value_(at(shape.max_slots_per_rank()) * lanes_, kNoSlot),
+      expert_(value_.size(), kEmptySlot),
+      rank_load_(lanes_, kNoRank),
+      holders_(load_.size() * words_),
+      key_(lanes_),
+      sorted_(at(shape.num_ranks())) {}
+
+// ---- Loads and replicas ----
+
+void Packing::set_load(std::span<const std::int64_t> load) {
+  double total = 0.0;
+  for (std::size_t expert = 0; expert < load.size(); ++expert) {
+    load_[expert] = static_cast<float>(load[expert]);
+    total += static_cast<double>(load[expert]);
+  }
+  mean_ = static_cast<float>(total / shape_.num_ranks());
+}
+
+// Adams' counts are those of the smallest threshold that the slots suffice for: pieces at most that
+// large. Bisection finds nearly all of them; the rest goes one by one.
+void Packing::choose_replicas() {
+  const int redundant = shape_.num_redundant_experts();
+  const float hottest = scan::largest(load_.data(), load_.size());
+  const auto most = static_cast<float>(max_replicas() - 1);
+  int left = redundant;
+  if (redundant == 0 || hottest <= 0.0F) {
+    std::ranges::fill(count_, 1);
+  } else {
+    // A hair below ceil(load / threshold) - 1 where that is a whole number.
+    constexpr float kBelow = 0.9999999F;
+    float low = 0.5F * mean_ * static_cast<float>(shape_.num_ranks()) /
+                static_cast<float>(shape_.num_slots());
+    float high = hottest;
+    for (int i = 0; i < kBisections && low < high; ++i) {
+      const float middle = std::sqrt(low * high);
+      const auto needed = scan::sum_of_floors(load_.data(), load_.size(), kBelow / middle, most);
+      (needed <= redundant ? high : low) = middle;
+      if (needed == redundant) break;
+    }
+    for (std::size_t expert = 0; expert < load_.size(); ++expert) {
+      const auto extra = static_cast<std::int32_t>(std::min(load_[expert] * (kBelow / high), most));
+      count_[expert] = 1 + extra;
+      left -= extra;
+    }
+  }
+  const auto priority_of = [this](std::size_t expert) {
+    return count_[expert] < max_replicas() ? load_[expert] / static_cast<float>(count_[expert])
+                                           : -1.0F;
+  };
+  if (left > 0)
+    for (std::size_t expert = 0; expert < load_.size(); ++expert)
+      priority_[expert] = priority_of(expert);
+  for (; left > 0; --left) {
+    const auto best =
+        static_cast<std::size_t>(std::ranges::max_element(priority_) - priority_.begin());
+    ++count_[best];
+    priority_[best] = priority_of(best);
+  }
+}
+
+void Packing::choose_replicas_by_divisor(float theta) {
+  std::ranges::fill(count_, 1);
+  const auto priority_of = [&](std::size_t expert) {
+    return count_[expert] < max_replicas()
+               ? load_[expert] / (static_cast<float>(count_[expert] - 1) + theta)
+               : -1.0F;
+  };
+  for (std::size_t expert = 0; expert < load_.size(); ++expert)
+    priority_[expert] = priority_of(expert);
+  for (int left = shape_.num_redundant_experts(); left > 0; --left) {
+    const auto best =
+        static_cast<std::size_t>(std::ranges::max_element(priority_) - priority_.begin());
+    ++count_[best];
+    priority_[best] = priority_of(best);
+  }
+}
+
+// ---- Placing ----
+
+void Packing::set_pieces() noexcept {
+  for (std::size_t expert = 0; expert < load_.size(); ++expert)
+    piece_[expert] = load_[expert] / static_cast<float>(count_[expert]);
+  largest_piece_ = scan::largest(piece_.data(), piece_.size());
+}
+
+// Counting sort into equal intervals: what refines the packing does not mind a rough order.
+void Packing::sort_experts() noexcept {
+  std::int32_t first[kBuckets + 1] = {};
+  const float scale =
+      largest_piece_ > 0.0F ? (static_cast<float>(kBuckets) - 0.5F) / largest_piece_ : 0.0F;
+  for (std::size_t expert = 0; expert < load_.size(); ++expert) {
+    const int bucket = kBuckets - 1 - static_cast<int>(piece_[expert] * scale);
+    bucket_[expert] = static_cast<std::uint8_t>(bucket);
+    ++first[bucket + 1];
+  }
+  for (int bucket = 0; bucket < kBuckets; ++bucket) first[bucket + 1] += first[bucket];
+  for (std::size_t expert = 0; expert < load_.size(); ++expert)
+    order_[at(first[bucket_[expert]]++)] = static_cast<std::int32_t>(expert);
+}
+
+// Ranks with a slot of this round, lightest first. The low bits of a load make room for the rank,
+// which makes keys unique.
+void Packing::order_ranks(int round) noexcept {
+  const auto ranks = at(shape_.num_ranks());
+  const auto mask = static_cast<std::int32_t>(std::bit_ceil(ranks)) - 1;
+  std::size_t size = 0;
+  for (std::size_t rank = 0; rank < ranks; ++rank) {
+    if (shape_.slots_per_rank(static_cast<int>(rank)) <= round) continue;
+    key_[size++] =
+        (std::bit_cast<std::int32_t>(rank_load_[rank]) & ~mask) | static_cast<std::int32_t>(rank);
+  }
+  sorted_.resize(size);
+  if (size > kCountedRanks) {
+    std::sort(key_.begin(), key_.begin() + static_cast<std::ptrdiff_t>(size));
+    for (std::size_t i = 0; i < size; ++i) sorted_[i] = key_[i] & mask;
+    return;
+  }
+  for (std::size_t i = 0; i < size; ++i)
+    sorted_[at(scan::count_below(key_.data(), size, key_[i]))] = key_[i] & mask;
+}
+
+void Packing::clear() noexcept {
+  std::ranges::fill(holders_, 0);
+  std::fill_n(rank_load_.begin(), shape_.num_ranks(), 0.0F);
+  has_duplicates_ = false;
+}
+
+void Packing::put(int rank, int depth, int expert) noexcept {
+  const std::size_t place = cell({rank, depth});
+  has_duplicates_ |= holds(rank, expert);
+  expert_[place] = expert;
+  value_[place] = piece_[at(expert)];
+  rank_load_[at(rank)] += piece_[at(expert)];
+  hold(rank, expert);
+}
+
+void Packing::pack() {
+  set_pieces();
+  sort_experts();
+  clear();
+  std::size_t next = 0;
+  int given = 0;
+  for (int depth = 0; depth < shape_.max_slots_per_rank(); ++depth) {
+    order_ranks(depth);
+    for (std::size_t i = 0; i < sorted_.size(); ++i) {
+      const int expert = order_[next];
+      // A replica of the expert may have come in the round before: a rank behind takes this one.
+      for (std::size_t j = i + 1; given > 0 && j < sorted_.size() && holds(sorted_[i], expert);
+           ++j) {
+        if (!holds(sorted_[j], expert)) std::swap(sorted_[i], sorted_[j]);
+      }
+      put(sorted_[i], depth, expert);
+      if (++given < count_[at(expert)]) continue;
+      ++next;
+      given = 0;
+    }
+  }
+}
+
+int Packing::hottest_rank() const noexcept {
+  const auto ranks = rank_loads();
+  const float most = scan::largest(ranks.data(), ranks.size());
+  return static_cast<int>(std::ranges::find(ranks, most) - ranks.begin());
+}
+
+Packing::Place Packing::find_fitting(Place hot, float target) const noexcept {
+  const int expert = expert_at(hot);
+  const float piece = value_[cell(hot)];
+  const float high = piece - (rank_load(hot.rank) - target), base = piece - target;
+  for (int depth = 0; depth < shape_.max_slots_per_rank(); ++depth) {
+    const float* row = value_.data() + at(depth) * lanes_;
+    if (!scan::any_within(row, rank_load_.data(), lanes_, base, high)) continue;
+    for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+      const float value = row[at(rank)];
+      if (value > high || value < base + rank_load_[at(rank)] || holds(rank, expert)) continue;
+      if (!holds(hot.rank, expert_at({rank, depth}))) return {rank, depth};
+    }
+  }
+  return {};
+}
+
+Packing::Place Packing::find_best(Place hot, float& best) const noexcept {
+  const int expert = expert_at(hot);
+  const float piece = value_[cell(hot)];
+  const float rest = rank_load(hot.rank) - piece;
+  Place found;
+  for (int depth = 0; depth < shape_.max_slots_per_rank(); ++depth) {
+    const float* row = value_.data() + at(depth) * lanes_;
+    if (scan::smallest_heavier(row, rank_load_.data(), lanes_, rest, piece) >= best) continue;
+    for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+      const float value = row[at(rank)];
+      const float heavier = std::max(rest + value, piece + rank_load_[at(rank)] - value);
+      if (heavier >= best || rank == hot.rank || holds(rank, expert)) continue;
+      if (holds(hot.rank, expert_at({rank, depth}))) continue;
+      best = heavier;
+      found = {rank, depth};
+    }
+  }
+  return found;
+}
+
+void Packing::let_go(int rank, int expert) noexcept {
+  for (int depth = 0; has_duplicates_ && depth < shape_.slots_per_rank(rank); ++depth)
+    if (expert_at({rank, depth}) == expert) return;
+  holders_[at(expert) * words_ + at(rank) / 64] &= ~(std::uint64_t{1} << (rank % 64));
+}
+
+void Packing::swap(Place a, Place b) noexcept {
+  const int first = expert_at(a), second = expert_at(b);
+  const float change = value_[cell(b)] - value_[cell(a)];
+  std::swap(expert_[cell(a)], expert_[cell(b)]);
+  std::swap(value_[cell(a)], value_[cell(b)]);
+  rank_load_[at(a.rank)] += change;
+  rank_load_[at(b.rank)] -= change;
+  let_go(a.rank, first);
+  let_go(b.rank, second);
+  hold(a.rank, second);
+  hold(b.rank, first);
+}
+
+void Packing::sum_rank(int rank) noexcept {
+  float sum = 0.0F;
+  for (int depth = 0; depth < shape_.slots_per_rank(rank); ++depth)
+    sum += value_[cell({rank, depth})];
+  rank_load_[at(rank)] = sum;
+}
+
+void Packing::set_piece(int expert) noexcept {
+  piece_[at(expert)] = load_[at(expert)] / static_cast<float>(count_[at(expert)]);
+  for_each_holder(expert, [&](int rank) {
+    for (int depth = 0; depth < shape_.slots_per_rank(rank); ++depth)
+      if (expert_at({rank, depth}) == expert) value_[cell({rank, depth})] = piece_[at(expert)];
+    sum_rank(rank);
+  });
+}
+
+void Packing::replace(Place place, int expert) noexcept {
+  const int old = expert_at(place);
+  expert_[cell(place)] = expert;
+  let_go(place.rank, old);
+  hold(place.rank, expert);
+  --count_[at(old)];
+  ++count_[at(expert)];
+  set_piece(old);
+  set_piece(expert);
+}
+
+void Packing::write(std::span<std::int32_t> slots) const noexcept {
+  for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+    const int first = shape_.first_slot(rank);
+    for (int depth = 0; depth < shape_.slots_per_rank(rank); ++depth)
+      slots[at(first + depth)] = expert_at({rank, depth});
+  }
+}
+
+void Packing::read(std::span<const std::int32_t> slots) noexcept {
+  std::ranges::fill(count_, 0);
+  for (std::int32_t expert : slots) ++count_[at(expert)];
+  set_pieces();
+  clear();
+  for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+    const int first = shape_.first_slot(rank);
+    for (int depth = 0; depth < shape_.slots_per_rank(rank); ++depth)
+      put(rank, depth, slots[at(first + depth)]);
+  }
+}
+
+}  // namespace swiftbalancer

@@ -1,0 +1,117 @@
+#pragma once
+// One layer while it is packed from nothing: which expert each slot of each rank holds, even
+// shares. A workspace: made once for a shape, used layer by layer without allocating. Used by the
+// full planner only. Pure, fixed order of all arithmetic; single precision, whose error is far
+// below any tolerance (results are judged again in double).
+//
+// Pieces lie transposed, [depth][lanes]: the k-th slots of all ranks side by side, so that one scan
+// looks at all ranks. Lanes beyond the ranks, and slots that a rank does not have, are infinite.
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <swiftbalancer/shape.hpp>
+
+namespace swiftbalancer {
+
+class Packing {
+ public:
+  /// Slot `depth` of rank `rank`.
+  struct Place {
+    int rank = -1;
+    int depth = 0;
+  };
+
+  /// @param shape outlives this.
+  explicit Packing(const ClusterShape& shape);
+
+  const ClusterShape& shape() const noexcept { return shape_; }
+  /// Replicas at most that an expert can have without same-rank duplicates.
+  int max_replicas() const noexcept { return shape_.num_ranks(); }
+
+  // ---- Loads and replicas, before pack() ----
+  void set_load(std::span<const std::int64_t> load);
+  std::span<const float> load() const noexcept { return load_; }
+  float mean() const noexcept { return mean_; }
+  /// [num_logical_experts], at least 1 each, at most max_replicas(), together num_slots.
+  std::span<std::int32_t> replicas() noexcept { return count_; }
+  /// Replica counts with the smallest largest piece (Adams' apportionment).
+  void choose_replicas();
+  /// Replica counts by the divisor load / (count - 1 + theta): theta 1 is Adams', 2 Jefferson's.
+  void choose_replicas_by_divisor(float theta);
+
+  // ---- Placing ----
+  /// Rounds: each gives one piece to every rank with a slot left, heaviest piece to lightest rank.
+  void pack();
+  float largest_piece() const noexcept { return largest_piece_; }
+
+  int hottest_rank() const noexcept;
+  float rank_load(int rank) const noexcept { return rank_load_[at(rank)]; }
+  std::span<const float> rank_loads() const noexcept {
+    return {rank_load_.data(), at(shape_.num_ranks())};
+  }
+  int expert_at(Place place) const noexcept { return expert_[cell(place)]; }
+  int num_replicas(int expert) const noexcept { return count_[at(expert)]; }
+  float piece(int expert) const noexcept { return piece_[at(expert)]; }
+  bool holds(int rank, int expert) const noexcept {
+    return (holders_[at(expert) * words_ + at(rank) / 64] >> (rank % 64) & 1) != 0;
+  }
+  template <typename Visit>
+  void for_each_holder(int expert, Visit visit) const {
+    for (std::size_t word = 0; word < words_; ++word) {
+      for (std::uint64_t bits = holders_[at(expert) * words_ + word]; bits != 0; bits &= bits - 1)
+        visit(static_cast<int>(word * 64) + __builtin_ctzll(bits));
+    }
+  }
+
+  /// A place on another rank whose exchange with `hot` brings both ranks to `target` or below.
+  /// @returns rank -1: none.
+  Place find_fitting(Place hot, float target) const noexcept;
+  /// The place whose exchange with `hot` makes the heavier of the two ranks lightest, below `best`,
+  /// which becomes that. @returns rank -1: none.
+  Place find_best(Place hot, float& best) const noexcept;
+  void swap(Place a, Place b) noexcept;
+  /// The slot, of an expert with other replicas, now holds another one, which its rank lacks.
+  void replace(Place place, int expert) noexcept;
+
+  /// Copies the placement out, [num_slots], and in.
+  void write(std::span<std::int32_t> slots) const noexcept;
+  void read(std::span<const std::int32_t> slots) noexcept;
+
+ private:
+  static std::size_t at(int value) noexcept { return static_cast<std::size_t>(value); }
+  std::size_t cell(Place place) const noexcept { return at(place.depth) * lanes_ + at(place.rank); }
+  void sort_experts() noexcept;
+  void order_ranks(int round) noexcept;
+  void clear() noexcept;
+  void set_pieces() noexcept;
+  void put(int rank, int depth, int expert) noexcept;
+  void hold(int rank, int expert) noexcept {
+    holders_[at(expert) * words_ + at(rank) / 64] |= std::uint64_t{1} << (rank % 64);
+  }
+  void let_go(int rank, int expert) noexcept;
+  void sum_rank(int rank) noexcept;
+  void set_piece(int expert) noexcept;
+
+  const ClusterShape& shape_;
+  std::size_t lanes_;
+  std::size_t words_;
+  float mean_ = 0.0F;
+  float largest_piece_ = 0.0F;
+  bool has_duplicates_ = false;
+  std::vector<float> load_;             // [E]
+  std::vector<std::int32_t> count_;     // [E]
+  std::vector<float> piece_;            // [E]
+  std::vector<std::int32_t> order_;     // [E] roughly heaviest piece first
+  std::vector<float> priority_;         // [E] scratch of choose_replicas*()
+  std::vector<std::uint8_t> bucket_;    // [E] scratch of sort_experts()
+  std::vector<float> value_;            // [depth][lanes] pieces
+  std::vector<std::int32_t> expert_;    // [depth][lanes]
+  std::vector<float> rank_load_;        // [lanes]
+  std::vector<std::uint64_t> holders_;  // [E][words] ranks that hold it
+  std::vector<std::int32_t> key_;       // [lanes] scratch of order_ranks()
+  std::vector<std::int32_t> sorted_;    // [R] ranks of a round, lightest first
+};
+
+}  // namespace swiftbalancer

@@ -1,0 +1,25 @@
+#pragma once
+// The inner loops of Packing: scans over contiguous floats, compiled for the machine's vector width
+// too. Sums of integers, minima and maxima only, so that every width gives the same bytes. Values
+// are at least 0 or infinite, never NaN.
+
+#include <cstddef>
+#include <cstdint>
+
+namespace swiftbalancer::scan {
+
+/// Largest of `values`; 0 if none.
+float largest(const float* values, std::size_t size) noexcept;
+/// Sum of floor(value * factor), at most `most` each.
+std::int64_t sum_of_floors(const float* values, std::size_t size, float factor,
+                           float most) noexcept;
+/// Whether base + offset[i] <= values[i] <= high for some i.
+bool any_within(const float* values, const float* offsets, std::size_t size, float base,
+                float high) noexcept;
+/// Smallest max(a + values[i], b + offset[i] - values[i]).
+float smallest_heavier(const float* values, const float* offsets, std::size_t size, float a,
+                       float b) noexcept;
+/// How many keys are below `key`.
+std::int32_t count_below(const std::int32_t* keys, std::size_t size, std::int32_t key) noexcept;
+
+}  // namespace swiftbalancer::scan
