@@ -99,6 +99,8 @@ class Agreement {
                       std::vector<Decision>& decisions);
 
   // --- Agreed state: equal on all ranks after the same sets ---
+  /// The newest set that was used.
+  std::uint64_t used_step() const noexcept { return used_step_; }
   std::span<const std::uint64_t> epochs() const noexcept { return epochs_; }
   std::uint64_t digest() const noexcept { return digest_; }
   std::uint32_t membership() const noexcept { return begin_.membership; }

@@ -24,7 +24,13 @@ Status BalancerCore::begin_step(const StepInfo& info) {
   ++stats.steps;
   events.clear();
   send_releases();
-  if (const auto due = agreement->set_due(step)) {
+  std::optional<std::uint64_t> due = agreement->set_due(step);
+  if (faulty(Fault::kEarlyUse)) {  // as soon as it is here, which is sooner on some ranks
+    const std::uint64_t next =
+        (agreement->used_step() / config.packet_interval + 1) * config.packet_interval;
+    if (ready_step >= next) due = next;
+  }
+  if (due) {
     if (Status status = use_set(*due); !status.ok()) {
       fail(status.message());
       return status;
