@@ -18,7 +18,6 @@ namespace {
 
 using ::testing::Contains;
 using ::testing::HasSubstr;
-using ::testing::Not;
 
 const Outputs& undisturbed() {
   static const Outputs outputs = serve(moving_run("")).outputs;
