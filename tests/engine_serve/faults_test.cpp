@@ -18,22 +18,6 @@ namespace {
 
 using ::testing::Contains;
 using ::testing::HasSubstr;
-using ::testing::Not;
-
-constexpr int kNumRanks = 4;
-
-// Something is always moving; two of four ranks can hold all 64 experts.
-ServeOptions moving_run(const std::string& faults) {
-  ServeOptions options = small_run(kNumRanks);
-  options.num_redundant_experts = 64;
-  options.transport = TransportKind::kShm;
-  options.traffic.steps_per_segment = 12;
-  options.balancer.policy = "stress";
-  options.balancer.rebalance_interval = 1;
-  options.balancer.deadline = std::chrono::seconds(10);
-  options.faults = parse_faults(faults);
-  return options;
-}
 
 const Outputs& undisturbed() {
   static const Outputs outputs = serve(moving_run("")).outputs;
@@ -81,7 +65,7 @@ void expect_every_rebalance_ended(const RunRecord& run) {
 TEST(ServeFaults, SurvivesARankKilledWhileExpertsMove) {
   for (unsigned seed = 0; seed < 20; ++seed) {
     std::mt19937 random(seed);
-    const int rank = static_cast<int>(random() % kNumRanks);
+    const int rank = static_cast<int>(random() % kNumMovingRanks);
     const std::string fault =
         "kill:" + std::to_string(rank) + "@" + std::to_string(2 + random() % 30);
     SCOPED_TRACE(fault);
@@ -128,7 +112,7 @@ TEST(ServeFaults, GivesRequestsThatAreStillToComeToTheRanksLeft) {
   int taken_over = 0;
   for (const Request& request : run.traffic.requests) {
     taken_over +=
-        request.id % kNumRanks == 1 && request.arrival_step >= run.memberships[1].first_step;
+        request.id % kNumMovingRanks == 1 && request.arrival_step >= run.memberships[1].first_step;
   }
   EXPECT_GT(taken_over, static_cast<int>(run.losses.at(0).lost_requests.size()));
 }

@@ -24,18 +24,6 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
-ServeOptions run_with(const std::string& faults) {
-  ServeOptions options = small_run(4);
-  options.num_redundant_experts = 64;
-  options.transport = TransportKind::kShm;
-  options.traffic.steps_per_segment = 12;
-  options.balancer.policy = "stress";
-  options.balancer.rebalance_interval = 1;
-  options.balancer.deadline = std::chrono::seconds(10);
-  options.faults = parse_faults(faults);
-  return options;
-}
-
 // Of serve(): "ok DIGEST" or the error.
 std::string outcome(const ServeOptions& options) {
   try {
@@ -85,7 +73,7 @@ std::string with_shm_of(const std::string& bytes, const std::function<std::strin
   if ((said).empty()) GTEST_SKIP() << "no mount namespaces here"
 
 TEST(FullSharedMemory, IsAnErrorAtTheStart) {
-  const std::string said = with_shm_of("1m", [] { return outcome(run_with("")); });
+  const std::string said = with_shm_of("1m", [] { return outcome(moving_run("")); });
   SKIP_WITHOUT_NAMESPACE(said);
   EXPECT_THAT(said, StartsWith("transport: shared memory swiftbalancer."));
   EXPECT_THAT(said, HasSubstr("cannot get "));
@@ -94,7 +82,7 @@ TEST(FullSharedMemory, IsAnErrorAtTheStart) {
 
 // The groups of four ranks take 8 MiB, those of the three left 5 MiB more.
 TEST(FullSharedMemory, EndsARunThatLosesARankWithOneLine) {
-  const std::string said = with_shm_of("10m", [] { return outcome(run_with("kill:1@6")); });
+  const std::string said = with_shm_of("10m", [] { return outcome(moving_run("kill:1@6")); });
   SKIP_WITHOUT_NAMESPACE(said);
   EXPECT_THAT(said, StartsWith("rank 1 was killed by signal 9 (Killed) at step "));
   EXPECT_THAT(said, HasSubstr("the ranks left cannot go on: transport: shared memory"));
@@ -103,7 +91,7 @@ TEST(FullSharedMemory, EndsARunThatLosesARankWithOneLine) {
 
 TEST(FullSharedMemory, KeepsARankFromJoiningAndTheOthersServe) {
   const std::string said = with_shm_of("64m", [] {
-    ServeOptions options = run_with("kill:1@6,join:1@12");
+    ServeOptions options = moving_run("kill:1@6,join:1@12");
     std::string lines;
     options.notice = [&](const std::string& line) { lines += line + "\n"; };
     options.progress = [](std::uint64_t, std::uint64_t, const std::string& line) {

@@ -2,6 +2,7 @@
 // Small runs of the shipped checkpoint for the tests of serving, and the plain local forward they
 // are compared with.
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -32,6 +33,22 @@ inline ServeOptions small_run(int num_ranks) {
   options.traffic.max_output_tokens = 12;
   options.traffic.seed = 20261124;
   options.balancer.policy = "static";
+  return options;
+}
+
+inline constexpr int kNumMovingRanks = 4;
+
+/// small_run() over shared memory in which something is always moving; two of its four ranks can
+/// hold all 64 experts.
+inline ServeOptions moving_run(const std::string& faults) {
+  ServeOptions options = small_run(kNumMovingRanks);
+  options.num_redundant_experts = 64;
+  options.transport = TransportKind::kShm;
+  options.traffic.steps_per_segment = 12;
+  options.balancer.policy = "stress";
+  options.balancer.rebalance_interval = 1;
+  options.balancer.deadline = std::chrono::seconds(10);
+  options.faults = parse_faults(faults);
   return options;
 }
 
