@@ -16,6 +16,9 @@ namespace swiftbalancer {
 namespace {
 
 constexpr int kMaxSteps = 256;
+// Small layers have few good replica counts and cost little: so many times the packings.
+constexpr int kSmallLayer = 64;  // slots
+constexpr int kSmallLayerFactor = 16;
 constexpr int kQuickSteps = 24;  // per packing of the search over replica counts
 constexpr std::array kDivisors = {1.15F, 1.3F, 1.5F, 1.75F, 2.0F, 2.5F};
 constexpr std::uint64_t kSeed = 0x5377696674U;
@@ -25,6 +28,8 @@ constexpr std::uint64_t kSeed = 0x5377696674U;
 FullPlanner::FullPlanner(const ClusterShape& shape, const FullPlanOptions& options)
     : shape_(shape),
       options_(options),
+      max_packings_(options.max_packings *
+                    (shape.num_slots() <= kSmallLayer ? kSmallLayerFactor : 1)),
       packing_(shape),
       scratch_(static_cast<std::size_t>(shape.num_slots())),
       first_(static_cast<std::size_t>(shape.num_logical_experts())),
@@ -71,7 +76,7 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   float best_value = objective();
   now_ = first_;
   for (float theta : kDivisors) {
-    if (packings_ >= options_.max_packings) break;
+    if (packings_ >= max_packings_) break;
     packing_.choose_replicas_by_divisor(theta);
     std::vector<std::int32_t>& chosen = first_;
     std::ranges::copy(counts, chosen.begin());
@@ -89,7 +94,7 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   const std::size_t reach =
       std::min(by_load_.size(), 2 * static_cast<std::size_t>(shape_.num_redundant_experts()) + 16);
   Mixer random(kSeed);
-  const int left = options_.max_packings - packings_;
+  const int left = max_packings_ - packings_;
   for (int i = 0; i < left && best_ > target; ++i) {
     const auto giver = static_cast<std::size_t>(by_load_[random.below(reach)]);
     const auto taker = static_cast<std::size_t>(by_load_[random.below(reach)]);

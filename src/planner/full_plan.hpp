@@ -16,7 +16,8 @@ namespace swiftbalancer {
 struct FullPlanOptions {
   double tolerance =
       0.002;  ///< Distance from the lower bound, as a part of it, that is good enough.
-  /// Packings of other replica counts that are tried where it is not reached.
+  /// Packings of other replica counts that are tried where it is not reached; 16 times as many
+  /// where a layer has 64 slots or fewer.
   int max_packings = 50;
 };
 
@@ -44,6 +45,7 @@ class FullPlanner {
 
   const ClusterShape& shape_;
   FullPlanOptions options_;
+  int max_packings_;
   Packing packing_;
   int packings_ = 0;
   float best_ = 0.0F;                  // largest rank load found
