@@ -45,6 +45,7 @@ void FullPlanner::plan_layer(std::span<const std::int64_t> load, std::span<std::
     repair_same_rank_duplicates(shape_, load, false, slots);
     return;
   }
+  given_ = load;
   packing_.set_load(load);
   packing_.choose_replicas();
   best_ = pack_and_refine(static_cast<float>(options_.tolerance), kMaxSteps, true);
@@ -60,6 +61,14 @@ float FullPlanner::pack_and_refine(float tolerance, int max_steps, bool change_r
   target_ = std::max(packing_.mean(), packing_.largest_piece()) * (1.0F + tolerance);
   refine(packing_, {.target = target_, .max_steps = max_steps, .change_replicas = change_replicas},
          scratch_);
+  // What a duplicate wins is not to be had: the search must see the layer without it.
+  if (packing_.may_have_duplicates()) {
+    packing_.write(scratch_);
+    if (count_same_rank_duplicates(scratch_, shape_) > 0) {
+      repair_same_rank_duplicates(shape_, given_, false, scratch_);
+      packing_.read(scratch_);
+    }
+  }
   return packing_.rank_load(packing_.hottest_rank());
 }
 

@@ -47,6 +47,7 @@ class FullPlanner {
   FullPlanOptions options_;
   int max_packings_;
   Packing packing_;
+  std::span<const std::int64_t> given_;  // loads of the layer in work
   int packings_ = 0;
   float best_ = 0.0F;                  // largest rank load found
   float target_ = 0.0F;                // that ends the search
