@@ -17,8 +17,10 @@ namespace {
 
 constexpr int kMaxSteps = 256;
 // Small layers have few good replica counts and cost little: so many times the packings.
-constexpr int kSmallLayer = 64;  // slots
-constexpr int kSmallLayerFactor = 16;
+constexpr int kSmallLayer = 32;  // slots
+constexpr int kSmallLayerFactor = 320;
+// And steep hills between them: how much worse, in slots' parts of the load, the search goes first.
+constexpr float kSmallLayerHeat = 4.0F;
 constexpr int kQuickSteps = 24;  // per packing of the search over replica counts
 constexpr std::array kDivisors = {1.15F, 1.3F, 1.5F, 1.75F, 2.0F, 2.5F};
 constexpr std::uint64_t kSeed = 0x5377696674U;
@@ -51,7 +53,8 @@ void FullPlanner::plan_layer(std::span<const std::int64_t> load, std::span<std::
   best_ = pack_and_refine(static_cast<float>(options_.tolerance), kMaxSteps, true);
   packing_.write(slots);
   if (best_ > target_) search_replicas(slots);
-  if (best_ > target_ || count_same_rank_duplicates(slots, shape_) > 0)
+  if (options_.never_worse_than_eplb || best_ > target_ ||
+      count_same_rank_duplicates(slots, shape_) > 0)
     compare_with_eplb(load, slots);
 }
 
@@ -103,6 +106,7 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   const std::size_t reach =
       std::min(by_load_.size(), 2 * static_cast<std::size_t>(shape_.num_redundant_experts()) + 16);
   Mixer random(kSeed);
+  const float heat = shape_.num_slots() <= kSmallLayer ? kSmallLayerHeat : 1.0F;
   const int left = max_packings_ - packings_;
   for (int i = 0; i < left && best_ > target; ++i) {
     const auto giver = static_cast<std::size_t>(by_load_[random.below(reach)]);
@@ -112,8 +116,8 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
     ++now_[taker];
     std::ranges::copy(now_, counts.begin());
     try_replicas(slots);
-    const float allowed =
-        best_value + static_cast<float>(left - i) / static_cast<float>(left * shape_.num_slots());
+    const float allowed = best_value + heat * static_cast<float>(left - i) /
+                                           static_cast<float>(left * shape_.num_slots());
     if (objective() < allowed) {
       best_value = objective();
     } else {
@@ -154,7 +158,9 @@ void FullPlanner::compare_with_eplb(std::span<const std::int64_t> load,
 std::vector<std::int32_t> plan_full(const ClusterShape& shape, std::span<const std::int64_t> load,
                                     const FullPlanOptions& options) {
   std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()));
-  FullPlanner(shape, options).plan_layer(load, slots);
+  FullPlanOptions strict = options;
+  strict.never_worse_than_eplb = true;
+  FullPlanner(shape, strict).plan_layer(load, slots);
   return slots;
 }
 
