@@ -16,6 +16,11 @@ namespace swiftbalancer {
 namespace {
 
 constexpr int kMaxSteps = 256;
+// Small layers have few good replica counts and cost little: so many times the packings.
+constexpr int kSmallLayer = 32;  // slots
+constexpr int kSmallLayerFactor = 320;
+// And steep hills between them: how much worse, in slots' parts of the load, the search goes first.
+constexpr float kSmallLayerHeat = 4.0F;
 constexpr int kQuickSteps = 24;  // per packing of the search over replica counts
 constexpr std::array kDivisors = {1.15F, 1.3F, 1.5F, 1.75F, 2.0F, 2.5F};
 constexpr std::uint64_t kSeed = 0x5377696674U;
@@ -25,6 +30,8 @@ constexpr std::uint64_t kSeed = 0x5377696674U;
 FullPlanner::FullPlanner(const ClusterShape& shape, const FullPlanOptions& options)
     : shape_(shape),
       options_(options),
+      max_packings_(options.max_packings *
+                    (shape.num_slots() <= kSmallLayer ? kSmallLayerFactor : 1)),
       packing_(shape),
       scratch_(static_cast<std::size_t>(shape.num_slots())),
       first_(static_cast<std::size_t>(shape.num_logical_experts())),
@@ -40,12 +47,14 @@ void FullPlanner::plan_layer(std::span<const std::int64_t> load, std::span<std::
     repair_same_rank_duplicates(shape_, load, false, slots);
     return;
   }
+  given_ = load;
   packing_.set_load(load);
   packing_.choose_replicas();
   best_ = pack_and_refine(static_cast<float>(options_.tolerance), kMaxSteps, true);
   packing_.write(slots);
   if (best_ > target_) search_replicas(slots);
-  if (best_ > target_ || count_same_rank_duplicates(slots, shape_) > 0)
+  if (options_.never_worse_than_eplb || best_ > target_ ||
+      count_same_rank_duplicates(slots, shape_) > 0)
     compare_with_eplb(load, slots);
 }
 
@@ -55,6 +64,14 @@ float FullPlanner::pack_and_refine(float tolerance, int max_steps, bool change_r
   target_ = std::max(packing_.mean(), packing_.largest_piece()) * (1.0F + tolerance);
   refine(packing_, {.target = target_, .max_steps = max_steps, .change_replicas = change_replicas},
          scratch_);
+  // What a duplicate wins is not to be had: the search must see the layer without it.
+  if (packing_.may_have_duplicates()) {
+    packing_.write(scratch_);
+    if (count_same_rank_duplicates(scratch_, shape_) > 0) {
+      repair_same_rank_duplicates(shape_, given_, false, scratch_);
+      packing_.read(scratch_);
+    }
+  }
   return packing_.rank_load(packing_.hottest_rank());
 }
 
@@ -71,7 +88,7 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   float best_value = objective();
   now_ = first_;
   for (float theta : kDivisors) {
-    if (packings_ >= options_.max_packings) break;
+    if (packings_ >= max_packings_) break;
     packing_.choose_replicas_by_divisor(theta);
     std::vector<std::int32_t>& chosen = first_;
     std::ranges::copy(counts, chosen.begin());
@@ -89,7 +106,8 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   const std::size_t reach =
       std::min(by_load_.size(), 2 * static_cast<std::size_t>(shape_.num_redundant_experts()) + 16);
   Mixer random(kSeed);
-  const int left = options_.max_packings - packings_;
+  const float heat = shape_.num_slots() <= kSmallLayer ? kSmallLayerHeat : 1.0F;
+  const int left = max_packings_ - packings_;
   for (int i = 0; i < left && best_ > target; ++i) {
     const auto giver = static_cast<std::size_t>(by_load_[random.below(reach)]);
     const auto taker = static_cast<std::size_t>(by_load_[random.below(reach)]);
@@ -98,8 +116,8 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
     ++now_[taker];
     std::ranges::copy(now_, counts.begin());
     try_replicas(slots);
-    const float allowed =
-        best_value + static_cast<float>(left - i) / static_cast<float>(left * shape_.num_slots());
+    const float allowed = best_value + heat * static_cast<float>(left - i) /
+                                           static_cast<float>(left * shape_.num_slots());
     if (objective() < allowed) {
       best_value = objective();
     } else {
@@ -140,7 +158,9 @@ void FullPlanner::compare_with_eplb(std::span<const std::int64_t> load,
 std::vector<std::int32_t> plan_full(const ClusterShape& shape, std::span<const std::int64_t> load,
                                     const FullPlanOptions& options) {
   std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()));
-  FullPlanner(shape, options).plan_layer(load, slots);
+  FullPlanOptions strict = options;
+  strict.never_worse_than_eplb = true;
+  FullPlanner(shape, strict).plan_layer(load, slots);
   return slots;
 }
 

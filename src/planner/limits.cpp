@@ -13,6 +13,7 @@
 #include <swiftbalancer/placement.hpp>
 
 #include "planner/align.hpp"
+#include "planner/full_plan.hpp"
 #include "planner/hierarchical.hpp"
 #include "planner/layer_problem.hpp"
 #include "planner/limited_layer.hpp"
@@ -168,9 +169,21 @@ Placed place_from(const LayerProblem& problem, std::span<const std::int32_t> sta
   return {layer.slots(), work};
 }
 
+// The full plan, which knows no limits, where it keeps them and is better.
+void offer_full_plan(const LayerProblem& problem, Placed& placed) {
+  if (has_pins(problem)) return;
+  std::vector<std::int32_t> slots = plan_full(*problem.shape, problem.load);
+  const std::vector<std::int32_t> count =
+      replica_count(slots, problem.shape->num_logical_experts());
+  if (problem.max_replicas > 0 && std::ranges::max(count) > problem.max_replicas) return;
+  if (imbalance_of_times(problem, slots, {}) < imbalance_of_times(problem, placed.slots, {}))
+    placed.slots = std::move(slots);
+}
+
 Placed place_anywhere(const LayerProblem& problem) {
   const std::int64_t max_work = problem.max_work >= 0 ? problem.max_work : kDefaultWork;
   Placed placed = place_from(problem, {}, max_work);
+  offer_full_plan(problem, placed);
   if (problem.rank_speed.empty()) return placed;
   // Speeds must never make things worse: a placement that ignores them is a start too.
   LayerProblem blind = problem;

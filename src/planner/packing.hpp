@@ -65,6 +65,9 @@ class Packing {
     }
   }
 
+  /// Some rank held an expert twice when it was filled; exchanges may have parted them.
+  bool may_have_duplicates() const noexcept { return has_duplicates_; }
+
   /// A place on another rank whose exchange with `hot` brings both ranks to `target` or below.
   /// @returns rank -1: none.
   Place find_fitting(Place hot, float target) const noexcept;

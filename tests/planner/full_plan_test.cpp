@@ -1,0 +1,198 @@
+// Full plans over random shapes and loads, and on instances whose optimum is known: exactly by
+// search over everything, or from the literature.
+
+#include "planner/full_plan.hpp"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include <swiftbalancer/placement.hpp>
+
+#include "planner/align.hpp"
+#include "planner/bounds.hpp"
+#include "planner/eplb.hpp"
+#include "planner/exact_plan.hpp"
+#include "planner/topology_scenes.hpp"
+
+namespace swiftbalancer {
+namespace {
+
+using topology::any_load;
+using topology::LayerScene;
+using topology::pick;
+
+// Planners compute in single precision, and stop a little above the bound.
+constexpr double kSinglePrecision = 1.0 + 1e-5;
+
+// Without the rounding of shares.
+double hottest(const ClusterShape& shape, std::span<const std::int32_t> slots,
+               std::span<const std::int64_t> load) {
+  const std::vector<std::int32_t> count = replica_count(slots, shape.num_logical_experts());
+  std::vector<double> ranks(static_cast<std::size_t>(shape.num_ranks()), 0.0);
+  for (int slot = 0; slot < shape.num_slots(); ++slot) {
+    const auto expert = static_cast<std::size_t>(slots[static_cast<std::size_t>(slot)]);
+    ranks[static_cast<std::size_t>(shape.rank_of_slot(slot))] +=
+        static_cast<double>(load[expert]) / count[expert];
+  }
+  return std::ranges::max(ranks);
+}
+
+int avoidable_duplicates(const ClusterShape& shape, std::span<const std::int32_t> slots) {
+  int forced = 0;
+  for (int rank = 0; rank < shape.num_ranks(); ++rank)
+    forced += std::max(0, shape.slots_per_rank(rank) - shape.num_logical_experts());
+  return count_same_rank_duplicates(slots, shape) - forced;
+}
+
+std::vector<std::int32_t> repaired_eplb(const ClusterShape& shape,
+                                        std::span<const std::int64_t> load) {
+  std::vector<std::int32_t> slots = eplb_rebalance(shape, load);
+  repair_same_rank_duplicates(shape, load, false, slots);
+  return slots;
+}
+
+LayerScene any_even_scene(int most_experts, int most_ranks) {
+  ShapeOptions options{.num_moe_layers = 1, .num_logical_experts = pick(1, most_experts)};
+  options.num_ranks = pick(1, most_ranks);
+  options.num_slots =
+      std::max(options.num_logical_experts, options.num_ranks) + pick(0, options.num_ranks * 2);
+  return topology::scene_of(options);
+}
+
+void expect_sound(const LayerScene& scene) {
+  const std::vector<std::int32_t> slots = plan_full(scene.shape, scene.load);
+  RC_ASSERT(is_valid_layer(slots, scene.shape));
+  RC_ASSERT(std::ranges::min(slots) >= 0);
+  RC_ASSERT(avoidable_duplicates(scene.shape, slots) == 0);
+}
+
+TEST(FullPlan, HoldsEveryExpertAndRepeatsNoneOnARank) {
+  EXPECT_TRUE(rc::check([] { expect_sound(any_even_scene(64, 20)); }));
+}
+
+TEST(FullPlan, FillsRanksOfUnevenSizes) {
+  EXPECT_TRUE(rc::check([] { expect_sound(topology::any_scene()); }));
+}
+
+TEST(FullPlan, IsNoBetterThanTheBoundAndNoWorseThanRepairedEplb) {
+  EXPECT_TRUE(rc::check([] {
+    const LayerScene scene = pick(0, 1) == 0 ? any_even_scene(64, 20) : topology::any_scene();
+    const double planned = hottest(scene.shape, plan_full(scene.shape, scene.load), scene.load);
+    const double eplb = hottest(scene.shape, repaired_eplb(scene.shape, scene.load), scene.load);
+    if (avoidable_duplicates(scene.shape, repaired_eplb(scene.shape, scene.load)) == 0)
+      RC_ASSERT(planned <= eplb * kSinglePrecision);
+    // The bound allows each expert on a rank but once, which more slots than experts cannot keep.
+    if (scene.shape.max_slots_per_rank() <= scene.shape.num_logical_experts())
+      RC_ASSERT(planned * kSinglePrecision >= lower_bound(scene.shape, scene.load));
+  }));
+}
+
+TEST(FullPlan, GivesTheSameSlotsEveryTime) {
+  EXPECT_TRUE(rc::check([] {
+    const LayerScene scene = any_even_scene(48, 16);
+    FullPlanner planner(scene.shape);
+    std::vector<std::int32_t> first(static_cast<std::size_t>(scene.shape.num_slots()));
+    std::vector<std::int32_t> again = first;
+    planner.plan_layer(scene.load, first);
+    planner.plan_layer(any_load(scene.shape.num_logical_experts()), again);
+    planner.plan_layer(scene.load, again);
+    RC_ASSERT(first == again);
+    FullPlanner(scene.shape).plan_layer(scene.load, again);
+    RC_ASSERT(first == again);
+  }));
+}
+
+TEST(FullPlan, SpreadsALayerWithoutLoad) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 16, .num_ranks = 4, .num_slots = 24});
+  const std::vector<std::int32_t> slots = plan_full(shape, std::vector<std::int64_t>(16, 0));
+  EXPECT_TRUE(is_valid_layer(slots, shape));
+  EXPECT_EQ(count_same_rank_duplicates(slots, shape), 0);
+}
+
+TEST(FullPlan, TakesTheSmallestShapes) {
+  const ClusterShape one(
+      {.num_moe_layers = 1, .num_logical_experts = 1, .num_ranks = 1, .num_slots = 1});
+  EXPECT_EQ(plan_full(one, std::vector<std::int64_t>{5}), (std::vector<std::int32_t>{0}));
+  const ClusterShape copies(
+      {.num_moe_layers = 1, .num_logical_experts = 1, .num_ranks = 3, .num_slots = 3});
+  EXPECT_EQ(plan_full(copies, std::vector<std::int64_t>{5}), (std::vector<std::int32_t>{0, 0, 0}));
+  const ClusterShape forced(
+      {.num_moe_layers = 1, .num_logical_experts = 2, .num_ranks = 2, .num_slots = 6});
+  EXPECT_TRUE(is_valid_layer(plan_full(forced, std::vector<std::int64_t>{5, 1}), forced));
+}
+
+// The example of FlashLB's documentation (vllm-ascend): eplb ends at 232, FlashLB at 205.
+TEST(FullPlan, ReachesTheOptimumOfTheEightExpertExample) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 8, .num_ranks = 8, .num_slots = 16});
+  const std::vector<std::int64_t> load = {600, 560, 120, 120, 20, 10, 10, 10};
+  const std::vector<std::int32_t> slots = plan_full(shape, load);
+  EXPECT_NEAR(hottest(shape, slots, load), 560.0 / 3.0 + 10.0, 1e-9);
+  EXPECT_NEAR(exact_hottest_rank(shape, load), 560.0 / 3.0 + 10.0, 1e-9);
+}
+
+// Small layers are the hard ones: no plan is near the bound there.
+TEST(FullPlan, StaysNearTheExactOptimumOfSmallLayers) {
+  double sum = 0.0, worst = 0.0;
+  constexpr int kLayers = 40;
+  for (unsigned seed = 1; seed <= kLayers; ++seed) {
+    const ClusterShape shape(
+        {.num_moe_layers = 1, .num_logical_experts = 8, .num_ranks = 4, .num_slots = 12});
+    const std::vector<std::int64_t> load = topology::skewed_load(8, 0.5 + 0.05 * (seed % 20), seed);
+    const double best = exact_hottest_rank(shape, load);
+    const double gap = hottest(shape, plan_full(shape, load), load) / best - 1.0;
+    EXPECT_GE(gap, -1e-9) << "seed " << seed;
+    EXPECT_LE(lower_bound(shape, load), best * (1.0 + 1e-9)) << "seed " << seed;
+    sum += gap;
+    worst = std::max(worst, gap);
+  }
+  EXPECT_LE(sum / kLayers, 0.003);
+  EXPECT_LE(worst, 0.02);
+}
+
+TEST(FullPlan, IsNearTheBoundOnLayersOfARealSize) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 256, .num_ranks = 32, .num_slots = 288});
+  FullPlanner planner(shape);
+  std::vector<std::int32_t> slots(288);
+  for (unsigned seed = 1; seed <= 20; ++seed) {
+    const std::vector<std::int64_t> load = topology::skewed_load(256, 0.7, seed);
+    planner.plan_layer(load, slots);
+    EXPECT_LE(hottest(shape, slots, load), 1.002 * kSinglePrecision * lower_bound(shape, load));
+  }
+}
+
+TEST(Bounds, NeverExceedTheOptimumAndRiseFromOneToTheNext) {
+  EXPECT_TRUE(rc::check([] {
+    ShapeOptions options{.num_moe_layers = 1, .num_logical_experts = pick(2, 6)};
+    options.num_ranks = pick(2, 3);
+    options.num_slots = std::max(options.num_logical_experts, options.num_ranks) + pick(0, 2);
+    const ClusterShape shape(options);
+    if (shape.max_slots_per_rank() > shape.num_logical_experts()) return;
+    const std::vector<std::int64_t> load = any_load(options.num_logical_experts);
+    const double exact = exact_hottest_rank(shape, load) * (1.0 + 1e-9);
+    const double pigeonhole = pigeonhole_bound(shape, load);
+    RC_ASSERT(mean_rank_load(shape, load) <= pigeonhole * (1.0 + 1e-9));
+    RC_ASSERT(smallest_largest_piece(shape, load) <= pigeonhole * (1.0 + 1e-9));
+    RC_ASSERT(pigeonhole <= exact);
+  }));
+}
+
+TEST(Bounds, ThePigeonholeBoundSeesWhatMeanAndPiecesDoNot) {
+  // Three equal experts on two ranks without redundancy: one rank holds two of them.
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 3, .num_ranks = 2, .num_slots = 3});
+  const std::vector<std::int64_t> load = {10, 10, 10};
+  EXPECT_DOUBLE_EQ(mean_rank_load(shape, load), 15.0);
+  EXPECT_DOUBLE_EQ(smallest_largest_piece(shape, load), 10.0);
+  EXPECT_NEAR(pigeonhole_bound(shape, load), 20.0, 1e-6);
+  EXPECT_NEAR(lower_bound(shape, load, Dispatch::kSplit), 15.0, 1e-9);
+}
+
+}  // namespace
+}  // namespace swiftbalancer
