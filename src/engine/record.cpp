@@ -21,7 +21,7 @@ void visit(Archive& archive, RankSnapshot& s) {
 }
 template <typename Archive>
 void visit(Archive& archive, CommitRecord& c) {
-  archive(c.step, c.generation, c.unit, c.moe_layer_id, c.moves, c.bytes, c.placement);
+  archive(c.step, c.generation, c.unit, c.moe_layer_id, c.moves, c.bytes, c.placement, c.shares);
 }
 template <typename Archive>
 void visit(Archive& archive, GenerationRecord& g) {

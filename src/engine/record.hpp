@@ -29,6 +29,7 @@ struct CommitRecord {
   std::int32_t moves = 0;  ///< Experts received by a rank that did not hold them.
   std::int64_t bytes = 0;
   std::vector<std::int32_t> placement;  ///< [num_slots] of the layer from this step on.
+  std::vector<std::uint32_t> shares{};  ///< [num_slots] likewise; empty: even.
 };
 
 struct GenerationRecord {

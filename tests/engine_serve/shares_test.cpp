@@ -1,0 +1,96 @@
+// The planned shares reach the tokens: what slots count follows what the plan says.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/figures.hpp"
+#include "engine_serve/support.hpp"
+
+namespace swiftbalancer::engine::testing {
+namespace {
+
+// One domain and one early answer: most of the run is served under one set of shares.
+ServeOptions long_run(const char* policy) {
+  ServeOptions options = small_run(4);
+  options.transport = TransportKind::kShm;
+  options.max_batch_tokens = 128;
+  options.traffic.domains = {"python"};
+  options.traffic.steps_per_segment = 150;
+  options.traffic.arrivals_per_step = 12.0;
+  options.balancer.policy = policy;
+  options.balancer.rebalance_interval = 16;
+  options.balancer.window_assignments = 2048;
+  return options;
+}
+
+const RunRecord& swift_run() {
+  static const RunRecord run = serve(long_run("swift"));
+  return run;
+}
+
+// Of what is served from the last commit of a layer on: tokens by slot and by expert.
+struct Counted {
+  CommitRecord served;
+  std::vector<double> slots;
+  std::vector<double> experts;
+};
+
+std::vector<Counted> counted_since_last_commits(const RunRecord& run) {
+  const auto layers = static_cast<std::size_t>(run.shape.num_moe_layers);
+  const auto slots = run.slot_tokens.size() / (run.steps * layers);
+  const auto experts = run.expert_tokens.size() / (run.steps * layers);
+  std::vector<Counted> result;
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const auto last = std::find_if(run.commits.rbegin(), run.commits.rend(), [&](const auto& c) {
+      return c.moe_layer_id == static_cast<int>(layer);
+    });
+    if (last == run.commits.rend()) continue;
+    Counted counted{*last, std::vector<double>(slots), std::vector<double>(experts)};
+    for (std::size_t step = last->step; step <= run.steps; ++step) {
+      const std::size_t row = (step - 1) * layers + layer;
+      for (std::size_t i = 0; i < slots; ++i) counted.slots[i] += run.slot_tokens[row * slots + i];
+      for (std::size_t i = 0; i < experts; ++i)
+        counted.experts[i] += run.expert_tokens[row * experts + i];
+    }
+    result.push_back(std::move(counted));
+  }
+  return result;
+}
+
+TEST(ServedShares, TokensFollowThePlannedSharesWithinOnePercentAt4096TokensPerExpert) {
+  int checked = 0;
+  for (const Counted& counted : counted_since_last_commits(swift_run())) {
+    for (std::size_t slot = 0; slot < counted.slots.size(); ++slot) {
+      const auto expert = static_cast<std::size_t>(counted.served.placement[slot]);
+      const std::uint32_t share = counted.served.shares[slot];
+      if (counted.experts[expert] < 4096 || share == kShareUnit) continue;
+      EXPECT_NEAR(counted.slots[slot] / counted.experts[expert],
+                  static_cast<double>(share) / kShareUnit, 0.01)
+          << "layer " << counted.served.moe_layer_id << ", slot " << slot;
+      ++checked;
+    }
+  }
+  EXPECT_GE(checked, 4) << "the run was to be long enough for a few replicated experts";
+}
+
+TEST(ServedShares, BalanceAchievedFollowsBalancePlanned) {
+  const std::vector<RunRecord> runs{swift_run()};
+  const Comparison comparison = compare(runs, 2048);
+  const RunFigures& figures = comparison.runs[0];
+  ASSERT_GT(comparison.windows.size(), 10U);
+  for (std::size_t w = 0; w < comparison.windows.size(); ++w) {
+    EXPECT_NEAR(figures.imbalance_per_window[w].mean_over_layers,
+                figures.planned_per_window[w].mean_over_layers, 0.02)
+        << "window " << w;
+  }
+  EXPECT_NEAR(figures.mean_over_windows, figures.planned_mean_over_windows, 0.01);
+  EXPECT_LT(figures.planned_per_window.back().mean_over_layers,
+            figures.planned_per_window.front().mean_over_layers)
+      << "the plan was to win something";
+}
+
+}  // namespace
+}  // namespace swiftbalancer::engine::testing
