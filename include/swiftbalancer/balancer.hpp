@@ -36,10 +36,9 @@ namespace swiftbalancer {
 enum class Phase : std::uint8_t { kPrefill, kDecode, kMixed };
 
 struct StepInfo {
-  std::uint64_t step = 0;  ///< 1, 2, 3, ...: the same on every rank.
-  Phase phase =
-      Phase::kMixed;  ///< This and `idle` travel in the packets; no policy tells phases apart yet.
-  bool idle = false;  ///< This rank has no tokens of its own in this step.
+  std::uint64_t step = 0;       ///< 1, 2, 3, ...: the same on every rank.
+  Phase phase = Phase::kMixed;  ///< Of all ranks' tokens together: decode_dispatch goes by it.
+  bool idle = false;            ///< This rank has no tokens of its own in this step.
 };
 
 /// How a commit puts received weights into place.

@@ -21,6 +21,15 @@ std::span<std::byte> writable_bytes_of(T& value) {
 
 }  // namespace
 
+Phase phase_of(std::span<const StepHeader> headers) noexcept {
+  bool prefills = false, decodes = false;
+  for (const StepHeader& header : headers) {
+    prefills |= header.num_prefill_tokens > 0;
+    decodes |= header.num_tokens > header.num_prefill_tokens;
+  }
+  return prefills == decodes ? Phase::kMixed : prefills ? Phase::kPrefill : Phase::kDecode;
+}
+
 ExpertExchange::ExpertExchange(const ClusterShape& shape, const ModelInfo& model,
                                Transport& transport, std::chrono::milliseconds deadline)
     : shape_(shape),

@@ -211,6 +211,7 @@ Placement placement_after(Placement placement, std::span<const CommitRecord> com
 void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunRecord& run) {
   check_agreement(ranks);
   run.steps = ranks.front().steps;
+  run.decode_steps = ranks.front().decode_steps;
   const RankRecord& oldest = *std::ranges::min_element(ranks, {}, &RankRecord::first_step);
   run.commits = oldest.commits;
   run.generations = oldest.generations;

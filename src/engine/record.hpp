@@ -90,6 +90,7 @@ struct RankRecord {
   std::string error;  ///< One line, empty when the rank went to the end.
   std::uint64_t steps = 0;
   std::vector<std::uint32_t> tokens;       ///< [steps] own tokens
+  std::vector<std::uint8_t> decode_steps;  ///< [steps] != 0: no rank ran a prompt
   std::vector<std::uint32_t> slot_tokens;  ///< [steps, num_moe_layers, slots of this rank] received
   std::vector<std::uint32_t>
       routed_tokens;  ///< [steps, num_moe_layers, num_logical_experts] of own tokens
@@ -152,6 +153,7 @@ struct RunRecord {
   Traffic traffic;
   std::string policy;
   bool gated = false;
+  DispatchObjective decode_dispatch = DispatchObjective::kTokens;
   bool timed = false;
   HardwareProfile hardware;  ///< With a timed device.
   int token_scale = 1;
@@ -167,6 +169,7 @@ struct RunRecord {
   std::string output_digest;                 ///< 128 bits, hex, over all outputs in request order.
   std::vector<std::string> request_digests;  ///< The same by request; empty: lost.
   std::vector<std::uint32_t> step_tokens;    ///< [steps] over all ranks
+  std::vector<std::uint8_t> decode_steps;    ///< [steps] != 0: no rank ran a prompt
   std::vector<std::uint32_t> slot_tokens;    ///< [steps, num_moe_layers, num_slots]
   std::vector<std::uint32_t> expert_tokens;  ///< [steps, num_moe_layers, num_logical_experts]
   std::vector<std::int64_t> step_time_ns;    ///< [steps] virtual; empty without a timed device

@@ -92,5 +92,68 @@ TEST(ServedShares, BalanceAchievedFollowsBalancePlanned) {
       << "the plan was to win something";
 }
 
+// In how many slots some expert's tokens of a step are, at most.
+int most_slots_of_an_expert(const RunRecord& run, std::uint64_t step, const Placement& placement) {
+  const auto layers = static_cast<std::size_t>(run.shape.num_moe_layers);
+  const auto slots = run.slot_tokens.size() / (run.steps * layers);
+  int most = 0;
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const std::uint32_t* tokens = run.slot_tokens.data() + ((step - 1) * layers + layer) * slots;
+    std::vector<int> used(static_cast<std::size_t>(run.shape.num_logical_experts));
+    for (std::size_t slot = 0; slot < slots; ++slot) {
+      const auto expert = static_cast<std::size_t>(placement.layer(static_cast<int>(layer))[slot]);
+      if (tokens[slot] > 0) most = std::max(most, ++used[expert]);
+    }
+  }
+  return most;
+}
+
+// Steps, {decode, other}, that spread some expert over several slots, and those that do not.
+struct Steps {
+  int spread[2] = {0, 0};
+  int alone[2] = {0, 0};
+};
+
+Steps steps_of(const RunRecord& run) {
+  Steps steps;
+  Placement placement = run.initial;
+  auto commit = run.commits.begin();
+  for (std::uint64_t step = 1; step <= run.steps; ++step) {
+    for (; commit != run.commits.end() && commit->step == step; ++commit)
+      placement = placement_after(std::move(placement), {commit, commit + 1});
+    if (run.step_tokens[step - 1] == 0) continue;
+    const std::size_t kind = run.decode_steps[step - 1] != 0 ? 0 : 1;
+    ++(most_slots_of_an_expert(run, step, placement) > 1 ? steps.spread : steps.alone)[kind];
+  }
+  return steps;
+}
+
+// Prompts for a while, then only decoding.
+ServeOptions prompts_then_decoding(DispatchObjective decode_dispatch) {
+  ServeOptions options = small_run(4);
+  options.traffic.steps_per_segment = 8;
+  options.traffic.arrivals_per_step = 4.0;
+  options.traffic.min_output_tokens = options.traffic.max_output_tokens = 24;
+  options.balancer.policy = "swift";
+  options.balancer.rebalance_interval = 4;
+  options.balancer.window_assignments = 512;
+  options.balancer.decode_dispatch = decode_dispatch;
+  return options;
+}
+
+TEST(ServedDecodeDispatch, OneSlotPerExpertInStepsOfDecodingAloneAndSharesInTheOthers) {
+  const RunRecord run = serve(prompts_then_decoding(DispatchObjective::kActivatedExperts));
+  const Steps steps = steps_of(run);
+  EXPECT_EQ(steps.spread[0], 0) << "a decode step used several slots of an expert";
+  EXPECT_GT(steps.alone[0], 10);
+  EXPECT_GT(steps.spread[1], 10);
+  EXPECT_EQ(run.outputs, serve(prompts_then_decoding(DispatchObjective::kTokens)).outputs);
+}
+
+TEST(ServedDecodeDispatch, IsBySharesInDecodingTooUnlessAskedFor) {
+  const Steps steps = steps_of(serve(prompts_then_decoding(DispatchObjective::kTokens)));
+  EXPECT_GT(steps.spread[0], 10);
+}
+
 }  // namespace
 }  // namespace swiftbalancer::engine::testing
