@@ -229,6 +229,8 @@ class ServeCommand final : public Command {
         },
         [&balancer] { return balancer.control_mode == ControlMode::kReplicated ? 0 : 1; },
         "Who plans: every rank, or the first, which sends its plan");
+    settings.flag("locality_first", balancer.locality_first,
+                  "Prefer replicas of a token's own rank, then of its node, within the shares");
     settings.choice(
         "decode_dispatch", {"tokens", "activated-experts"},
         [&balancer](std::size_t i) {

@@ -76,6 +76,16 @@ Status ExpertExchange::dispatch(int moe_layer_id, const Routing& routing, Dispat
   return status;
 }
 
+void ExpertExchange::count_locality(LocalityRecord& locality) const noexcept {
+  const int node = shape_.node_of_rank(rank_);
+  for (int to = 0; to < shape_.num_ranks(); ++to) {
+    const int rows = rows_to_[static_cast<std::size_t>(to)];
+    locality.rows += rows;
+    locality.own_rank += to == rank_ ? rows : 0;
+    locality.own_node += shape_.node_of_rank(to) == node ? rows : 0;
+  }
+}
+
 void ExpertExchange::choose(int moe_layer_id, const Routing& routing, DispatchView table) {
   const auto experts = static_cast<std::size_t>(shape_.num_logical_experts());
   std::uint32_t* tickets = tickets_.data() + static_cast<std::size_t>(moe_layer_id) * experts;

@@ -19,6 +19,7 @@
 #include <swiftbalancer/transport.hpp>
 
 #include "engine/model.hpp"
+#include "engine/record.hpp"
 
 namespace swiftbalancer::engine {
 
@@ -66,6 +67,9 @@ class ExpertExchange {
   /// reverse.
   std::span<const int> rows_to() const noexcept { return rows_to_; }
   std::span<const int> rows_from() const noexcept { return rows_from_; }
+
+  /// Adds the rows of the last dispatch.
+  void count_locality(LocalityRecord& locality) const noexcept;
 
   static constexpr std::uint64_t kFirstStepTag = std::uint64_t{1} << 20;
 

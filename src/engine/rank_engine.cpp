@@ -306,6 +306,7 @@ void RankEngine::run_layer(int layer) {
   clock_.attention(batch_->num_tokens(), batch_->context);
   exchange_->dispatch(layer, routing_, balancer_.dispatch_table(layer), clock_.now_ns())
       .throw_if_failed();
+  exchange_->count_locality(record_.locality);
   clock_.dispatch(exchange_->clocks(), exchange_->rows_to(), exchange_->rows_from());
   exchange_->run_slots(
       [&](int slot, std::span<const float> input, int num_rows, std::span<float> output) {

@@ -11,8 +11,8 @@ template <typename Archive, typename Record>
 void visit(Archive& archive, Record& r) {
   archive(r.rank, r.code, r.error, r.steps, r.tokens, r.decode_steps, r.slot_tokens,
           r.routed_tokens, r.step_start_ns, r.critical_ns, r.output_requests, r.outputs, r.commits,
-          r.generations, r.waits, r.balancing, r.verified_commits, r.healthy, r.health_reason,
-          r.first_step, r.resumed_step, r.resumed_placement);
+          r.generations, r.locality, r.waits, r.balancing, r.verified_commits, r.healthy,
+          r.health_reason, r.first_step, r.resumed_step, r.resumed_placement);
 }
 template <typename Archive>
 void visit(Archive& archive, RankSnapshot& s) {

@@ -53,6 +53,13 @@ struct WaitRecord {
   std::int64_t held_ns = 0;  ///< By the timed device's harness, outside the four calls.
 };
 
+/// Where rows were dispatched to: one row a token, layer and chosen expert.
+struct LocalityRecord {
+  std::int64_t rows = 0;
+  std::int64_t own_rank = 0;
+  std::int64_t own_node = 0;  ///< Own rank included.
+};
+
 /// How balancing fares, and what it has counted since the run began.
 struct BalancingRecord {
   BalancingMode mode = BalancingMode::kOn;
@@ -102,6 +109,7 @@ struct RankRecord {
   std::vector<std::vector<std::int32_t>> outputs;
   std::vector<CommitRecord> commits;
   std::vector<GenerationRecord> generations;
+  LocalityRecord locality;  ///< Of own rows, those of steps given up included.
   WaitRecord waits;
   BalancingRecord balancing;
   std::uint64_t verified_commits = 0;
@@ -179,6 +187,7 @@ struct RunRecord {
   std::vector<GenerationRecord> generations;
   std::vector<std::uint64_t> counted_since;  ///< [num_ranks] first step whose counts are known; 0:
                                              ///< none are, the rank was lost.
+  LocalityRecord locality;                   ///< Over all ranks.
   WaitRecord waits;           ///< Counts summed over ranks, times of the rank that waited most.
   BalancingRecord balancing;  ///< Agreed values of the longest-serving rank; planner_restarts,
                               ///< failures, dropped_samples and experts_loaded summed over ranks.

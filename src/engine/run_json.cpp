@@ -215,6 +215,10 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
   json["moves"] = figures.moves;
   json["migrated_bytes"] = figures.migrated_bytes;
   json["stall"] = stall_json(run);
+  const double rows = static_cast<double>(std::max<std::int64_t>(1, run.locality.rows));
+  json["locality"] = {{"rows", run.locality.rows},
+                      {"own_rank", static_cast<double>(run.locality.own_rank) / rows},
+                      {"own_node", static_cast<double>(run.locality.own_node) / rows}};
   json["rank_load"] = {{"first_window", figures.first_window},
                        {"last_window", figures.last_window},
                        {"before", figures.before},

@@ -155,5 +155,19 @@ TEST(ServedDecodeDispatch, IsBySharesInDecodingTooUnlessAskedFor) {
   EXPECT_GT(steps.spread[0], 10);
 }
 
+TEST(ServedLocality, LocalityFirstKeepsMoreTokensOnTheirRankAndNode) {
+  ServeOptions options = long_run("swift");
+  options.traffic.steps_per_segment = 60;
+  options.num_redundant_experts = 64;
+  options.num_nodes = 2;
+  const RunRecord plain = serve(options);
+  options.balancer.locality_first = true;
+  const RunRecord local = serve(options);
+  EXPECT_EQ(plain.locality.rows, local.locality.rows);
+  EXPECT_GT(local.locality.own_rank, plain.locality.own_rank * 11 / 10);
+  EXPECT_GT(local.locality.own_node, plain.locality.own_node * 11 / 10);
+  EXPECT_EQ(local.outputs, plain.outputs);
+}
+
 }  // namespace
 }  // namespace swiftbalancer::engine::testing
