@@ -229,6 +229,16 @@ class ServeCommand final : public Command {
         },
         [&balancer] { return balancer.control_mode == ControlMode::kReplicated ? 0 : 1; },
         "Who plans: every rank, or the first, which sends its plan");
+    settings.flag("locality_first", balancer.locality_first,
+                  "Prefer replicas of a token's own rank, then of its node, within the shares");
+    settings.choice(
+        "decode_dispatch", {"tokens", "activated-experts"},
+        [&balancer](std::size_t i) {
+          balancer.decode_dispatch =
+              i == 0 ? DispatchObjective::kTokens : DispatchObjective::kActivatedExperts;
+        },
+        [&balancer] { return balancer.decode_dispatch == DispatchObjective::kTokens ? 0 : 1; },
+        "What the choice of replicas keeps low on the worst rank in steps of decoding alone");
     settings.integer("staging_bytes", staging_bytes_, 1, std::int64_t{1} << 40,
                      "Memory of a rank for arriving experts");
     settings.integer("packet_interval", balancer.packet_interval, 1, kMostSteps,

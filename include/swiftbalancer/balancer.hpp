@@ -36,10 +36,9 @@ namespace swiftbalancer {
 enum class Phase : std::uint8_t { kPrefill, kDecode, kMixed };
 
 struct StepInfo {
-  std::uint64_t step = 0;  ///< 1, 2, 3, ...: the same on every rank.
-  Phase phase =
-      Phase::kMixed;  ///< This and `idle` travel in the packets; no policy tells phases apart yet.
-  bool idle = false;  ///< This rank has no tokens of its own in this step.
+  std::uint64_t step = 0;       ///< 1, 2, 3, ...: the same on every rank.
+  Phase phase = Phase::kMixed;  ///< Of all ranks' tokens together: decode_dispatch goes by it.
+  bool idle = false;            ///< This rank has no tokens of its own in this step.
 };
 
 /// How a commit puts received weights into place.
@@ -83,7 +82,11 @@ struct BalancerConfig {
   double min_gain = 0.01;        ///< Predicted fall of imbalance below which a plan is dropped.
   int max_moves_per_layer = -1;  ///< Per rebalance; < 0: no limit.
   std::int64_t window_assignments =
-      4096;  ///< Token-expert assignments per layer that are worth judging.
+      4096;                     ///< Token-expert assignments per layer that are worth judging.
+  bool locality_first = false;  ///< dispatch_table() prefers slots of its own rank, then of its
+                                ///< own node, as far as the planned shares allow (all ranks are
+                                ///< taken to have as many tokens: where they differ, rank loads are
+                                ///< less level than planned).
   DispatchObjective decode_dispatch =
       DispatchObjective::kTokens;  ///< Of dispatch_table() in steps of Phase::kDecode.
   // How it is carried out.

@@ -3,6 +3,7 @@
 // one source rank and read by the engine; refreshed in place at commits, at a fixed address.
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -46,10 +47,42 @@ struct DispatchRows {
   void copy_to(std::span<std::int32_t> table) const noexcept;
 };
 
+/// Divides the entries of all source ranks over an expert's slots by their shares, each source's on
+/// its own rank first, then on its own node: the part that stays there is the largest that the
+/// shares allow, within an entry a slot. Deterministic, so that ranks that work it out each for
+/// itself agree. Thread-compatible.
+class LocalityFirst {
+ public:
+  /// @param source_load [num_ranks] tokens of each source rank, >= 0; empty: all alike.
+  explicit LocalityFirst(const ClusterShape& shape, std::span<const std::int64_t> source_load = {});
+  /// What one source gets, its own rank's slots first. Together the sources follow the shares
+  /// within two entries of the largest source a slot. Does not allocate. Cost: O(sources *
+  /// entries).
+  /// @param slots of the expert, ascending. @param shares [num_slots] of the layer.
+  void choose(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares,
+              std::size_t source, std::span<std::int32_t, kDispatchEntries> out);
+
+ private:
+  void spread(std::span<const std::int32_t> slots, int node);
+
+  std::vector<std::int64_t> weight_;  // [num_ranks] of a source's entry
+  std::int64_t total_weight_ = 0;
+  std::vector<int> rank_of_slot_;
+  std::vector<int> node_of_rank_;
+  int num_nodes_ = 1;
+  // Of the expert under way.
+  std::vector<int> left_;           // [num_ranks] entries not yet given a slot
+  std::vector<int> taken_;          // [num_ranks] scratch of spread()
+  std::vector<std::int64_t> open_;  // [slots of the expert] weight * kShareUnit still to be given
+  std::size_t source_ = 0;
+  std::int32_t* next_ = nullptr;
+};
+
 /// Builds the tables of one source rank, layer by layer, without allocating. Thread-compatible.
 class DispatchTableBuilder {
  public:
-  explicit DispatchTableBuilder(const ClusterShape& shape);
+  /// @param locality_first Entries name slots of the source's own rank first, then of its own node.
+  explicit DispatchTableBuilder(const ClusterShape& shape, bool locality_first = false);
   /// Fills one layer's table [num_logical_experts * kDispatchEntries]. The shares are cut into as
   /// many strata as there are entries, and each source rank takes one point of each stratum, at a
   /// distance of its own: a source's entries follow the shares within one entry, those of all
@@ -72,10 +105,11 @@ class DispatchTableBuilder {
     return begin_of(expert) == end_[expert] ? -1 : slots_[begin_of(expert)];
   }
   void fill_row(std::size_t expert, std::span<const std::uint32_t> shares, std::uint32_t source,
-                std::int32_t* row) const;
+                std::int32_t* row);
   void group_by_expert(std::span<const std::int32_t> slots);
 
   std::uint32_t num_sources_;
+  std::optional<LocalityFirst> locality_;
   std::vector<std::size_t> end_;          // [num_logical_experts] of its slots in slots_
   std::vector<std::int32_t> slots_;       // [num_slots] by expert
   std::vector<std::uint8_t> is_changed_;  // [num_logical_experts] scratch of changed_rows()

@@ -38,11 +38,13 @@ std::vector<std::uint32_t> even_shares(std::span<const std::int32_t> slots,
   return shares;
 }
 
-DispatchTableBuilder::DispatchTableBuilder(const ClusterShape& shape)
+DispatchTableBuilder::DispatchTableBuilder(const ClusterShape& shape, bool locality_first)
     : num_sources_(static_cast<std::uint32_t>(shape.num_ranks())),
       end_(static_cast<std::size_t>(shape.num_logical_experts())),
       slots_(static_cast<std::size_t>(shape.num_slots())),
-      is_changed_(end_.size()) {}
+      is_changed_(end_.size()) {
+  if (locality_first) locality_.emplace(shape);
+}
 
 void DispatchTableBuilder::group_by_expert(std::span<const std::int32_t> slots) {
   std::ranges::fill(end_, 0);
@@ -57,11 +59,18 @@ void DispatchTableBuilder::group_by_expert(std::span<const std::int32_t> slots) 
 }
 
 void DispatchTableBuilder::fill_row(std::size_t expert, std::span<const std::uint32_t> shares,
-                                    std::uint32_t source, std::int32_t* row) const {
+                                    std::uint32_t source, std::int32_t* row) {
   std::size_t at = begin_of(expert);
   const std::size_t end = end_[expert];
   const std::uint32_t offset = (2 * source + 1) * kStratum / (2 * num_sources_);
   const std::uint32_t start = source % kDispatchEntries;
+  if (locality_) {
+    std::array<std::int32_t, kDispatchEntries> chosen{};
+    locality_->choose(std::span(slots_).subspan(at, end - at), shares, source, chosen);
+    for (std::uint32_t stratum = 0; stratum < kDispatchEntries; ++stratum)
+      row[kTicketOfStratum[stratum] ^ start] = chosen[stratum];
+    return;
+  }
   std::uint32_t upto = shares[static_cast<std::size_t>(slots_[at])];
   for (std::uint32_t stratum = 0; stratum < kDispatchEntries; ++stratum) {
     while (stratum * kStratum + offset >= upto && at + 1 < end)

@@ -65,6 +65,7 @@ void BalancerLog::add_commit(std::uint64_t step, const BalancerEvent& event) {
       }));
   commit.bytes = commit.moves * expert_bytes_;
   commit.placement = unit.placement;
+  commit.shares = unit.shares;
   commits_.push_back(std::move(commit));
 }
 

@@ -21,6 +21,15 @@ std::span<std::byte> writable_bytes_of(T& value) {
 
 }  // namespace
 
+Phase phase_of(std::span<const StepHeader> headers) noexcept {
+  bool prefills = false, decodes = false;
+  for (const StepHeader& header : headers) {
+    prefills |= header.num_prefill_tokens > 0;
+    decodes |= header.num_tokens > header.num_prefill_tokens;
+  }
+  return prefills == decodes ? Phase::kMixed : prefills ? Phase::kPrefill : Phase::kDecode;
+}
+
 ExpertExchange::ExpertExchange(const ClusterShape& shape, const ModelInfo& model,
                                Transport& transport, std::chrono::milliseconds deadline)
     : shape_(shape),
@@ -65,6 +74,16 @@ Status ExpertExchange::dispatch(int moe_layer_id, const Routing& routing, Dispat
   const Status status = receive_rows(clock_ns);
   if (status.ok()) group_by_slot();
   return status;
+}
+
+void ExpertExchange::count_locality(LocalityRecord& locality) const noexcept {
+  const int node = shape_.node_of_rank(rank_);
+  for (int to = 0; to < shape_.num_ranks(); ++to) {
+    const int rows = rows_to_[static_cast<std::size_t>(to)];
+    locality.rows += rows;
+    locality.own_rank += to == rank_ ? rows : 0;
+    locality.own_node += shape_.node_of_rank(to) == node ? rows : 0;
+  }
 }
 
 void ExpertExchange::choose(int moe_layer_id, const Routing& routing, DispatchView table) {

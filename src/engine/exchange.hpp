@@ -12,21 +12,28 @@
 #include <string>
 #include <vector>
 
+#include <swiftbalancer/balancer.hpp>
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/shape.hpp>
 #include <swiftbalancer/transport.hpp>
 
 #include "engine/model.hpp"
+#include "engine/record.hpp"
 
 namespace swiftbalancer::engine {
 
 /// What the ranks tell each other at the start of a step.
 struct StepHeader {
   std::int64_t clock_ns = 0;
-  std::uint32_t num_tokens = 0;  ///< Planned for this step.
-  std::uint32_t has_work = 0;  ///< 0: all requests of this rank, also those to come, are answered.
+  std::uint32_t num_tokens = 0;          ///< Planned for this step.
+  std::uint32_t num_prefill_tokens = 0;  ///< Of those.
+  std::uint64_t has_work = 0;  ///< 0: all requests of this rank, also those to come, are answered.
 };
+
+/// Of all ranks' tokens together, so that all choose replicas alike. A step without tokens is
+/// mixed.
+Phase phase_of(std::span<const StepHeader> headers) noexcept;
 
 class ExpertExchange {
  public:
@@ -60,6 +67,9 @@ class ExpertExchange {
   /// reverse.
   std::span<const int> rows_to() const noexcept { return rows_to_; }
   std::span<const int> rows_from() const noexcept { return rows_from_; }
+
+  /// Adds the rows of the last dispatch.
+  void count_locality(LocalityRecord& locality) const noexcept;
 
   static constexpr std::uint64_t kFirstStepTag = std::uint64_t{1} << 20;
 

@@ -6,6 +6,8 @@
 
 #include <swiftbalancer/policy.hpp>
 
+#include "engine/planned_loads.hpp"
+
 namespace swiftbalancer::engine {
 namespace {
 
@@ -164,14 +166,28 @@ void add_rank_loads(const RunRecord& run, const RunView& view, const std::vector
   figures.after = view.loads(windows[std::min(at_answer + kSettledFrom, windows.size() - 1)]);
 }
 
-double achieved(const GenerationRecord& generation, const std::vector<Window>& windows,
-                const std::vector<OverLayers>& imbalance) {
+// Imbalance of the first window that begins after a generation was committed.
+double after_commit(const GenerationRecord& generation, const std::vector<Window>& windows,
+                    const std::vector<OverLayers>& imbalance) {
   const auto first = std::find_if(windows.begin(), windows.end(), [&](const Window& window) {
     return window.first_step >= generation.finished_step;
   });
   if (generation.result != "committed" || generation.finished_step == 0 || first == windows.end())
     return std::numeric_limits<double>::quiet_NaN();
   return imbalance[static_cast<std::size_t>(first - windows.begin())].mean_over_layers;
+}
+
+void add_planned(const RunRecord& run, const ClusterShape& shape, const RunView& view,
+                 const std::vector<Window>& windows, RunFigures& figures) {
+  constexpr double kUnknown = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<RankLoads> planned = planned_loads(run, shape, windows);
+  for (std::size_t w = 0; w < windows.size(); ++w) {
+    figures.planned_per_window.push_back(planned[w].empty()
+                                             ? OverLayers{kUnknown, kUnknown}
+                                             : view.imbalance(planned[w], windows[w].first_step));
+  }
+  figures.planned_mean_over_windows = mean_over(figures.planned_per_window, windows, false);
+  figures.planned_mean_after_switch = mean_over(figures.planned_per_window, windows, true);
 }
 
 RunFigures make_figures(const RunRecord& run, const ClusterShape& shape,
@@ -186,12 +202,15 @@ RunFigures make_figures(const RunRecord& run, const ClusterShape& shape,
     figures.imbalance_per_window.push_back(view.imbalance(view.loads(window), window.first_step));
   figures.mean_over_windows = mean_over(figures.imbalance_per_window, windows, false);
   figures.mean_after_switch = mean_over(figures.imbalance_per_window, windows, true);
+  add_planned(run, shape, view, windows, figures);
   for (const CommitRecord& commit : run.commits) {
     figures.moves += commit.moves;
     figures.migrated_bytes += commit.bytes;
   }
-  for (const GenerationRecord& generation : run.generations)
-    figures.achieved.push_back(achieved(generation, windows, figures.imbalance_per_window));
+  for (const GenerationRecord& generation : run.generations) {
+    figures.achieved.push_back(after_commit(generation, windows, figures.imbalance_per_window));
+    figures.planned.push_back(after_commit(generation, windows, figures.planned_per_window));
+  }
   add_virtual_times(run, windows, figures);
   add_rank_loads(run, view, windows, figures);
   return figures;

@@ -32,14 +32,20 @@ struct RunFigures {
   std::vector<OverLayers> imbalance_per_window;
   double mean_over_windows = 0.0;  ///< Of the mean over layers. NaN without a window.
   double mean_after_switch = 0.0;  ///< Over settled windows. NaN without one.
-  double virtual_seconds = 0.0;    ///< This and the next two: with a timed device only.
+  /// What the windows' loads would have come to by the shares served, whereas the above is what
+  /// slots have counted. NaN from the first change of the membership on, also in the means.
+  std::vector<OverLayers> planned_per_window;
+  double planned_mean_over_windows = 0.0;
+  double planned_mean_after_switch = 0.0;
+  double virtual_seconds = 0.0;  ///< This and the next two: with a timed device only.
   double virtual_mean_step_us_after_switch = 0.0;
   double tokens_per_virtual_second = 0.0;  ///< Of the named model: tokens times token_scale.
   std::int64_t moves = 0;
   std::int64_t migrated_bytes = 0;
   std::vector<double>
-      achieved;  ///< By generation: imbalance, mean over layers, of the first window
-                 ///< that begins after it was committed. NaN: there was none.
+      achieved;                 ///< By generation: imbalance, mean over layers, of the first window
+                                ///< that begins after it was committed. NaN: there was none.
+  std::vector<double> planned;  ///< By generation: of the same window, by the shares served.
   RankLoads first_window, last_window;
   RankLoads before, after;  ///< Around the first answer to a switch of domain.
 };

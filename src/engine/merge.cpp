@@ -192,6 +192,9 @@ void merge_health_and_waits(const RankRecord& rank, bool first, RunRecord& run) 
   run.waits.for_copies += rank.waits.for_copies;
   run.waits.wait_ns = std::max(run.waits.wait_ns, rank.waits.wait_ns);
   run.waits.held_ns = std::max(run.waits.held_ns, rank.waits.held_ns);
+  run.locality.rows += rank.locality.rows;
+  run.locality.own_rank += rank.locality.own_rank;
+  run.locality.own_node += rank.locality.own_node;
   add_balancing(rank.balancing, first, run.balancing);
   run.verified_commits += rank.verified_commits;
   for (const auto& [term, ns] : rank.critical_ns) run.critical_ns[term] += ns;
@@ -211,6 +214,7 @@ Placement placement_after(Placement placement, std::span<const CommitRecord> com
 void merge(std::span<const RankRecord> ranks, const ClusterShape& shape, RunRecord& run) {
   check_agreement(ranks);
   run.steps = ranks.front().steps;
+  run.decode_steps = ranks.front().decode_steps;
   const RankRecord& oldest = *std::ranges::min_element(ranks, {}, &RankRecord::first_step);
   run.commits = oldest.commits;
   run.generations = oldest.generations;

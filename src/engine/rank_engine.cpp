@@ -187,6 +187,7 @@ void RankEngine::resume() {
 void RankEngine::keep_rows(std::uint64_t steps) {
   const std::size_t rows = steps * static_cast<std::size_t>(shape_.num_moe_layers());
   record_.tokens.resize(steps);
+  record_.decode_steps.resize(steps);
   record_.slot_tokens.resize(rows *
                              static_cast<std::size_t>(shape_.slots_per_rank(balancer_.rank())));
   record_.routed_tokens.resize(rows * static_cast<std::size_t>(shape_.num_logical_experts()));
@@ -240,6 +241,7 @@ bool RankEngine::begin_step(std::uint64_t step) {
   const int num_tokens = batch_->num_tokens();
   exchange_
       ->open_step(step, {clock_.now_ns(), static_cast<std::uint32_t>(num_tokens),
+                         static_cast<std::uint32_t>(batch_->prefill_tokens),
                          scheduler_.has_work() ? 1U : 0U})
       .throw_if_failed();
   const auto headers = exchange_->headers();
@@ -255,12 +257,11 @@ bool RankEngine::begin_step(std::uint64_t step) {
     return false;
   }
   clock_.begin_step(step, clocks_);
-  const Phase phase = batch_->decode_tokens == 0    ? Phase::kPrefill
-                      : batch_->prefill_tokens == 0 ? Phase::kDecode
-                                                    : Phase::kMixed;
+  const Phase phase = phase_of(headers);
   balancer_.begin_step({step, phase, num_tokens == 0}).throw_if_failed();
   after_commits(step);
   record_.tokens.push_back(static_cast<std::uint32_t>(num_tokens));
+  record_.decode_steps.push_back(phase == Phase::kDecode ? 1 : 0);
   return true;
 }
 
@@ -305,6 +306,7 @@ void RankEngine::run_layer(int layer) {
   clock_.attention(batch_->num_tokens(), batch_->context);
   exchange_->dispatch(layer, routing_, balancer_.dispatch_table(layer), clock_.now_ns())
       .throw_if_failed();
+  exchange_->count_locality(record_.locality);
   clock_.dispatch(exchange_->clocks(), exchange_->rows_to(), exchange_->rows_from());
   exchange_->run_slots(
       [&](int slot, std::span<const float> input, int num_rows, std::span<float> output) {

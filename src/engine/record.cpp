@@ -9,10 +9,10 @@ namespace {
 // The same visit writes and reads, so the two cannot differ.
 template <typename Archive, typename Record>
 void visit(Archive& archive, Record& r) {
-  archive(r.rank, r.code, r.error, r.steps, r.tokens, r.slot_tokens, r.routed_tokens,
-          r.step_start_ns, r.critical_ns, r.output_requests, r.outputs, r.commits, r.generations,
-          r.waits, r.balancing, r.verified_commits, r.healthy, r.health_reason, r.first_step,
-          r.resumed_step, r.resumed_placement);
+  archive(r.rank, r.code, r.error, r.steps, r.tokens, r.decode_steps, r.slot_tokens,
+          r.routed_tokens, r.step_start_ns, r.critical_ns, r.output_requests, r.outputs, r.commits,
+          r.generations, r.locality, r.waits, r.balancing, r.verified_commits, r.healthy,
+          r.health_reason, r.first_step, r.resumed_step, r.resumed_placement);
 }
 template <typename Archive>
 void visit(Archive& archive, RankSnapshot& s) {
@@ -21,7 +21,7 @@ void visit(Archive& archive, RankSnapshot& s) {
 }
 template <typename Archive>
 void visit(Archive& archive, CommitRecord& c) {
-  archive(c.step, c.generation, c.unit, c.moe_layer_id, c.moves, c.bytes, c.placement);
+  archive(c.step, c.generation, c.unit, c.moe_layer_id, c.moves, c.bytes, c.placement, c.shares);
 }
 template <typename Archive>
 void visit(Archive& archive, GenerationRecord& g) {

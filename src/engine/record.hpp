@@ -29,6 +29,7 @@ struct CommitRecord {
   std::int32_t moves = 0;  ///< Experts received by a rank that did not hold them.
   std::int64_t bytes = 0;
   std::vector<std::int32_t> placement;  ///< [num_slots] of the layer from this step on.
+  std::vector<std::uint32_t> shares{};  ///< [num_slots] likewise; empty: even.
 };
 
 struct GenerationRecord {
@@ -50,6 +51,13 @@ struct WaitRecord {
   std::uint64_t for_copies = 0;
   std::int64_t wait_ns = 0;  ///< Of all these.
   std::int64_t held_ns = 0;  ///< By the timed device's harness, outside the four calls.
+};
+
+/// Where rows were dispatched to: one row a token, layer and chosen expert.
+struct LocalityRecord {
+  std::int64_t rows = 0;
+  std::int64_t own_rank = 0;
+  std::int64_t own_node = 0;  ///< Own rank included.
 };
 
 /// How balancing fares, and what it has counted since the run began.
@@ -89,6 +97,7 @@ struct RankRecord {
   std::string error;  ///< One line, empty when the rank went to the end.
   std::uint64_t steps = 0;
   std::vector<std::uint32_t> tokens;       ///< [steps] own tokens
+  std::vector<std::uint8_t> decode_steps;  ///< [steps] != 0: no rank ran a prompt
   std::vector<std::uint32_t> slot_tokens;  ///< [steps, num_moe_layers, slots of this rank] received
   std::vector<std::uint32_t>
       routed_tokens;  ///< [steps, num_moe_layers, num_logical_experts] of own tokens
@@ -100,6 +109,7 @@ struct RankRecord {
   std::vector<std::vector<std::int32_t>> outputs;
   std::vector<CommitRecord> commits;
   std::vector<GenerationRecord> generations;
+  LocalityRecord locality;  ///< Of own rows, those of steps given up included.
   WaitRecord waits;
   BalancingRecord balancing;
   std::uint64_t verified_commits = 0;
@@ -151,6 +161,7 @@ struct RunRecord {
   Traffic traffic;
   std::string policy;
   bool gated = false;
+  DispatchObjective decode_dispatch = DispatchObjective::kTokens;
   bool timed = false;
   HardwareProfile hardware;  ///< With a timed device.
   int token_scale = 1;
@@ -166,6 +177,7 @@ struct RunRecord {
   std::string output_digest;                 ///< 128 bits, hex, over all outputs in request order.
   std::vector<std::string> request_digests;  ///< The same by request; empty: lost.
   std::vector<std::uint32_t> step_tokens;    ///< [steps] over all ranks
+  std::vector<std::uint8_t> decode_steps;    ///< [steps] != 0: no rank ran a prompt
   std::vector<std::uint32_t> slot_tokens;    ///< [steps, num_moe_layers, num_slots]
   std::vector<std::uint32_t> expert_tokens;  ///< [steps, num_moe_layers, num_logical_experts]
   std::vector<std::int64_t> step_time_ns;    ///< [steps] virtual; empty without a timed device
@@ -175,6 +187,7 @@ struct RunRecord {
   std::vector<GenerationRecord> generations;
   std::vector<std::uint64_t> counted_since;  ///< [num_ranks] first step whose counts are known; 0:
                                              ///< none are, the rank was lost.
+  LocalityRecord locality;                   ///< Over all ranks.
   WaitRecord waits;           ///< Counts summed over ranks, times of the rank that waited most.
   BalancingRecord balancing;  ///< Agreed values of the longest-serving rank; planner_restarts,
                               ///< failures, dropped_samples and experts_loaded summed over ranks.

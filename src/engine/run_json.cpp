@@ -108,6 +108,7 @@ Json generations_json(const RunRecord& run, const RunFigures& figures) {
                     {"imbalance_before", g.imbalance_before},
                     {"imbalance_after", g.imbalance_after},
                     {"imbalance_achieved", figures.achieved[i]},
+                    {"imbalance_by_shares", figures.planned[i]},
                     {"seconds", g.seconds}});
   }
   return json;
@@ -204,6 +205,9 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
                        {"per_window_worst_layer", worst_json(figures.imbalance_per_window)},
                        {"mean_over_windows", figures.mean_over_windows},
                        {"mean_after_switch", figures.mean_after_switch}};
+  json["imbalance_by_shares"] = {{"per_window", means_json(figures.planned_per_window)},
+                                 {"mean_over_windows", figures.planned_mean_over_windows},
+                                 {"mean_after_switch", figures.planned_mean_after_switch}};
   add_virtual(run, figures, json);
   json["commits"] = commits_json(run);
   json["generations"] = generations_json(run, figures);
@@ -211,6 +215,10 @@ Json run_entry(const RunRecord& run, const RunFigures& figures) {
   json["moves"] = figures.moves;
   json["migrated_bytes"] = figures.migrated_bytes;
   json["stall"] = stall_json(run);
+  const double rows = static_cast<double>(std::max<std::int64_t>(1, run.locality.rows));
+  json["locality"] = {{"rows", run.locality.rows},
+                      {"own_rank", static_cast<double>(run.locality.own_rank) / rows},
+                      {"own_node", static_cast<double>(run.locality.own_node) / rows}};
   json["rank_load"] = {{"first_window", figures.first_window},
                        {"last_window", figures.last_window},
                        {"before", figures.before},

@@ -150,6 +150,7 @@ RunRecord describe(const RunPlan& plan, bool gated) {
   run.traffic = plan.traffic;
   run.policy = plan.options.balancer.policy;
   run.gated = gated;
+  run.decode_dispatch = plan.options.balancer.decode_dispatch;
   run.timed = plan.options.device == DeviceKind::kTimed;
   run.hardware = plan.hardware;
   run.token_scale = plan.options.token_scale;

@@ -169,6 +169,7 @@ Cells runs_row(const RunFile& file, std::size_t i) {
   return {run_name(file, i),
           or_na(run.mean_over_windows, format_ratio),
           imbalance(run),
+          or_na(run.mean_after_switch_by_shares, format_ratio),
           or_na(mean_after_switches(file, run.worst_layer_per_window), format_ratio),
           or_na(excess_removed(file, run), format_percent),
           count(run.moves),
@@ -225,13 +226,13 @@ std::string runs_table(const RunFile& file) {
   for (std::size_t i = 0; i < file.runs.size(); ++i) rows.push_back(runs_row(file, i));
   rows.push_back({std::string(kHindsightSwatch) + "hindsight <small>not served</small>",
                   or_na(file.hindsight_mean_over_windows, format_ratio),
-                  or_na(file.hindsight_mean_after_switch, format_ratio),
+                  or_na(file.hindsight_mean_after_switch, format_ratio), "",
                   or_na(mean_after_switches(file, file.hindsight_worst_layer), format_ratio), "",
                   "", "", "", "", "", ""});
-  return table(
-      {"run", "imbalance, all windows", "after switches", "worst layer", "excess removed", "moves",
-       "bytes", "virtual time / step", "tokens / virtual s", "wall time", "output digest"},
-      rows);
+  return table({"run", "imbalance, all windows", "after switches", "by the shares", "worst layer",
+                "excess removed", "moves", "bytes", "virtual time / step", "tokens / virtual s",
+                "wall time", "output digest"},
+               rows);
 }
 
 std::string run_legend(const RunFile& file, bool with_hindsight) {
@@ -322,7 +323,8 @@ std::string generations_tables(const RunFile& file) {
                       step_or(g.finished_step, "under way"),
                       escape_html(g.result.empty() ? "under way" : g.result), count(g.moves),
                       format_bytes(g.bytes), format_ratio(g.imbalance_before),
-                      format_ratio(g.imbalance_after), or_na(g.imbalance_achieved, format_ratio)});
+                      format_ratio(g.imbalance_after), or_na(g.imbalance_by_shares, format_ratio),
+                      or_na(g.imbalance_achieved, format_ratio)});
     }
     const std::string name = fmt::format("{}: {} generation{}", run_name(file, i), rows.size(),
                                          rows.size() == 1 ? "" : "s");
@@ -333,7 +335,7 @@ std::string generations_tables(const RunFile& file) {
     html += "<details" + std::string(rows.size() <= 12 ? " open" : "") + "><summary>" + name +
             "</summary>";
     html += table({"opened at step", "adopted", "finished", "result", "moves", "bytes",
-                   "imbalance before", "predicted after", "achieved"},
+                   "imbalance before", "predicted after", "by the shares", "achieved"},
                   rows, "generations");
     html += "</details>\n";
   }

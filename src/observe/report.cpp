@@ -184,7 +184,10 @@ std::string page_body(const RunFile& file) {
   std::string body =
       fmt::format("<header><h1>Serving with live expert balancing</h1><p>{}</p></header>\n<main>\n",
                   subtitle(file));
-  body += section("headline", "What balancing did", headline_section(file) + runs_table(file));
+  body += section("headline", "What balancing did",
+                  headline_section(file) + runs_table(file) +
+                      note("By the shares: had every expert's tokens after switches been divided "
+                           "exactly by the planned shares; beside it what the slots counted."));
   body +=
       "<noscript><p class=\"warning\">The charts need JavaScript; the tables do "
       "not.</p></noscript>\n";
@@ -198,8 +201,9 @@ std::string page_body(const RunFile& file) {
   body += section("generations", "Generations",
                   generations_tables(file) +
                       note("Imbalance, mean over layers. Before and after as the plan predicted; "
-                           "achieved: counted in the first window that began after its last "
-                           "commit."));
+                           "then two of the first window that began after its last commit: by the "
+                           "shares, as its tokens divide by the planned shares; achieved, as the "
+                           "slots have counted."));
   body += section("virtual", "What was computed and what is virtual", virtual_section(file));
   body += section("configuration", "Configuration and machine",
                   configuration_section(file) + "<div class=\"scroll\"><pre>" +

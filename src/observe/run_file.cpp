@@ -160,12 +160,12 @@ void read_events(const Node& node, Run& run) {
                            item["bytes"].number()});
   }
   for (const Node& item : node["generations"].list()) {
-    run.generations.push_back({item["opened_step"].count(), item["adopted_step"].count_or_null(),
-                               item["finished_step"].count_or_null(), item["result"].text(),
-                               item["moves"].count(), item["bytes"].number(),
-                               item["imbalance_before"].number(), item["imbalance_after"].number(),
-                               item["imbalance_achieved"].number_or_null(),
-                               item["seconds"].number()});
+    run.generations.push_back(
+        {item["opened_step"].count(), item["adopted_step"].count_or_null(),
+         item["finished_step"].count_or_null(), item["result"].text(), item["moves"].count(),
+         item["bytes"].number(), item["imbalance_before"].number(),
+         item["imbalance_after"].number(), item["imbalance_achieved"].number_or_null(),
+         item["imbalance_by_shares"].number_or_null(), item["seconds"].number()});
   }
   for (const auto& [result, number] : node["rebalances"].members())
     run.rebalances.emplace_back(result, number.count());
@@ -203,6 +203,10 @@ Run read_run(const Node& node, const RunFile& file) {
   run.steps = node["steps"].count();
   run.tokens = node["tokens"].number();
   read_imbalance(node["imbalance"], file.windows.size(), run);
+  run.mean_over_windows_by_shares =
+      node["imbalance_by_shares"]["mean_over_windows"].number_or_null();
+  run.mean_after_switch_by_shares =
+      node["imbalance_by_shares"]["mean_after_switch"].number_or_null();
   if (file.hardware) read_virtual_time(node, run);
   read_events(node, run);
   run.moves = node["moves"].count();

@@ -52,6 +52,7 @@ struct Generation {
   double imbalance_before = 1.0;
   double imbalance_after = 1.0;
   std::optional<double> imbalance_achieved;
+  std::optional<double> imbalance_by_shares;  ///< In the same window, had all followed the shares.
   double seconds = 0.0;
 };
 
@@ -68,6 +69,8 @@ struct Run {
   Series worst_layer_per_window;
   std::optional<double> mean_over_windows;
   std::optional<double> mean_after_switch;
+  std::optional<double> mean_over_windows_by_shares;  ///< Had all tokens followed the shares.
+  std::optional<double> mean_after_switch_by_shares;
   Series step_time_us;  ///< Virtual; empty without a timed device, as the next four are.
   std::optional<double> virtual_seconds;
   std::optional<double> mean_step_us_after_switch;

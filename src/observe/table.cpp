@@ -47,6 +47,21 @@ std::string row(const RunFile& file, const Run& run) {
               outputs(file, run));
 }
 
+// What slots counted, beside what the same tokens come to by the planned shares.
+std::string shares_lines(const RunFile& file) {
+  constexpr const char* kColumns = "{:<10} {:>9} {:>9} {:>9} {:>9}\n";
+  std::string text =
+      "\n" + fmt::format(kColumns, "imbalance", "counted", "by shares", "counted", "by shares") +
+      fmt::format(kColumns, "", "all", "all", "after sw.", "after sw.");
+  for (const Run& run : file.runs) {
+    text += fmt::format(kColumns, cell(run.label), or_na(run.mean_over_windows, format_ratio),
+                        or_na(run.mean_over_windows_by_shares, format_ratio),
+                        or_na(run.mean_after_switch, format_ratio),
+                        or_na(run.mean_after_switch_by_shares, format_ratio));
+  }
+  return text;
+}
+
 std::string cut(const std::string& text) {
   const std::string head = text.substr(0, 99);
   return head.substr(0, head.find_last_not_of(' ') + 1) + "\n";
@@ -133,6 +148,7 @@ std::string render_table(const std::string& run_json) {
         "moved     = bytes really copied; stall = wall time waiting for packets; virtual time: "
         "n/a.\n";
   }
+  text += shares_lines(file);
   text += "\nhealth\n";
   for (const Run& run : file.runs) text += health_line(run);
   for (const Run& run : file.runs) {

@@ -118,7 +118,7 @@ void BalancerCore::note_losses(std::span<const int> live_ranks) {
 
 void BalancerCore::build_tables(const ServedState& served) {
   const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
-  DispatchTableBuilder tables(shape);
+  DispatchTableBuilder tables(shape, config.locality_first);
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     const auto at = static_cast<std::size_t>(layer);
     tables.build(served.placement.layer(layer), served.shares[at], rank,
@@ -161,6 +161,7 @@ void BalancerCore::make_worker(const ServedState& served) {
   options.swap = config.install_mode == InstallMode::kSwap;
   options.control_mode = config.control_mode;
   options.thread_init = config.thread_init;
+  options.locality_first = config.locality_first;
   options.decode_dispatch = config.decode_dispatch;
   options.log = config.log;
   worker = std::make_unique<Worker>(shape, options, std::move(transport),

@@ -69,6 +69,7 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
         << "min_gain " << exact(config.min_gain) << '\n'
         << "max_moves_per_layer " << config.max_moves_per_layer << '\n'
         << "window_assignments " << config.window_assignments << '\n'
+        << "locality_first " << (config.locality_first ? "yes" : "no") << '\n'
         << "decode_dispatch "
         << (config.decode_dispatch == DispatchObjective::kTokens ? "tokens" : "activated_experts")
         << '\n'

@@ -74,7 +74,7 @@ PreparedUnit prepare_unit(const CommitUnit& unit, const Served& before, const Cl
 PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
                           const ServedState& served, const std::vector<std::uint64_t>& epochs,
                           const ClusterShape& shape, int rank, int staging_capacity,
-                          bool decode_tables) {
+                          bool decode_tables, bool locality_first) {
   PreparedPlan prepared;
   MigrationPlan& migration = prepared.migration;
   migration.generation = generation;
@@ -96,7 +96,7 @@ PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
   std::vector<Served> now;
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer)
     now.push_back({served.placement.layer(layer), served.shares[static_cast<std::size_t>(layer)]});
-  DispatchTableBuilder tables(shape);
+  DispatchTableBuilder tables(shape, locality_first);
   prepared.units.reserve(migration.units.size());
   for (const CommitUnit& unit : migration.units) {
     Served& before = now[static_cast<std::size_t>(unit.moe_layer_id)];

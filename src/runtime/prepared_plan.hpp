@@ -43,10 +43,10 @@ struct PreparedPlan {
 /// which are this rank's own.
 /// @param served what was served when the generation was opened. @param epochs [num_moe_layers]
 /// likewise. @param decode_tables whether decode steps have tables that put each expert on one
-/// slot.
+/// slot. @param locality_first as in BalancerConfig.
 PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
                           const ServedState& served, const std::vector<std::uint64_t>& epochs,
                           const ClusterShape& shape, int rank, int staging_capacity,
-                          bool decode_tables = false);
+                          bool decode_tables = false, bool locality_first = false);
 
 }  // namespace swiftbalancer

@@ -333,9 +333,9 @@ void Worker::planned(const Plan& plan) {
   const int capacity = faulty(Fault::kPoolIgnored) ? 1 << 20 : pool_.capacity();
   std::unique_ptr<PreparedPlan> prepared;
   try {
-    prepared = std::make_unique<PreparedPlan>(
-        prepare_plan(open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity,
-                     options_.decode_dispatch == DispatchObjective::kActivatedExperts));
+    prepared = std::make_unique<PreparedPlan>(prepare_plan(
+        open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity,
+        options_.decode_dispatch == DispatchObjective::kActivatedExperts, options_.locality_first));
   } catch (const std::exception& error) {
     // As a planner that fails: it ends its generation on all ranks; serving goes on.
     if (options_.log) options_.log(std::string("planning failed: ") + error.what());

@@ -32,6 +32,7 @@ namespace swiftbalancer {
 struct WorkerOptions {
   bool swap = true;  ///< Install mode.
   ControlMode control_mode = ControlMode::kReplicated;
+  bool locality_first = false;
   DispatchObjective decode_dispatch = DispatchObjective::kTokens;
   std::function<void()> thread_init;
   std::function<void(const std::string&)> log;

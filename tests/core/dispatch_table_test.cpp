@@ -1,6 +1,7 @@
 #include <swiftbalancer/dispatch_table.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <numeric>
@@ -155,6 +156,93 @@ RC_GTEST_PROP(DrawTableProperty, MeasuredSharesFollowThePlannedOnes, ()) {
     const double planned = static_cast<double>(shares[slot]) / kShareUnit;
     RC_ASSERT(std::abs(received[slot] / kTokens - planned) <= 0.01);
     if (shares[slot] == 0) RC_ASSERT(received[slot] == 0.0);
+  }
+}
+
+struct LocalCase {
+  ClusterShape shape;
+  std::vector<std::int32_t> slots;    // of the one expert
+  std::vector<std::uint32_t> shares;  // [num_slots]
+  std::vector<std::int64_t> sources;  // [num_ranks]
+};
+
+LocalCase any_local_case() {
+  ShapeOptions options;
+  options.num_moe_layers = 1;
+  options.num_logical_experts = 1;
+  options.num_ranks = *rc::gen::inRange(1, 17);
+  options.num_slots = options.num_ranks;
+  options.num_nodes = *rc::gen::inRange(1, options.num_ranks + 1);
+  LocalCase result{ClusterShape(options), {}, {}, {}};
+  std::uint32_t left = kShareUnit;
+  result.shares.resize(static_cast<std::size_t>(options.num_slots));
+  for (int slot = 0; slot < options.num_slots; ++slot) {
+    result.slots.push_back(slot);
+    auto& share = result.shares[static_cast<std::size_t>(slot)];
+    share = slot + 1 == options.num_slots ? left : *rc::gen::inRange<std::uint32_t>(0, left + 1);
+    left -= share;
+  }
+  result.sources = *rc::gen::container<std::vector<std::int64_t>>(
+      static_cast<std::size_t>(options.num_ranks), rc::gen::inRange<std::int64_t>(1, 1000));
+  return result;
+}
+
+RC_GTEST_PROP(LocalityFirstProperty, SourcesTogetherFollowTheSharesAndStayAsLocalAsTheyAllow,
+              (bool given)) {
+  const LocalCase c = any_local_case();
+  const std::vector<std::int64_t> equal(c.sources.size(), 1);
+  const auto& weight = given ? c.sources : equal;
+  LocalityFirst locality(
+      c.shape, given ? std::span<const std::int64_t>(c.sources) : std::span<const std::int64_t>());
+  const auto total = std::accumulate(weight.begin(), weight.end(), 0.0);
+  const auto largest = static_cast<double>(*std::ranges::max_element(weight));
+  const double entry = largest / total / kDispatchEntries;
+  std::vector<double> got(c.slots.size(), 0.0);
+  double own = 0.0, most_own = 0.0;
+  std::vector<double> node_open(static_cast<std::size_t>(c.shape.num_nodes()), 0.0),
+      node_sources(node_open);
+  double node = 0.0, most_node = 0.0;
+  for (std::size_t source = 0; source < weight.size(); ++source) {
+    std::array<std::int32_t, kDispatchEntries> row{};
+    locality.choose(c.slots, c.shares, source, row);
+    const double part = static_cast<double>(weight[source]) / total;
+    const int of = c.shape.node_of_rank(static_cast<int>(source));
+    for (const std::int32_t slot : row) {
+      const auto at = static_cast<std::size_t>(slot);
+      RC_ASSERT(c.shares[at] > 0U);
+      got[at] += part / kDispatchEntries;
+      own += at == source ? part / kDispatchEntries : 0.0;
+      node += c.shape.node_of_rank(slot) == of ? part / kDispatchEntries : 0.0;
+    }
+    const double share = static_cast<double>(c.shares[source]) / kShareUnit;
+    most_own += std::min(part, share);
+    node_open[static_cast<std::size_t>(of)] += share;
+    node_sources[static_cast<std::size_t>(of)] += part;
+  }
+  for (std::size_t of = 0; of < node_open.size(); ++of)
+    most_node += std::min(node_open[of], node_sources[of]);
+  const auto slots = static_cast<double>(c.slots.size());
+  for (std::size_t slot = 0; slot < got.size(); ++slot)
+    RC_ASSERT(std::abs(got[slot] - static_cast<double>(c.shares[slot]) / kShareUnit) <=
+              2.0 * entry + 1e-9);
+  RC_ASSERT(own >= most_own - slots * entry - 1e-9);
+  RC_ASSERT(node >= most_node - 2.0 * slots * entry - 1e-9);
+}
+
+TEST(DispatchTable, LocalityFirstKeepsTokensOnTheirRankAsFarAsTheSharesAllow) {
+  // Two slots with half of the tokens each, on two of four ranks, one a node: each node keeps all.
+  ShapeOptions options;
+  options.num_moe_layers = options.num_logical_experts = 1;
+  options.num_ranks = options.num_slots = 4;
+  options.num_nodes = 2;
+  const ClusterShape shape(options);
+  const std::vector<std::int32_t> slots{0, kEmptySlot, kEmptySlot, 0};
+  const std::vector<std::uint32_t> shares{kShareUnit / 2, 0, 0, kShareUnit / 2};
+  const std::int32_t kept[] = {0, 0, 3, 3};
+  for (int rank = 0; rank < 4; ++rank) {
+    std::vector<std::int32_t> row(kDispatchEntries);
+    DispatchTableBuilder(shape, true).build(slots, shares, rank, row);
+    EXPECT_THAT(row, ::testing::Each(kept[rank])) << "from rank " << rank;
   }
 }
 

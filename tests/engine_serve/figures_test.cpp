@@ -70,6 +70,34 @@ TEST(Figures, CompareRunsWithEachOtherAndWithHindsight) {
   EXPECT_DOUBLE_EQ(c.hindsight_mean_over_windows, 1.0);
 }
 
+TEST(Figures, ShowWhatTheSharesServedWouldHaveGivenBesideWhatSlotsCounted) {
+  std::vector<RunRecord> runs{run_of("swift", true)};
+  // From step 41 on expert 0 is in two slots, one on each rank, with 3/4 of its tokens on rank 0.
+  runs[0].commits[0].placement = {0, 2, 0, 3};
+  runs[0].commits[0].shares = {kShareUnit / 4 * 3, kShareUnit, kShareUnit / 4, kShareUnit};
+  for (std::size_t row = 40; row < 60; ++row) {
+    const std::uint32_t tokens[] = {8, 0, 1, 1};
+    std::copy_n(tokens, 4, runs[0].expert_tokens.begin() + static_cast<std::ptrdiff_t>(4 * row));
+  }
+  runs[0].generations = {{36, 38, 41, "committed", 2, 200, 1.6, 1.0}};
+  const RunFigures figures = compare(runs, 45).runs[0];
+  EXPECT_DOUBLE_EQ(figures.planned_per_window[7].mean_over_layers, 1.6);
+  EXPECT_DOUBLE_EQ(figures.planned_per_window[8].mean_over_layers, 1.4);  // 6 + 1 of 10
+  EXPECT_DOUBLE_EQ(figures.planned_mean_over_windows, (8 * 1.6 + 4 * 1.4) / 12);
+  EXPECT_DOUBLE_EQ(figures.planned_mean_after_switch, (4 * 1.6 + 4 * 1.4) / 8);
+  EXPECT_DOUBLE_EQ(figures.planned[0], 1.4);
+  EXPECT_DOUBLE_EQ(figures.achieved[0], 1.0);
+}
+
+TEST(Figures, DoNotKnowWhatWasPlannedAfterAChangeOfTheMembership) {
+  std::vector<RunRecord> runs{run_of("swift", true)};
+  runs[0].memberships = {{0, 1, {0, 1}}, {1, 33, {0, 1}}};
+  const RunFigures figures = compare(runs, 45).runs[0];
+  EXPECT_DOUBLE_EQ(figures.planned_per_window[5].mean_over_layers, 1.6);  // up to step 30
+  EXPECT_TRUE(std::isnan(figures.planned_per_window[6].mean_over_layers));
+  EXPECT_TRUE(std::isnan(figures.planned_mean_over_windows));
+}
+
 TEST(Figures, ShowRankLoadsAroundTheFirstAnswer) {
   const std::vector<RunRecord> runs{run_of("swift", true)};
   const RunFigures figures = compare(runs, 45).runs[0];

@@ -49,6 +49,15 @@ TEST(Table, ShowsTheFiguresOfEachRun) {
   EXPECT_NE(line_of(table, "static").find(" n/a "), std::string::npos) << table;
 }
 
+TEST(Table, ShowsWhatTheSharesSayBesideWhatWasCounted) {
+  auto run = with_round_numbers();
+  run["runs"][2]["imbalance_by_shares"]["mean_over_windows"] = 1.125;
+  run["runs"][2]["imbalance_by_shares"]["mean_after_switch"] = nullptr;
+  const std::string table = render_table(run.dump());
+  const std::string block = table.substr(table.find("\nimbalance  "));
+  EXPECT_EQ(line_of(block, "swift"), "swift          1.375     1.125     1.250       n/a") << block;
+}
+
 TEST(Table, StaysWithinAHundredColumns) {
   EXPECT_LE(widest(render_table(sample_run().dump())), 100u);
   auto run = sample_run({.policies = {"static", "a policy of a long name", "swift"},

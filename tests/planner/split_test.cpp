@@ -97,6 +97,16 @@ RC_GTEST_PROP(MaxFlowSplitProperty, ReachesHallsBound, (bool with_speeds)) {
   RC_ASSERT(std::abs(exact.bound - bound) <= 1e-9 * bound);
 }
 
+RC_GTEST_PROP(MaxFlowSplitProperty, HardlyRoundsSpeedsThatAreNoWholeSteps, ()) {
+  SplitCase c = any_case(7, false);
+  c.speed = *rc::gen::container<std::vector<double>>(
+      static_cast<std::size_t>(c.shape.num_ranks()),
+      rc::gen::map(rc::gen::inRange(10, 100), [](int part) { return part / 97.0; }));
+  const double exact = bound_by_enumeration(c);
+  RC_ASSERT(std::abs(max_flow_split(c.shape, c.slots, c.load, c.speed).bound - exact) <=
+            1e-4 * exact);
+}
+
 RC_GTEST_PROP(MaxFlowSplitProperty, QuotasAreWholeTokensWithinTheBoundRoundedUp, ()) {
   const SplitCase c = any_case(20, false);
   const MaxFlowSplit exact = max_flow_split(c.shape, c.slots, c.load);
