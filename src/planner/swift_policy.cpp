@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "planner/align.hpp"
+#include "planner/even_search.hpp"
 #include "planner/full_plan.hpp"
 #include "planner/layer_problem.hpp"
 #include "planner/limits.hpp"
@@ -63,6 +64,31 @@ std::vector<double> amounts_after_reorder(const ClusterShape& shape,
   return result;
 }
 
+// The part of a path that a plan may be taken from: each point has more moves than the last.
+std::vector<TradeOff> trade_offs_of(const EvenPath& path) {
+  std::vector<TradeOff> curve;
+  for (const PathPoint& point : path.points) {
+    while (!curve.empty() && curve.back().moves >= point.moves) curve.pop_back();
+    curve.push_back({point.moves, point.imbalance});
+  }
+  return curve;
+}
+
+LayerPlan plan_even(const LayerProblem& problem) {
+  const ClusterShape& shape = *problem.shape;
+  EvenPath path = search_even(problem);
+  const auto price = [&](const PathPoint& point) {
+    return point.imbalance + problem.min_gain * point.moves;
+  };
+  const auto best = std::ranges::min_element(path.points, {}, price);
+  std::vector<std::int32_t> slots = best->slots;
+  if (best->moves > 0) align_slots(shape, problem.placement, slots);
+  std::vector<std::uint32_t> shares = even_shares(slots, shape.num_logical_experts());
+  LayerPlan plan = make_plan(problem, std::move(slots), std::move(shares), path.work);
+  plan.trade_offs = trade_offs_of(path);
+  return plan;
+}
+
 LayerPlan full_plan(const LayerProblem& problem) {
   const ClusterShape& shape = *problem.shape;
   std::vector<std::int32_t> slots = plan_full(shape, problem.load);
@@ -91,6 +117,7 @@ class SwiftPolicy final : public Policy {
     if (has_limits(problem)) return plan_within_limits(problem);
     check_problem(problem);
     if (problem.from_scratch) return full_plan(problem);
+    if (problem.dispatch == Dispatch::kEven) return plan_even(problem);
     const ClusterShape& shape = *problem.shape;
     LayerPlan plan = unchanged_plan(problem);
     SearchResult found = search_placement(problem, plan.imbalance_before);
