@@ -70,7 +70,7 @@ class Search {
   static float tolerance(const ClusterShape& shape) {
     const float slots =
         static_cast<float>(shape.num_slots()) / static_cast<float>(shape.num_ranks());
-    return 1.0F + std::clamp(0.045F / slots, 0.0005F, 0.005F);
+    return 1.0F + std::clamp(0.015F / slots, 0.0005F, 0.005F);
   }
 
   bool fits(int cost) const { return state_.moves() + cost <= limit_; }
