@@ -74,9 +74,45 @@ std::vector<TradeOff> trade_offs_of(const EvenPath& path) {
   return curve;
 }
 
+// Whether every moved expert can come from a rank that holds it now, none sending too many: sources
+// are chosen one by one, those of experts with one holder first.
+bool sends_fit(const LayerProblem& problem, std::span<const std::int32_t> slots) {
+  if (problem.max_rank_moves < 0) return true;
+  const ClusterShape& shape = *problem.shape;
+  std::vector<std::vector<int>> holders(problem.load.size());
+  const auto experts_of = [&](std::span<const std::int32_t> all, int rank) {
+    return all.subspan(static_cast<std::size_t>(shape.first_slot(rank)),
+                       static_cast<std::size_t>(shape.slots_per_rank(rank)));
+  };
+  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
+    for (std::int32_t expert : experts_of(problem.placement, rank))
+      holders[static_cast<std::size_t>(expert)].push_back(rank);
+  }
+  std::vector<std::size_t> moved;
+  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
+    const auto before = experts_of(problem.placement, rank);
+    for (std::int32_t expert : experts_of(slots, rank)) {
+      if (std::ranges::find(before, expert) == before.end())
+        moved.push_back(static_cast<std::size_t>(expert));
+    }
+  }
+  std::ranges::stable_sort(moved, {}, [&](std::size_t expert) { return holders[expert].size(); });
+  std::vector<int> sent(static_cast<std::size_t>(shape.num_ranks()), 0);
+  for (std::size_t expert : moved) {
+    const auto sends = [&](int rank) { return sent[static_cast<std::size_t>(rank)]; };
+    const int source = *std::ranges::min_element(holders[expert], {}, sends);
+    if (++sent[static_cast<std::size_t>(source)] > problem.max_rank_moves) return false;
+  }
+  return true;
+}
+
 LayerPlan plan_even(const LayerProblem& problem) {
   const ClusterShape& shape = *problem.shape;
   EvenPath path = search_even(problem);
+  std::erase_if(path.points, [&](const PathPoint& point) {
+    return point.moves > 0 && !sends_fit(problem, point.slots);
+  });
+  if (path.points.empty()) return unchanged_plan(problem);
   const auto price = [&](const PathPoint& point) {
     return point.imbalance + problem.min_gain * point.moves;
   };

@@ -129,6 +129,25 @@ TEST(Incremental, AStalePlacementGetsTheBalanceOfEplbWithAFractionOfItsMoves) {
   }
 }
 
+TEST(Incremental, NoRankSendsMoreThanItMay) {
+  // Both hot experts of rank 0 would go to other ranks.
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 6, .num_ranks = 3, .num_slots = 9});
+  const std::vector<std::int64_t> load = {60, 60, 60, 1, 1, 1};
+  const std::vector<std::int32_t> served = {0, 1, 2, 3, 4, 5, 3, 4, 5};
+  const auto sent = [&](const LayerPlan& result) {
+    int count = 0;
+    for (std::size_t slot = 3; slot < 9; ++slot) count += result.placement[slot] < 3 ? 1 : 0;
+    return count;
+  };
+  const LayerPlan free = plan(shape, load, served, -1);
+  EXPECT_GT(sent(free), 1);
+  const LayerPlan bound = plan(shape, load, served, -1, 1);
+  EXPECT_EQ(sent(bound), 1);
+  EXPECT_LT(bound.imbalance_after, bound.imbalance_before);
+  EXPECT_EQ(plan(shape, load, served, -1, 0).moves, 0);
+}
+
 TEST(CostGate, APriceIsCopyTimeOverWhatBalanceWins) {
   StepModel model;
   model.expert_bytes = 80.0;
