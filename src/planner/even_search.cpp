@@ -96,7 +96,7 @@ class Search {
   void keep_if_better(int budget, float level) {
     if (state_.moves() > budget) return;
     if (!path_.points.empty() && level >= path_.points.back().imbalance - 1e-6) return;
-    path_.points.push_back({state_.moves(), level, most_, state_.slots()});
+    path_.points.push_back({state_.moves(), level, state_.slots()});
     best_raw_ = state_.raw();
   }
 

@@ -18,7 +18,6 @@ namespace swiftbalancer {
 struct PathPoint {
   int moves = 0;
   double imbalance = 1.0;
-  int most_moves = 0;  ///< On the way here.
   std::vector<std::int32_t> slots{};
 };
 

@@ -96,7 +96,8 @@ bool sends_fit(const LayerProblem& problem, std::span<const std::int32_t> slots)
         moved.push_back(static_cast<std::size_t>(expert));
     }
   }
-  std::ranges::stable_sort(moved, {}, [&](std::size_t expert) { return holders[expert].size(); });
+  std::ranges::sort(moved, {},
+                    [&](std::size_t expert) { return std::pair(holders[expert].size(), expert); });
   std::vector<int> sent(static_cast<std::size_t>(shape.num_ranks()), 0);
   for (std::size_t expert : moved) {
     const auto sends = [&](int rank) { return sent[static_cast<std::size_t>(rank)]; };
