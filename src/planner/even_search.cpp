@@ -147,7 +147,6 @@ class Search {
         }
         if (best < 0) continue;
         state_.replace(rank, place, best);
-        path_.repaired = true;
       }
       refresh_weights(rank);
     }

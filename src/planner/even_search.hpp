@@ -25,7 +25,6 @@ struct PathPoint {
 /// duplicates repaired where the limits allow it.
 struct EvenPath {
   std::vector<PathPoint> points;
-  bool repaired = false;
   std::int64_t work = 0;
 };
 
