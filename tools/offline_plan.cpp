@@ -88,8 +88,12 @@ OfflinePlan full_plan(const OfflineProblem& given) {
 }
 
 OfflinePlan incremental_plan(const OfflineProblem& given) {
-  const PlanInput input{
-      .shape = given.shape, .config = given.config, .served = *given.from, .load = given.load};
+  const PlanInput input{.shape = given.shape,
+                        .config = given.config,
+                        .served = *given.from,
+                        .load = given.load,
+                        .dispatch = given.dispatch,
+                        .gate = given.gate};
   Plan plan;
   const double milliseconds = best_time([&] {
     const auto job = make_plan_job(input);

@@ -10,6 +10,7 @@
 #include <swiftbalancer/shape.hpp>
 
 #include "limit_settings.hpp"
+#include "planner/cost_gate.hpp"
 #include "planner/planner.hpp"
 
 namespace swiftbalancer::tool {
@@ -23,6 +24,7 @@ struct OfflineProblem {
   /// If not null, prepared, and it limits something: a full plan within the limits, also with
   /// `from`, which then counts the moves and says what is pinned.
   const LimitSettings* limits = nullptr;
+  std::optional<CostGate> gate{};  ///< Of an incremental plan.
 };
 
 /// Relative speeds of the ranks that a problem is limited by; empty: all alike.

@@ -74,7 +74,12 @@ class PlanCommand final : public Command {
         "Tokens of a replicated expert: the same to each replica, or by planned shares");
     limits_.declare(settings);
     sweep_.declare(settings);
-    settings.text("hardware", hardware_, "Hardware profile; gives a --sweep step times");
+    settings.text(
+        "hardware", hardware_,
+        "Hardware profile; gives a --sweep step times, and moves of --horizon their cost");
+    settings.integer("horizon", horizon_, 0, 1'000'000'000,
+                     "Steps over which moves must pay for their bytes; goes with --from and "
+                     "--hardware; 0: only sampling noise speaks against moves");
     settings.text("out", out_, "Placement file to write");
     settings.short_flag("-o");
     settings.text("format", format_,
@@ -103,6 +108,7 @@ class PlanCommand final : public Command {
     const ServedState before =
         from_.empty() ? ServedState::initial(shape) : served_state(file, shape);
     if (!from_.empty()) problem.from = before;
+    if (horizon_ > 0) problem.gate = sweep_.gate(shape.num_ranks(), horizon_, hardware_);
     limits_.prepare(shape, from_.empty() ? nullptr : &before.placement);
     OfflinePlan plan = make_offline_plan(problem);
     plan.moves += lost;
@@ -135,6 +141,15 @@ class PlanCommand final : public Command {
       refuse(
           "rank_speeds, pinned_experts, max_replicas and max_cross_node_replicas are kept by full "
           "plans of policy swift, without --max-moves-per-layer");
+    }
+    if (horizon_ > 0) {
+      if (from_.empty() || hardware_.empty() || limits_.given() || sweep_.given())
+        refuse("--horizon goes with --from and --hardware, without limits and --sweep");
+      for (const char* key : {"expert_bytes", "context_length", "replica_budget"}) {
+        if (settings.given(key))
+          refuse("expert_bytes, context_length and replica_budget go with --sweep");
+      }
+      return;
     }
     if (!sweep_.given()) {
       for (const char* key : {"hardware", "expert_bytes", "tokens_per_step", "top_k",
@@ -309,6 +324,7 @@ class PlanCommand final : public Command {
   LimitSettings limits_;
   SweepSettings sweep_;
   std::string hardware_;
+  int horizon_ = 0;
   PlannerConfig config_;
   bool split_ = false;
   int score_window_ = -1;

@@ -141,9 +141,9 @@ void SweepSettings::declare(Settings& settings) {
   settings.number("expert_bytes", expert_bytes_, 1.0, 1e15,
                   "For --sweep: bytes of one expert in one layer; --hardware says it too");
   settings.integer("tokens_per_step", tokens_per_step_, 1, 1'000'000'000,
-                   "For --sweep with --hardware: tokens of a step, over all ranks");
+                   "With --hardware: tokens of a step, over all ranks");
   settings.integer("top_k", top_k_, 1, 100'000,
-                   "For --sweep with --hardware: experts that a token visits in a layer");
+                   "With --hardware: experts that a token visits in a layer");
   settings.integer("context_length", context_length_, 0, 100'000'000,
                    "For --sweep with --hardware: cached positions of a token's sequence");
   settings.integer("replica_budget", replica_budget_, -1, 1'000'000'000,
@@ -178,6 +178,14 @@ SweepOptions SweepSettings::options(const Settings& settings, const ShapeOptions
   options.step->context_length = context_length_;
   options.expert_bytes = options.step->expert_bytes;
   return options;
+}
+
+CostGate SweepSettings::gate(int num_ranks, int horizon_steps, const std::string& hardware) const {
+  const engine::HardwareProfile profile = engine::load_hardware_profile(hardware);
+  StepModel model = step_model(profile);
+  model.tokens_per_step = static_cast<double>(tokens_per_step_);
+  model.top_k = top_k_;
+  return cost_gate(model, num_ranks, profile.value("copy_link_share"), horizon_steps);
 }
 
 void print_sweep(const SweepOptions& options, const SweepResult& result) {

@@ -9,6 +9,7 @@
 #include <swiftbalancer/policy.hpp>
 #include <swiftbalancer/shape.hpp>
 
+#include "planner/cost_gate.hpp"
 #include "planner/sweep.hpp"
 #include "settings.hpp"
 
@@ -26,6 +27,9 @@ class SweepSettings {
   /// --expert-bytes and a profile, step settings without a profile; as load_hardware_profile().
   SweepOptions options(const Settings& settings, const ShapeOptions& shape, Dispatch dispatch,
                        const std::string& hardware, const LayerProblem& limits) const;
+  /// The gate of an incremental plan, from a hardware profile and what a step carries.
+  /// @throws as load_hardware_profile().
+  CostGate gate(int num_ranks, int horizon_steps, const std::string& hardware) const;
 
  private:
   std::string counts_;

@@ -20,6 +20,20 @@ void check_size(const char* name, std::size_t given, int needed, const char* uni
          " entries; the shape has " + std::to_string(needed) + " " + unit);
 }
 
+// As is_valid_layer(), in one pass: this runs for every layer of every plan.
+bool holds_every_expert(std::span<const std::int32_t> slots, const ClusterShape& shape) {
+  std::vector<std::uint8_t> seen(static_cast<std::size_t>(shape.num_logical_experts()), 0);
+  int distinct = 0;
+  for (const std::int32_t expert : slots) {
+    if (expert == kEmptySlot) continue;
+    if (expert < 0 || expert >= shape.num_logical_experts()) return false;
+    std::uint8_t& mark = seen[static_cast<std::size_t>(expert)];
+    distinct += mark == 0 ? 1 : 0;
+    mark = 1;
+  }
+  return distinct == shape.num_logical_experts();
+}
+
 void check_shares(const LayerProblem& problem) {
   std::vector<std::uint64_t> sums(problem.load.size(), 0);
   for (std::size_t slot = 0; slot < problem.shares.size(); ++slot) {
@@ -48,7 +62,7 @@ void check_problem(const LayerProblem& problem) {
              std::to_string(problem.load[expert]) + "; loads count tokens, at least 0");
     }
   }
-  if (!is_valid_layer(problem.placement, shape)) {
+  if (!holds_every_expert(problem.placement, shape)) {
     refuse("LayerProblem::placement names an expert outside 0 to " +
            std::to_string(shape.num_logical_experts() - 1) +
            " or has no slot for one; every expert needs a slot");

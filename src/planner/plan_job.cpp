@@ -15,6 +15,8 @@ namespace {
 // The price of a move, as a part of the gain that a whole plan must bring: the last percent of
 // balance takes most moves and is gone with the next drift.
 constexpr double kMovePrice = 0.2;
+// Of the noise of a sample that moves must win on even shares.
+constexpr double kNoises = 2.0;
 
 double total(std::span<const std::int64_t> counts) {
   std::int64_t sum = 0;
@@ -70,6 +72,10 @@ class Job final : public PlanJob {
   }
 
  private:
+  double price() const {
+    return input_.gate ? input_.gate->price() : kMovePrice * input_.config.min_gain;
+  }
+
   LayerProblem problem() const {
     LayerProblem problem;
     problem.shape = &input_.shape;
@@ -77,7 +83,8 @@ class Job final : public PlanJob {
     problem.placement = input_.served.placement.layer(layer_);
     problem.shares = shares_of(input_.served, layer_);
     problem.max_moves = input_.config.max_moves_per_layer;
-    problem.min_gain = kMovePrice * input_.config.min_gain;
+    problem.min_gain = price();
+    problem.dispatch = input_.dispatch;
     // Layers of one plan get unrelated seeds, whatever the loads.
     problem.seed = Mixer(input_.seed ^ Mixer(static_cast<std::uint64_t>(layer_)).next()).next();
     return problem;
@@ -86,10 +93,15 @@ class Job final : public PlanJob {
   // What noise alone would show is no gain: a plan can not be better than its loads are known.
   bool is_worth_it(const LayerPlan& plan) {
     if (!policy_->capabilities().gated) return true;
-    const double floor = 1.0 + noise_imbalance(input_.shape.num_ranks(),
-                                               total(input_.load.layer(layer_)), input_.dispersion);
-    const double gain = plan.imbalance_before - std::max(plan.imbalance_after, floor);
-    if (gain <= 0.0 || gain < kMovePrice * input_.config.min_gain * plan.moves) return false;
+    const double noise = noise_imbalance(input_.shape.num_ranks(), total(input_.load.layer(layer_)),
+                                         input_.dispersion);
+    const double gain = plan.imbalance_before - std::max(plan.imbalance_after, 1.0 + noise);
+    if (gain <= 0.0 || gain < price() * plan.moves) return false;
+    // What is served was planned on a sample as noisy as this one.
+    if (input_.dispatch == Dispatch::kEven && plan.moves > 0 &&
+        plan.imbalance_before - plan.imbalance_after <= kNoises * noise)
+      return false;
+    if (input_.gate && !input_.gate->is_worth_it(gain, plan.moves)) return false;
     gain_ += gain;
     return true;
   }

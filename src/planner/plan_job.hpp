@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "planner/cost_gate.hpp"
 #include "planner/planner.hpp"
 
 namespace swiftbalancer {
@@ -18,6 +20,8 @@ struct PlanInput {
   ExpertLoad load;
   double dispersion = 1.0;  ///< Of the load's noise, LoadHistory::dispersion().
   std::uint64_t seed = 0;
+  Dispatch dispatch = Dispatch::kSplit;  ///< What plans are judged under.
+  std::optional<CostGate> gate{};        ///< In place of config.min_gain, for gated policies.
 };
 
 /// What sampling noise alone adds to the imbalance of a layer that is in truth even, on average.

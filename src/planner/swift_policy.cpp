@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "planner/align.hpp"
+#include "planner/even_search.hpp"
 #include "planner/full_plan.hpp"
 #include "planner/layer_problem.hpp"
 #include "planner/limits.hpp"
@@ -63,6 +64,68 @@ std::vector<double> amounts_after_reorder(const ClusterShape& shape,
   return result;
 }
 
+// The part of a path that a plan may be taken from: each point has more moves than the last.
+std::vector<TradeOff> trade_offs_of(const EvenPath& path) {
+  std::vector<TradeOff> curve;
+  for (const PathPoint& point : path.points) {
+    while (!curve.empty() && curve.back().moves >= point.moves) curve.pop_back();
+    curve.push_back({point.moves, point.imbalance});
+  }
+  return curve;
+}
+
+// Whether every moved expert can come from a rank that holds it now, none sending too many: sources
+// are chosen one by one, those of experts with one holder first.
+bool sends_fit(const LayerProblem& problem, std::span<const std::int32_t> slots) {
+  if (problem.max_rank_moves < 0) return true;
+  const ClusterShape& shape = *problem.shape;
+  std::vector<std::vector<int>> holders(problem.load.size());
+  const auto experts_of = [&](std::span<const std::int32_t> all, int rank) {
+    return all.subspan(static_cast<std::size_t>(shape.first_slot(rank)),
+                       static_cast<std::size_t>(shape.slots_per_rank(rank)));
+  };
+  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
+    for (std::int32_t expert : experts_of(problem.placement, rank))
+      holders[static_cast<std::size_t>(expert)].push_back(rank);
+  }
+  std::vector<std::size_t> moved;
+  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
+    const auto before = experts_of(problem.placement, rank);
+    for (std::int32_t expert : experts_of(slots, rank)) {
+      if (std::ranges::find(before, expert) == before.end())
+        moved.push_back(static_cast<std::size_t>(expert));
+    }
+  }
+  std::ranges::sort(moved, {},
+                    [&](std::size_t expert) { return std::pair(holders[expert].size(), expert); });
+  std::vector<int> sent(static_cast<std::size_t>(shape.num_ranks()), 0);
+  for (std::size_t expert : moved) {
+    const auto sends = [&](int rank) { return sent[static_cast<std::size_t>(rank)]; };
+    const int source = *std::ranges::min_element(holders[expert], {}, sends);
+    if (++sent[static_cast<std::size_t>(source)] > problem.max_rank_moves) return false;
+  }
+  return true;
+}
+
+LayerPlan plan_even(const LayerProblem& problem) {
+  const ClusterShape& shape = *problem.shape;
+  EvenPath path = search_even(problem);
+  std::erase_if(path.points, [&](const PathPoint& point) {
+    return point.moves > 0 && !sends_fit(problem, point.slots);
+  });
+  if (path.points.empty()) return unchanged_plan(problem);
+  const auto price = [&](const PathPoint& point) {
+    return point.imbalance + problem.min_gain * point.moves;
+  };
+  const auto best = std::ranges::min_element(path.points, {}, price);
+  std::vector<std::int32_t> slots = best->slots;
+  if (best->moves > 0) align_slots(shape, problem.placement, slots);
+  std::vector<std::uint32_t> shares = even_shares(slots, shape.num_logical_experts());
+  LayerPlan plan = make_plan(problem, std::move(slots), std::move(shares), path.work);
+  plan.trade_offs = trade_offs_of(path);
+  return plan;
+}
+
 LayerPlan full_plan(const LayerProblem& problem) {
   const ClusterShape& shape = *problem.shape;
   std::vector<std::int32_t> slots = plan_full(shape, problem.load);
@@ -91,6 +154,7 @@ class SwiftPolicy final : public Policy {
     if (has_limits(problem)) return plan_within_limits(problem);
     check_problem(problem);
     if (problem.from_scratch) return full_plan(problem);
+    if (problem.dispatch == Dispatch::kEven) return plan_even(problem);
     const ClusterShape& shape = *problem.shape;
     LayerPlan plan = unchanged_plan(problem);
     SearchResult found = search_placement(problem, plan.imbalance_before);

@@ -271,6 +271,7 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
       {"loads.json --num-ranks 2 --top-k 2", "go with --sweep"},
       {"loads.json --num-ranks 2 --sweep 4:2:1", "--sweep is '4:2:1'"},
       {"loads.json --num-ranks 2 --sweep 0,2 -o x.json", "out is given"},
+      {"loads.json --num-ranks 2 --horizon 5", "--horizon goes with --from"},
       {"loads.json --num-ranks 2 --sweep 0 --hardware no.yaml", "no.yaml"},
       {"loads.json --from placement.json", "unknown key \"extra\""},
       {"loads.json --from location.json", "give --num-ranks"},

@@ -1,0 +1,215 @@
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+#include <rapidcheck/gtest.h>
+
+#include <swiftbalancer/load.hpp>
+#include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/policy.hpp>
+
+#include "generated_loads.hpp"
+#include "planner/cost_gate.hpp"
+#include "planner/plan_job.hpp"
+
+namespace swiftbalancer {
+namespace {
+
+using testing::generated_distribution;
+using testing::interpolated;
+using testing::sampled;
+using testing::Skew;
+
+constexpr double kTokens = 4e6;
+
+ClusterShape shape_of(int layers, int slots) {
+  return ClusterShape(
+      {.num_moe_layers = layers, .num_logical_experts = 256, .num_ranks = 32, .num_slots = slots});
+}
+
+// Placements that EPLB makes for a load.
+Placement placed_by_eplb(const ClusterShape& shape, const ExpertLoad& load) {
+  Placement result = Placement::initial(shape);
+  const auto eplb = make_policy("eplb");
+  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+    const LayerPlan plan = eplb->plan_layer(
+        {.shape = &shape, .load = load.layer(layer), .placement = result.layer(layer)});
+    std::ranges::copy(plan.placement, result.layer(layer).begin());
+  }
+  return result;
+}
+
+LayerPlan plan(const ClusterShape& shape, std::span<const std::int64_t> load,
+               std::span<const std::int32_t> placement, int max_moves, int max_rank_moves = -1) {
+  return make_policy("swift")->plan_layer({.shape = &shape,
+                                           .load = load,
+                                           .placement = placement,
+                                           .max_moves = max_moves,
+                                           .dispatch = Dispatch::kEven,
+                                           .max_rank_moves = max_rank_moves});
+}
+
+RC_GTEST_PROP(Incremental, PlansAreValidWithinTheirBudgetsAndNeverWorse, ()) {
+  const int ranks = *rc::gen::inRange(2, 9), experts = *rc::gen::inRange(ranks, 40);
+  const int per_rank = (experts + ranks - 1) / ranks + *rc::gen::inRange(0, 3);
+  const ClusterShape shape({.num_moe_layers = 1,
+                            .num_logical_experts = experts,
+                            .num_ranks = ranks,
+                            .num_slots = per_rank * ranks});
+  const auto load = *rc::gen::container<std::vector<std::int64_t>>(
+      static_cast<std::size_t>(experts), rc::gen::inRange<std::int64_t>(0, 1000));
+  const int budget = *rc::gen::inRange(0, 20), of_rank = *rc::gen::inRange(0, 4);
+  const Placement initial = Placement::initial(shape);
+  RC_PRE(count_same_rank_duplicates(initial.layer(0), shape) == 0);
+  const LayerPlan result = plan(shape, load, initial.layer(0), budget, of_rank);
+  RC_ASSERT(is_valid_layer(result.placement, shape));
+  RC_ASSERT(count_same_rank_duplicates(result.placement, shape) == 0);
+  RC_ASSERT(result.moves <= budget);
+  RC_ASSERT(result.imbalance_after <= result.imbalance_before + 1e-5);
+  std::vector<int> received(static_cast<std::size_t>(ranks), 0);
+  for (int slot = 0; slot < shape.num_slots(); ++slot) {
+    const int rank = shape.rank_of_slot(slot);
+    const auto own = initial.layer(0).subspan(static_cast<std::size_t>(shape.first_slot(rank)),
+                                              static_cast<std::size_t>(per_rank));
+    if (std::ranges::find(own, result.placement[static_cast<std::size_t>(slot)]) == own.end())
+      RC_ASSERT(++received[static_cast<std::size_t>(rank)] <= of_rank);
+  }
+  RC_ASSERT(plan(shape, load, initial.layer(0), budget, of_rank).placement == result.placement);
+}
+
+TEST(Incremental, TheCurveFallsAndEndsAtThePlan) {
+  const ClusterShape shape = shape_of(4, 320);
+  const auto before = sampled(generated_distribution(4, 256, Skew::kLognormal, 1), kTokens, 3);
+  const auto after = sampled(generated_distribution(4, 256, Skew::kLognormal, 2), kTokens, 4);
+  const Placement served = placed_by_eplb(shape, before);
+  for (int layer = 0; layer < 4; ++layer) {
+    const LayerPlan result = plan(shape, after.layer(layer), served.layer(layer), -1);
+    ASSERT_GT(result.trade_offs.size(), 10U);
+    EXPECT_EQ(result.trade_offs.front().moves, 0);
+    EXPECT_NEAR(result.trade_offs.front().imbalance, result.imbalance_before, 1e-4);
+    EXPECT_EQ(result.trade_offs.back().moves, result.moves);
+    EXPECT_NEAR(result.trade_offs.back().imbalance, result.imbalance_after, 1e-4);
+    for (std::size_t i = 1; i < result.trade_offs.size(); ++i) {
+      EXPECT_GT(result.trade_offs[i].moves, result.trade_offs[i - 1].moves);
+      EXPECT_LT(result.trade_offs[i].imbalance, result.trade_offs[i - 1].imbalance);
+    }
+  }
+}
+
+TEST(Incremental, AStalePlacementGetsTheBalanceOfEplbWithAFractionOfItsMoves) {
+  constexpr int kLayers = 8;
+  const ClusterShape shape = shape_of(kLayers, 288);
+  for (const Skew skew : {Skew::kLognormal, Skew::kZipf}) {
+    const auto old = generated_distribution(kLayers, 256, skew, 1);
+    const Placement served = placed_by_eplb(shape, sampled(old, kTokens, 3));
+    const ExpertLoad load =
+        sampled(interpolated(old, generated_distribution(kLayers, 256, skew, 2), 0.1), kTokens, 4);
+    const auto eplb = make_policy("eplb");
+    double few = 0.0, ours = 0.0, theirs = 0.0;
+    int moves = 0, eplb_moves = 0;
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const LayerPlan limited = plan(shape, load.layer(layer), served.layer(layer), 26);
+      EXPECT_LE(limited.moves, 26);
+      few += limited.imbalance_after;
+      const LayerPlan result = plan(shape, load.layer(layer), served.layer(layer), -1);
+      ours += result.imbalance_after;
+      moves += result.moves;
+      const LayerPlan reference = eplb->plan_layer({.shape = &shape,
+                                                    .load = load.layer(layer),
+                                                    .placement = served.layer(layer),
+                                                    .dispatch = Dispatch::kEven});
+      theirs += reference.imbalance_after;
+      eplb_moves += reference.moves;
+    }
+    EXPECT_LE(ours, theirs + 0.001 * kLayers);
+    EXPECT_LE(few, 1.01 * kLayers);
+    EXPECT_LE(5 * moves, eplb_moves);
+  }
+}
+
+TEST(Incremental, NoRankSendsMoreThanItMay) {
+  // Both hot experts of rank 0 would go to other ranks.
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 6, .num_ranks = 3, .num_slots = 9});
+  const std::vector<std::int64_t> load = {60, 60, 60, 1, 1, 1};
+  const std::vector<std::int32_t> served = {0, 1, 2, 3, 4, 5, 3, 4, 5};
+  const auto sent = [&](const LayerPlan& result) {
+    int count = 0;
+    for (std::size_t slot = 3; slot < 9; ++slot) count += result.placement[slot] < 3 ? 1 : 0;
+    return count;
+  };
+  const LayerPlan free = plan(shape, load, served, -1);
+  EXPECT_GT(sent(free), 1);
+  const LayerPlan bound = plan(shape, load, served, -1, 1);
+  EXPECT_EQ(sent(bound), 1);
+  EXPECT_LT(bound.imbalance_after, bound.imbalance_before);
+  EXPECT_EQ(plan(shape, load, served, -1, 0).moves, 0);
+}
+
+TEST(CostGate, APriceIsCopyTimeOverWhatBalanceWins) {
+  StepModel model;
+  model.expert_bytes = 80.0;
+  model.link_bandwidth = 100.0;
+  model.dispatch_bytes_per_row = 3.0;
+  model.combine_bytes_per_row = 7.0;
+  model.expert_flops_per_token = 4.0;
+  model.flops = 10.0;
+  model.tokens_per_step = 6.0;
+  model.top_k = 2.0;
+  const CostGate gate = cost_gate(model, 4, 0.2, 100.0);
+  EXPECT_DOUBLE_EQ(gate.seconds_per_imbalance, 3.0 * (0.4 + 0.1));
+  EXPECT_DOUBLE_EQ(gate.seconds_per_move, 1.0);
+  EXPECT_DOUBLE_EQ(gate.price(), 1.0 / 150.0);
+  EXPECT_FALSE(gate.is_worth_it(0.0, 0));
+  EXPECT_FALSE(gate.is_worth_it(2.1 / 150.0, 2));  // hysteresis
+  EXPECT_TRUE(gate.is_worth_it(2.6 / 150.0, 2));
+  EXPECT_FALSE(cost_gate(model, 4, 0.2, 0.0).is_worth_it(1.0, 1));
+}
+
+Plan planned(const ClusterShape& shape, const Placement& served, const ExpertLoad& load,
+             const std::optional<CostGate>& gate) {
+  PlannerConfig config;
+  config.min_gain = 0.0;
+  const auto job = make_plan_job({.shape = shape,
+                                  .config = config,
+                                  .served = ServedState::even(served, shape),
+                                  .load = load,
+                                  .dispatch = Dispatch::kEven,
+                                  .gate = gate});
+  while (!job->advance()) {
+  }
+  return job->take();
+}
+
+TEST(CostGate, ASecondSampleMovesNothingAndASwitchIsAnsweredAtOnce) {
+  constexpr int kLayers = 8;
+  const ClusterShape shape = shape_of(kLayers, 288);
+  const auto first = generated_distribution(kLayers, 256, Skew::kLognormal, 1);
+  const auto second = generated_distribution(kLayers, 256, Skew::kLognormal, 2);
+  Placement served = Placement::initial(shape);
+  const CostGate gate{
+      .seconds_per_imbalance = 1e-4, .seconds_per_move = 3e-4, .horizon_steps = 3000.0};
+  const auto commit = [&](const Plan& plan) {
+    for (const LayerChange& change : plan.changes)
+      std::ranges::copy(change.plan.placement, served.layer(change.moe_layer_id).begin());
+  };
+  for (const auto& chosen : {std::optional<CostGate>(), std::optional(gate)}) {
+    served = Placement::initial(shape);
+    commit(planned(shape, served, sampled(first, kTokens, 3), chosen));
+    for (unsigned seed = 10; seed < 14; ++seed)
+      EXPECT_EQ(planned(shape, served, sampled(first, kTokens, seed), chosen).moves, 0);
+    const Plan answer = planned(shape, served, sampled(second, kTokens, 20), chosen);
+    EXPECT_EQ(answer.changes.size(), static_cast<std::size_t>(kLayers));
+    EXPECT_GT(answer.imbalance_before.mean_over_layers, 1.5);
+    EXPECT_LT(answer.imbalance_after.mean_over_layers, 1.03);
+  }
+  // Where it must pay within a few steps, nothing moves.
+  CostGate brief = gate;
+  brief.horizon_steps = 1.0;
+  EXPECT_EQ(planned(shape, served, sampled(first, kTokens, 21), brief).moves, 0);
+}
+
+}  // namespace
+}  // namespace swiftbalancer
