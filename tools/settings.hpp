@@ -22,6 +22,7 @@ struct Setting {
   std::function<bool(const std::string& text)> set;
   std::function<std::string()> text;  ///< Current value.
   bool given = false;                 ///< In the file or on the command line.
+  std::string short_flag{};           ///< "-o": another way to write the flag.
   bool operand = false;               ///< A word without a flag on the command line, required.
 };
 
@@ -37,6 +38,8 @@ class Settings {
   void text(std::string key, std::string& value, std::string help);
   void list(std::string key, std::vector<std::string>& value, std::string help);
   void flag(std::string key, bool& value, std::string help);
+  /// Another way to write the flag of the setting declared last.
+  void short_flag(std::string flag) { settings_.back().short_flag = std::move(flag); }
   /// One of some words; set receives its index.
   void choice(std::string key, std::vector<std::string> words, std::function<void(std::size_t)> set,
               std::function<std::size_t()> get, std::string help);
