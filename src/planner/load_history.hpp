@@ -42,6 +42,7 @@ class LoadHistory {
   int num_changes() const noexcept { return num_changes_; }
   /// Blocks closed so far: what is derived from the history needs a new look only when this grows.
   int num_blocks() const noexcept { return num_blocks_; }
+  std::size_t num_blocks_since_change() const noexcept { return blocks_since_change_; }
   /// How many times more loads vary than those of independent tokens would, mean over layers, at
   /// least 1: tokens of one request are alike.
   double dispersion() const noexcept { return detector_.dispersion(); }

@@ -15,6 +15,8 @@ namespace {
 // The price of a move, as a part of the gain that a whole plan must bring: the last percent of
 // balance takes most moves and is gone with the next drift.
 constexpr double kMovePrice = 0.2;
+// The part of that gain that is asked of a plan which moves nothing and so costs no transfer.
+constexpr double kSharesPrice = 0.25;
 
 double total(std::span<const std::int64_t> counts) {
   std::int64_t sum = 0;
@@ -56,7 +58,10 @@ class Job final : public PlanJob {
   Plan take() override {
     plan_.imbalance_before = aggregate_imbalance(before_);
     const bool gated = policy_->capabilities().gated;
-    if (gated && gain_ < input_.config.min_gain * input_.shape.num_moe_layers()) {
+    const bool moves = std::ranges::any_of(
+        plan_.changes, [](const LayerChange& change) { return change.plan.moves > 0; });
+    const double price = moves ? 1.0 : kSharesPrice;
+    if (gated && gain_ < price * input_.config.min_gain * input_.shape.num_moe_layers()) {
       plan_.changes.clear();
       after_ = before_;
     }

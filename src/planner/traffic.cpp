@@ -8,6 +8,8 @@ constexpr std::int64_t kLookAgainFactor = 2;
 // A change is answered with half a window of evidence; a second plan corrects the first with the
 // data that has come meanwhile.
 constexpr std::int64_t kFirstLookFraction = 2;
+// But never on fewer blocks: where a step holds several windows, two more steps halve the noise.
+constexpr std::size_t kFirstLookBlocks = 3;
 constexpr int kPlansPerChange = 2;
 constexpr std::int64_t kCorrectWithinWindows = 3;
 // Where one step holds several windows, the first plan is made on a few steps: its correction waits
@@ -46,6 +48,12 @@ void Traffic::note_change() {
 void Traffic::look_for_known_domain() {
   is_known_ = memory_.expect(history_.since_change(), history_.dispersion()).recognised;
   if (is_known_) look_at_ = 0;
+}
+
+bool Traffic::has_new_evidence() const noexcept {
+  return history_.assignments_since_change() >= look_at_ &&
+         (is_known_ || first_look_ > 0 || changes_ == 0 ||
+          history_.num_blocks_since_change() >= kFirstLookBlocks);
 }
 
 void Traffic::note_look() noexcept {

@@ -25,9 +25,7 @@ class Traffic {
   const DomainMemory& memory() const noexcept { return memory_; }
 
   /// Since the last change, or the last look at it, enough has come for another.
-  bool has_new_evidence() const noexcept {
-    return history_.assignments_since_change() >= look_at_;
-  }
+  bool has_new_evidence() const noexcept;
   void note_look() noexcept;
   /// A plan that moved experts is served.
   void note_moves() noexcept;
