@@ -10,6 +10,8 @@ constexpr std::int64_t kLookAgainFactor = 2;
 constexpr std::int64_t kFirstLookFraction = 2;
 // But never on fewer blocks: where a step holds several windows, two more steps halve the noise.
 constexpr std::size_t kFirstLookBlocks = 3;
+// What is not recognised by then is new.
+constexpr std::size_t kBlocksToRecognise = 8;
 constexpr int kPlansPerChange = 2;
 constexpr std::int64_t kCorrectWithinWindows = 3;
 // Where one step holds several windows, the first plan is made on a few steps: its correction waits
@@ -31,7 +33,9 @@ bool Traffic::add(const ExpertLoad& load) {
   if (changes_ != history_.num_changes()) note_change();
   // Between blocks the evidence hardly grows.
   if (blocks == history_.num_blocks()) return false;
-  if (!is_known_ && changes_ > 0 && first_look_ == 0) look_for_known_domain();
+  if (!is_known_ && changes_ > 0 && first_look_ == 0 &&
+      history_.num_blocks_since_change() <= kBlocksToRecognise)
+    look_for_known_domain();
   return true;
 }
 

@@ -19,8 +19,10 @@ Status BalancerCore::begin_step(const StepInfo& info) {
   }
   step = info.step;
   in_step = true;
-  phase = info.phase;
-  idle_window &= info.idle;
+  if (!info.idle) {
+    phase = idle_window || phase == info.phase ? info.phase : Phase::kMixed;
+    idle_window = false;
+  }
   ++stats.steps;
   events.clear();
   send_releases();
@@ -72,6 +74,7 @@ void BalancerCore::close_window() noexcept {
   }
   std::ranges::fill(counters, 0U);
   idle_window = true;
+  phase = Phase::kMixed;
 }
 
 void BalancerCore::add_counters(int layer, std::span<std::int64_t> total) const noexcept {
