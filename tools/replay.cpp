@@ -96,8 +96,7 @@ class ReplayCommand final : public Command {
                   "Policy of all schedules; without it swift for ours, else eplb");
     settings.integer("steps_per_window", options_.steps_per_window, 1, 1'000'000'000,
                      "Steps that are sampled from a window before the next one");
-    settings.list("windows", order_,
-                  "Which windows, in which order, from 0; without it each once");
+    settings.list("windows", order_, "Which windows, in which order, from 0; without it each once");
     settings.integer("seed", options_.seed, 0, 1'000'000'000'000, "Seed of the sampled steps");
     settings.integer("window_assignments", options_.planner.window_assignments, 1,
                      1'000'000'000'000,
@@ -129,8 +128,8 @@ class ReplayCommand final : public Command {
     if (!out_.empty()) check_output_file(out_);
 
     Progress progress(json_);
-    const std::vector<ReplayResult> results = replay(
-        options_, windows, schedules, [&progress](std::int64_t step, std::int64_t all) {
+    const std::vector<ReplayResult> results =
+        replay(options_, windows, schedules, [&progress](std::int64_t step, std::int64_t all) {
           if (step > 0)
             progress.report("replay", static_cast<std::uint64_t>(step),
                             static_cast<std::uint64_t>(all),
@@ -181,9 +180,9 @@ class ReplayCommand final : public Command {
         "steps\n",
         shape.num_moe_layers(), shape.num_logical_experts(), shape.num_slots(), shape.num_ranks(),
         tokens_per_step_, top_k_, first.size(), options_.steps_per_window);
-    fmt::print("imbalance: max / mean rank load, mean over layers, on each window's loads; {}\n\n",
-               first.size() > 1 ? "means over the windows after the first"
-                                : "one window: the start");
+    fmt::print(
+        "imbalance: max / mean rank load, mean over layers, on each window's loads; {}\n\n",
+        first.size() > 1 ? "means over the windows after the first" : "one window: the start");
     fmt::print("{:<26}{:<8}{:>8}{:>8}{:>8}{:>9}{:>9}{:>9}{:>8}{:>9}\n", "schedule", "policy",
                "at first", "even", "split", "sampled", "excess", "decided", "served", "moves");
     for (const ReplayResult& result : results) {

@@ -281,8 +281,8 @@ ReplaySchedule parse_schedule(const std::string& text, const std::string& policy
     words.push_back(whole.substr(begin, end - begin));
     begin = end + 1;
   }
-  const bool known = (words.size() == 2 || (words.size() == 4 && words[2] == "window")) &&
-                     words[0] == "every";
+  const bool known =
+      (words.size() == 2 || (words.size() == 4 && words[2] == "window")) && words[0] == "every";
   const auto every = known ? parse_steps(words[1]) : std::nullopt;
   const auto window = known ? parse_steps(words.back()) : std::nullopt;
   if (!every || !window || *window > *every) {
@@ -307,24 +307,21 @@ std::vector<std::int64_t> bins_of_window(std::int64_t steps_per_window) {
   return bins;
 }
 
-std::vector<ReplayResult> replay(
-    const ReplayOptions& options, std::span<const ExpertLoad> windows,
-    std::span<const ReplaySchedule> schedules,
-    const std::function<void(std::int64_t, std::int64_t)>& progress) {
+std::vector<ReplayResult> replay(const ReplayOptions& options, std::span<const ExpertLoad> windows,
+                                 std::span<const ReplaySchedule> schedules,
+                                 const std::function<void(std::int64_t, std::int64_t)>& progress) {
   const ClusterShape shape(options.shape);
   std::vector<Run> runs;
   for (const ReplaySchedule& schedule : schedules) runs.emplace_back(options, shape, schedule);
   std::vector<double> hindsight(windows.size(), 0.0);
-  const auto all =
-      static_cast<std::int64_t>(options.order.size()) * options.steps_per_window;
+  const auto all = static_cast<std::int64_t>(options.order.size()) * options.steps_per_window;
   std::int64_t step = 0;
   for (const std::size_t window : options.order) {
     if (hindsight[window] == 0.0) hindsight[window] = hindsight_of(shape, windows[window]);
     for (Run& run : runs) run.begin_window(window, windows[window], step, hindsight[window]);
     for (std::int64_t i = 0; i < options.steps_per_window; ++i, ++step) {
-      const ExpertLoad sampled =
-          io::sample_step(windows[window], options.assignments_per_step, options.seed,
-                          static_cast<std::uint64_t>(step));
+      const ExpertLoad sampled = io::sample_step(windows[window], options.assignments_per_step,
+                                                 options.seed, static_cast<std::uint64_t>(step));
       for (Run& run : runs) run.step(step, sampled);
       if (step % std::max<std::int64_t>(1, all / 100) == 0) progress(step, all);
     }

@@ -23,7 +23,8 @@ struct ReplaySchedule {
   std::int64_t window = 0;  ///< Last steps that a plan is made on.
 };
 
-/// @param text "ours", "every:K" or "every:K:window:W". @param policy "": swift for ours, else eplb.
+/// @param text "ours", "every:K" or "every:K:window:W". @param policy "": swift for ours, else
+/// eplb.
 /// @throws Error kInvalidArgument
 ReplaySchedule parse_schedule(const std::string& text, const std::string& policy);
 
@@ -47,13 +48,13 @@ struct EvenAndSplit {
 struct WindowAnswer {
   std::size_t window = 0;
   std::int64_t first_step = 0;
-  double hindsight = 1.0;         ///< Imbalance of the best plan for this window's loads.
-  EvenAndSplit at_first{};        ///< What was served before, on this window's loads.
-  EvenAndSplit mean{};            ///< Over the steps of the window, on its loads.
-  double mean_sampled = 0.0;      ///< The same, planned split, on the sampled steps.
-  std::int64_t decided = -1;      ///< Steps until a plan within 0.05 of hindsight; -1: never.
-  std::int64_t served = -1;       ///< Steps until it was served.
-  int plans = 0;                  ///< That changed something.
+  double hindsight = 1.0;     ///< Imbalance of the best plan for this window's loads.
+  EvenAndSplit at_first{};    ///< What was served before, on this window's loads.
+  EvenAndSplit mean{};        ///< Over the steps of the window, on its loads.
+  double mean_sampled = 0.0;  ///< The same, planned split, on the sampled steps.
+  std::int64_t decided = -1;  ///< Steps until a plan within 0.05 of hindsight; -1: never.
+  std::int64_t served = -1;   ///< Steps until it was served.
+  int plans = 0;              ///< That changed something.
   std::int64_t moves = 0;
   std::vector<EvenAndSplit> over_time{};  ///< [bin] means, see bins_of_window().
 };
@@ -68,9 +69,8 @@ std::vector<std::int64_t> bins_of_window(std::int64_t steps_per_window);
 
 /// @param windows of one shape. @param progress (steps done, of how many), now and then.
 /// @returns one result per schedule, in their order; all see the same steps.
-std::vector<ReplayResult> replay(
-    const ReplayOptions& options, std::span<const ExpertLoad> windows,
-    std::span<const ReplaySchedule> schedules,
-    const std::function<void(std::int64_t, std::int64_t)>& progress);
+std::vector<ReplayResult> replay(const ReplayOptions& options, std::span<const ExpertLoad> windows,
+                                 std::span<const ReplaySchedule> schedules,
+                                 const std::function<void(std::int64_t, std::int64_t)>& progress);
 
 }  // namespace swiftbalancer::tool

@@ -41,9 +41,9 @@ std::int64_t count_by_waiting(Random& random, std::int64_t trials, double chance
 
 // log(k!) less Stirling's formula for it.
 double stirling_rest(double k) {
-  constexpr std::array kExact = {0.0810614667953272, 0.0413406959554092,  0.0276779256849983,
-                                 0.0207906721037650, 0.0166446911898211,  0.0138761288230707,
-                                 0.0118967099458917, 0.0104112652619720,  0.00925546218271273,
+  constexpr std::array kExact = {0.0810614667953272, 0.0413406959554092, 0.0276779256849983,
+                                 0.0207906721037650, 0.0166446911898211, 0.0138761288230707,
+                                 0.0118967099458917, 0.0104112652619720, 0.00925546218271273,
                                  0.00833056343336287};
   if (k < static_cast<double>(kExact.size())) return kExact[static_cast<std::size_t>(k)];
   const double square = 1.0 / ((k + 1.0) * (k + 1.0));
@@ -70,8 +70,8 @@ std::int64_t count_by_rejection(Random& random, std::int64_t num_trials, double 
     const double bound = (mode + 0.5) * std::log((mode + 1.0) / (odds * (trials - mode + 1.0))) +
                          (trials + 1.0) * std::log((trials - mode + 1.0) / (trials - count + 1.0)) +
                          (count + 0.5) * std::log(odds * (trials - count + 1.0) / (count + 1.0)) +
-                         stirling_rest(mode) + stirling_rest(trials - mode) -
-                         stirling_rest(count) - stirling_rest(trials - count);
+                         stirling_rest(mode) + stirling_rest(trials - mode) - stirling_rest(count) -
+                         stirling_rest(trials - count);
     if (height <= bound) return static_cast<std::int64_t>(count);
   }
 }
@@ -99,8 +99,7 @@ ExpertLoad sample_step(const ExpertLoad& window, std::int64_t assignments, std::
     std::int64_t weight_left = 0, tokens_left = assignments;
     for (const std::int64_t weight : weights) weight_left += weight;
     for (std::size_t expert = 0; expert < weights.size() && weight_left > 0; ++expert) {
-      const double chance =
-          static_cast<double>(weights[expert]) / static_cast<double>(weight_left);
+      const double chance = static_cast<double>(weights[expert]) / static_cast<double>(weight_left);
       tokens[expert] = binomial(random, tokens_left, chance);
       tokens_left -= tokens[expert];
       weight_left -= weights[expert];

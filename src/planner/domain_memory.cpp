@@ -97,8 +97,8 @@ void DomainMemory::remember(const ExpertLoad& load, double dispersion) {
     known = domain;
   }
   if (!known && domains_.size() == kMostDomains) {
-    known = static_cast<std::size_t>(
-        std::ranges::min_element(domains_, {}, &Domain::last_seen) - domains_.begin());
+    known = static_cast<std::size_t>(std::ranges::min_element(domains_, {}, &Domain::last_seen) -
+                                     domains_.begin());
     domains_[*known].tokens = 0.0;
   }
   if (!known) {

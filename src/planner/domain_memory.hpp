@@ -1,8 +1,8 @@
 #pragma once
 // Remembers the distributions of domains that were served, recognises them when they come back, and
-// says what the loads of a new one are likely to be before much of it was seen. Used by the planner;
-// bounded, fixed-order arithmetic, so that every rank remembers the same. A planner that begins
-// anew, after a reconfiguration or a crash, has forgotten them on all ranks alike.
+// says what the loads of a new one are likely to be before much of it was seen. Used by the
+// planner; bounded, fixed-order arithmetic, so that every rank remembers the same. A planner that
+// begins anew, after a reconfiguration or a crash, has forgotten them on all ranks alike.
 
 #include <cstddef>
 #include <cstdint>

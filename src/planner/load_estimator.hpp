@@ -1,7 +1,7 @@
 #pragma once
-// The best guess of the distribution behind few counts: they are drawn towards what was expected, as
-// far as that is worth more than they are (empirical Bayes). Used by the planner; pure, fixed-order
-// arithmetic.
+// The best guess of the distribution behind few counts: they are drawn towards what was expected,
+// as far as that is worth more than they are (empirical Bayes). Used by the planner; pure,
+// fixed-order arithmetic.
 
 #include <cstdint>
 

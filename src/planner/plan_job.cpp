@@ -15,7 +15,7 @@ namespace {
 // The price of a move, as a part of the gain that a whole plan must bring: the last percent of
 // balance takes most moves and is gone with the next drift.
 constexpr double kMovePrice = 0.2;
-// The part of that gain that is asked of a plan which moves nothing and so costs no transfer.
+// The part of that gain that is asked of a plan which may move nothing and so costs no transfer.
 constexpr double kSharesPrice = 0.25;
 
 double total(std::span<const std::int64_t> counts) {
@@ -58,9 +58,7 @@ class Job final : public PlanJob {
   Plan take() override {
     plan_.imbalance_before = aggregate_imbalance(before_);
     const bool gated = policy_->capabilities().gated;
-    const bool moves = std::ranges::any_of(
-        plan_.changes, [](const LayerChange& change) { return change.plan.moves > 0; });
-    const double price = moves ? 1.0 : kSharesPrice;
+    const double price = input_.config.max_moves_per_layer == 0 ? kSharesPrice : 1.0;
     if (gated && gain_ < price * input_.config.min_gain * input_.shape.num_moe_layers()) {
       plan_.changes.clear();
       after_ = before_;
@@ -95,10 +93,11 @@ class Job final : public PlanJob {
   }
 
   void rate(LayerPlan& plan) const {
-    plan.imbalance_before = mean_imbalance(input_.shape, input_.served.placement.layer(layer_),
-                                           shares_of(input_.served, layer_), input_.scenarios, layer_);
-    plan.imbalance_after = mean_imbalance(input_.shape, plan.placement, plan.shares,
-                                          input_.scenarios, layer_);
+    plan.imbalance_before =
+        mean_imbalance(input_.shape, input_.served.placement.layer(layer_),
+                       shares_of(input_.served, layer_), input_.scenarios, layer_);
+    plan.imbalance_after =
+        mean_imbalance(input_.shape, plan.placement, plan.shares, input_.scenarios, layer_);
   }
 
   LayerProblem problem(std::span<const std::int64_t> load) const {

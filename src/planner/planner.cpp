@@ -165,8 +165,8 @@ struct Planner::Impl {
   // What all known phases are expected to bring. Several, or one whose window is of two kinds, make
   // scenarios.
   PlanInput input(std::uint64_t seed) const {
-    PlanInput input{shape, config, served, ExpertLoad(), 1.0, seed,
-                    static_cast<double>(LoadEstimate::kUnit)};
+    PlanInput input{
+        shape, config, served, ExpertLoad(), 1.0, seed, static_cast<double>(LoadEstimate::kUnit)};
     std::int64_t evidence = 0;
     for (const PhaseTraffic* phase : known_phases()) {
       const LoadHistory& history = phase->traffic->history();
@@ -191,8 +191,9 @@ struct Planner::Impl {
 
   // As their originals do, ungated policies follow the last window.
   PlanInput input_of_last_window(std::uint64_t seed) const {
-    PlanInput input{shape, config, served,
-                    ExpertLoad(shape.num_moe_layers(), shape.num_logical_experts()), 1.0, seed};
+    PlanInput input{shape,  config,
+                    served, ExpertLoad(shape.num_moe_layers(), shape.num_logical_experts()),
+                    1.0,    seed};
     for (const PhaseTraffic& phase : phases) {
       if (!phase.traffic) continue;
       const ExpertLoad window = phase.traffic->history().last_window();
@@ -229,8 +230,7 @@ void Planner::observe(const ExpertLoad& load, Phase phase) {
   for (Impl::PhaseTraffic& other : impl_->phases) other.recent_assignments *= kFade;
   Impl::PhaseTraffic& observed = impl_->of(phase);
   observed.recent_assignments += static_cast<double>(assignments_of(load));
-  if (!observed.traffic)
-    observed.traffic.emplace(impl_->shape, impl_->config.window_assignments);
+  if (!observed.traffic) observed.traffic.emplace(impl_->shape, impl_->config.window_assignments);
   // Judging costs a pass over all layers.
   if (observed.traffic->add(load)) impl_->judge();
 }

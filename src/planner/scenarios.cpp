@@ -12,7 +12,7 @@ constexpr double kEnvelopeUnit = 1099511627776.0;  // 2^40
 constexpr int kRounds = 4;                         // of telling bins apart
 // Chi-square distance beyond noise that makes two kinds of bins worth planning for apart.
 constexpr double kMinDifference = 0.1;
-constexpr int kMinTurns = 3;  // fewer are a drift, and what was before does not come back
+constexpr int kMinTurns = 3;     // fewer are a drift, and what was before does not come back
 constexpr double kFloor = 0.25;  // of the mean load; below it experts weigh less
 
 double total(std::span<const std::int64_t> counts) {
@@ -65,8 +65,8 @@ ExpertLoad blend(std::span<const Scenario> scenarios, std::int64_t sum) {
     }
     if (weights <= 0.0) continue;
     for (std::size_t expert = 0; expert < shares.size(); ++expert) {
-      result.layer(layer)[expert] = static_cast<std::int64_t>(
-          shares[expert] / weights * static_cast<double>(sum) + 0.5);
+      result.layer(layer)[expert] =
+          static_cast<std::int64_t>(shares[expert] / weights * static_cast<double>(sum) + 0.5);
     }
   }
   return result;
@@ -79,9 +79,9 @@ std::vector<std::int64_t> envelope(std::span<const Scenario> scenarios, int moe_
     const double tokens = total(load);
     if (tokens <= 0.0) continue;
     for (std::size_t expert = 0; expert < most.size(); ++expert) {
-      most[expert] =
-          std::max(most[expert], static_cast<std::int64_t>(static_cast<double>(load[expert]) /
-                                                           tokens * kEnvelopeUnit));
+      most[expert] = std::max(
+          most[expert],
+          static_cast<std::int64_t>(static_cast<double>(load[expert]) / tokens * kEnvelopeUnit));
     }
   }
   return most;

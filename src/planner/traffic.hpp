@@ -1,7 +1,7 @@
 #pragma once
-// What the planner knows of the traffic of one phase (prefill, decode, mixed): its history since the
-// last change, the domains remembered from before, and whether there is evidence that no plan was
-// made on yet. Used by the planner; deterministic.
+// What the planner knows of the traffic of one phase (prefill, decode, mixed): its history since
+// the last change, the domains remembered from before, and whether there is evidence that no plan
+// was made on yet. Used by the planner; deterministic.
 
 #include <cstdint>
 
@@ -42,8 +42,8 @@ class Traffic {
   std::int64_t window_assignments_;
   LoadHistory history_;
   DomainMemory memory_;
-  int changes_ = 0;            // of the traffic, as of the last note
-  std::int64_t look_at_;       // assignments since the change that make new evidence
+  int changes_ = 0;              // of the traffic, as of the last note
+  std::int64_t look_at_;         // assignments since the change that make new evidence
   std::int64_t first_look_ = 0;  // assignments since the change at the first look; 0: none yet
   int plans_since_change_ = 0;   // that moved experts
   bool is_known_ = false;        // the domain was recognised since the change

@@ -221,7 +221,7 @@ void Worker::restart_planner() {
 void Worker::observe(const Command& command) {
   last_observed_ = loads_.map(ring_, command.slot);
   last_observed_step_ = command.step;
-  if (planning_ != nullptr) 
+  if (planning_ != nullptr)
     return planning_->observe(command.step, last_observed_, phase_of_set(command.slot));
   report({.kind = Report::Kind::kObserved, .step = command.step});
 }

@@ -77,8 +77,7 @@ TEST(DomainMemory, RecognisesADomainByItsFirstStepsAndKnowsItBetterThanTheyShow)
     const ExpertLoad truth = sample(routing, domain, 200, 500);
     const Expectation expectation = memory.expect(first, 1.3);
     EXPECT_TRUE(expectation.recognised);
-    EXPECT_LT(error(estimate_load(first, 1.3, expectation).load, truth),
-              0.7 * error(first, truth));
+    EXPECT_LT(error(estimate_load(first, 1.3, expectation).load, truth), 0.7 * error(first, truth));
   }
 }
 

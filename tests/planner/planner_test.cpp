@@ -248,8 +248,7 @@ TEST(Planner, KeepsPhasesApartAndBalancesEach) {
     const auto job = planner.begin_plan(1);
     while (!job->advance()) continue;
     for (const LayerChange& change : job->take().changes) {
-      std::ranges::copy(change.plan.placement,
-                        served.placement.layer(change.moe_layer_id).begin());
+      std::ranges::copy(change.plan.placement, served.placement.layer(change.moe_layer_id).begin());
       served.shares[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.shares;
     }
     double sum = 0.0;
@@ -263,9 +262,9 @@ TEST(Planner, KeepsPhasesApartAndBalancesEach) {
         }
       }
       for (int layer = 0; layer < RecordedRouting::kLayers; ++layer)
-        sum += imbalance(rank_load(shape, served.placement.layer(layer),
-                                   served.shares[static_cast<std::size_t>(layer)],
-                                   load.layer(layer)));
+        sum +=
+            imbalance(rank_load(shape, served.placement.layer(layer),
+                                served.shares[static_cast<std::size_t>(layer)], load.layer(layer)));
     }
     return sum / (2 * RecordedRouting::kLayers);
   };
