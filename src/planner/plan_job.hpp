@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "planner/planner.hpp"
+#include "planner/scenarios.hpp"
 
 namespace swiftbalancer {
 
@@ -18,6 +19,10 @@ struct PlanInput {
   ExpertLoad load;
   double dispersion = 1.0;  ///< Of the load's noise, LoadHistory::dispersion().
   std::uint64_t seed = 0;
+  double unit = 1.0;  ///< What one token counts in `load`.
+  /// With two or more the imbalance of a plan is their weighted mean, and `load` their blend: no
+  /// rank may be hot in one because it is cold in another. Helps only for loads like these.
+  std::vector<Scenario> scenarios{};
 };
 
 /// What sampling noise alone adds to the imbalance of a layer that is in truth even, on average.

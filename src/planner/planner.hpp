@@ -74,7 +74,8 @@ class Planner {
   ~Planner();
 
   /// The loads of one packet set, already mapped to logical experts, in the order of the sets.
-  void observe(const ExpertLoad& load);
+  /// Phases have histories of their own; a plan weighs them by the tokens of late.
+  void observe(const ExpertLoad& load, Phase phase = Phase::kMixed);
   /// What is served from now on changed (commits), and whether a plan is open or migrating (then no
   /// early trigger).
   void on_served(const ServedState& served, bool rebalancing);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <iostream>
 #include <limits>
 #include <random>
 #include <string>
@@ -230,6 +231,46 @@ TEST(Planner, DoesNotAskWhileRebalancingNorTwiceOnTheSameEvidence) {
   }
   service.planner().observe(traffic.next_step());
   EXPECT_TRUE(service.planner().wants_rebalance());
+}
+
+// Planned on the sum of both phases, a rank may be hot in one because it is cold in the other.
+TEST(Planner, KeepsPhasesApartAndBalancesEach) {
+  const RecordedRouting routing;
+  const ClusterShape shape = shape_of(8, 96);
+  const auto plan_with = [&](bool apart) {
+    Planner planner(shape, {});
+    RoutingTraffic prefill(routing, kRequests, 0, 1), decode(routing, kRequests, 2, 2);
+    for (int step = 0; step < 40; ++step) {
+      planner.observe(prefill.next_step(), apart ? Phase::kPrefill : Phase::kMixed);
+      planner.observe(decode.next_step(), apart ? Phase::kDecode : Phase::kMixed);
+    }
+    ServedState served = ServedState::initial(shape);
+    const auto job = planner.begin_plan(1);
+    while (!job->advance()) continue;
+    for (const LayerChange& change : job->take().changes) {
+      std::ranges::copy(change.plan.placement, served.placement.layer(change.moe_layer_id).begin());
+      served.shares[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.shares;
+    }
+    double sum = 0.0;
+    for (RoutingTraffic* traffic : {&prefill, &decode}) {
+      ExpertLoad load(RecordedRouting::kLayers, RecordedRouting::kExperts);
+      for (int step = 0; step < 40; ++step) {
+        const ExpertLoad next = traffic->next_step();
+        for (int layer = 0; layer < RecordedRouting::kLayers; ++layer) {
+          for (std::size_t expert = 0; expert < next.layer(layer).size(); ++expert)
+            load.layer(layer)[expert] += next.layer(layer)[expert];
+        }
+      }
+      for (int layer = 0; layer < RecordedRouting::kLayers; ++layer)
+        sum +=
+            imbalance(rank_load(shape, served.placement.layer(layer),
+                                served.shares[static_cast<std::size_t>(layer)], load.layer(layer)));
+    }
+    return sum / (2 * RecordedRouting::kLayers);
+  };
+  const double apart = plan_with(true), together = plan_with(false);
+  std::cout << "imbalance, mean over phases: apart " << apart << ", together " << together << '\n';
+  EXPECT_LE(apart, together + 0.01);
 }
 
 TEST(Planner, APlanBelowTheGainThatPaysIsEmpty) {
