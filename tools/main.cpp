@@ -45,12 +45,8 @@ void add_setting(CLI::App& app, const Setting& setting, Typed& typed) {
              flag,
              [&typed, key = setting.key](const std::string& text) { typed.values[key] = text; },
              help)
-          ->type_name("");
-  // A list may be given in pieces.
-  if (setting.kind == SettingKind::kList)
-    option->multi_option_policy(CLI::MultiOptionPolicy::Join)->delimiter(',');
-  else
-    option->take_last();
+          ->type_name("")
+          ->take_last();
   if (setting.operand) option->required();
 }
 

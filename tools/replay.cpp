@@ -76,7 +76,7 @@ class ReplayCommand final : public Command {
   std::string_view examples() const override {
     return "  swiftbalancer replay --loads domains.npy --num-ranks 32 --num-redundant-experts 64\n"
            "  swiftbalancer replay --loads domains.npy --num-ranks 8 --num-redundant-experts 16 "
-           "--schedule ours --schedule every:3000:window:1000 --steps-per-window 3000\n"
+           "--schedule ours,every:3000:window:1000 --steps-per-window 3000\n"
            "  swiftbalancer replay --loads domains.npy --num-ranks 8 --num-redundant-experts 16 "
            "--windows 0,1,0,1 --json";
   }
@@ -91,7 +91,7 @@ class ReplayCommand final : public Command {
     settings.integer("top_k", top_k_, 1, 1024, "Experts that a token goes to");
     settings.list("schedule", schedules_,
                   "When to plan: ours, every:K or every:K:window:W (each K steps, on the last W); "
-                  "may be given several times");
+                  "several with commas");
     settings.text("policy", policy_,
                   "Policy of all schedules; without it swift for ours, else eplb");
     settings.integer("steps_per_window", options_.steps_per_window, 1, 1'000'000'000,

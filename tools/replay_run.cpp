@@ -323,7 +323,7 @@ std::vector<ReplayResult> replay(const ReplayOptions& options, std::span<const E
       const ExpertLoad sampled = io::sample_step(windows[window], options.assignments_per_step,
                                                  options.seed, static_cast<std::uint64_t>(step));
       for (Run& run : runs) run.step(step, sampled);
-      if (step % std::max<std::int64_t>(1, all / 100) == 0) progress(step, all);
+      if (step % std::max<std::int64_t>(1, all / 10) == 0) progress(step, all);
     }
   }
   std::vector<ReplayResult> results;
