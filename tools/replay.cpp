@@ -2,7 +2,6 @@
 // changes.
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <utility>
 
@@ -86,7 +85,7 @@ class ReplayCommand final : public Command {
     settings.integer("num_ranks", options_.shape.num_ranks, 1, 1'000'000, "Ranks");
     settings.integer("num_redundant_experts", redundant_, 0, 100'000'000,
                      "Slots per layer, over all ranks, beyond one per expert");
-    settings.integer("tokens_per_step", tokens_per_step_, 1, 1'000'000'000,
+    settings.integer("tokens_per_step", tokens_per_step_, 1, 10'000'000,
                      "Tokens in a step, over all ranks");
     settings.integer("top_k", top_k_, 1, 1024, "Experts that a token goes to");
     settings.list("schedule", schedules_,
@@ -94,9 +93,10 @@ class ReplayCommand final : public Command {
                   "several with commas");
     settings.text("policy", policy_,
                   "Policy of all schedules; without it swift for ours, else eplb");
-    settings.integer("steps_per_window", options_.steps_per_window, 1, 1'000'000'000,
+    settings.integer("steps_per_window", options_.steps_per_window, 1, 1'000'000,
                      "Steps that are sampled from a window before the next one");
-    settings.list("windows", order_, "Which windows, in which order, from 0; without it each once");
+    settings.integers("windows", order_, 0, 1'000'000,
+                      "Which windows, in which order, from 0; without it each once");
     settings.integer("seed", options_.seed, 0, 1'000'000'000'000, "Seed of the sampled steps");
     settings.integer("window_assignments", options_.planner.window_assignments, 1,
                      1'000'000'000'000,
@@ -138,14 +138,14 @@ class ReplayCommand final : public Command {
     progress.finish();
     const Json object = to_json(shape, results);
     if (json_) {
-      fmt::print("{}\n", object.dump(1));
+      fmt::print("{}\n", object.dump());
     } else {
       print(shape, results);
     }
     if (out_.empty()) return;
     const auto folder = std::filesystem::path(out_).parent_path();
     if (!folder.empty()) create_folder(folder.string());
-    observe::write_file_atomically(out_, object.dump(1) + "\n");
+    observe::write_file_atomically(out_, object.dump() + "\n");
     if (!json_) fmt::print("wrote {}\n", out_);
   }
 
@@ -157,16 +157,12 @@ class ReplayCommand final : public Command {
 
   std::vector<std::size_t> order_of(std::size_t num_windows) const {
     std::vector<std::size_t> order;
-    for (const std::string& text : order_) {
-      std::size_t window = 0;
-      const char* end = text.data() + text.size();
-      const auto [stop, error] = std::from_chars(text.data(), end, window);
-      if (error != std::errc() || stop != end || window >= num_windows) {
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("--windows names '{}'; {} has windows 0 to {}", text, loads_,
-                                num_windows - 1));
-      }
-      order.push_back(window);
+    for (const int window : order_) {
+      order.push_back(static_cast<std::size_t>(window));
+      if (order.back() < num_windows) continue;
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("--windows names {}; {} has windows 0 to {}", window, loads_,
+                              num_windows - 1));
     }
     for (std::size_t window = 0; order_.empty() && window < num_windows; ++window)
       order.push_back(window);
@@ -261,6 +257,7 @@ class ReplayCommand final : public Command {
                 {"imbalance_sampled_steps", answer.mean_sampled},
                 {"steps_until_decided", json_or_null(answer.decided)},
                 {"steps_until_served", json_or_null(answer.served)},
+                {"changes_seen", json_or_null(answer.changes)},
                 {"plans", answer.plans},
                 {"moves", answer.moves}};
     for (const EvenAndSplit& bin : answer.over_time) {
@@ -276,7 +273,7 @@ class ReplayCommand final : public Command {
   std::int64_t tokens_per_step_ = 4096;
   int top_k_ = 8;
   std::vector<std::string> schedules_{"ours"};
-  std::vector<std::string> order_;
+  std::vector<int> order_;
   std::string policy_;
   bool json_ = false;
   std::string out_;

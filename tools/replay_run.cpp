@@ -58,6 +58,8 @@ class Scheduler {
   virtual ~Scheduler() = default;
   virtual Outcome begin_step(std::int64_t step) = 0;
   virtual void end_step(std::int64_t step, const ExpertLoad& load) = 0;
+  /// Changes of the traffic seen so far; -1: it does not look for them.
+  virtual int num_changes() const { return -1; }
 };
 
 // Plans at fixed steps and serves the plan at once.
@@ -138,6 +140,8 @@ class OurScheduler final : public Scheduler {
     flags_.push_back(planner_.wants_rebalance());
   }
 
+  int num_changes() const override { return planner_.num_changes(); }
+
  private:
   void open(std::int64_t step) {
     const auto job = planner_.begin_plan(static_cast<std::uint64_t>(step));
@@ -191,6 +195,7 @@ class Run {
     answer.first_step = step;
     answer.hindsight = hindsight;
     answer.at_first = now_;
+    changes_before_ = scheduler_->num_changes();
     answer.over_time.resize(bins_.size());
     if (now_.split <= hindsight + kGoodEnough) answer.decided = answer.served = 0;
   }
@@ -211,6 +216,7 @@ class Run {
       if (answer.served < 0 && now_.split <= good) answer.served = since;
     }
     scheduler_->end_step(step, sampled);
+    if (changes_before_ >= 0) answer.changes = scheduler_->num_changes() - changes_before_;
     count(answer, since, sampled);
   }
 
@@ -237,6 +243,7 @@ class Run {
   ServedState served_;
   const ExpertLoad* load_ = nullptr;
   EvenAndSplit now_{};
+  int changes_before_ = 0;  // seen before the window
   ReplayResult result_;
 };
 

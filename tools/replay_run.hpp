@@ -54,6 +54,7 @@ struct WindowAnswer {
   double mean_sampled = 0.0;  ///< The same, planned split, on the sampled steps.
   std::int64_t decided = -1;  ///< Steps until a plan within 0.05 of hindsight; -1: never.
   std::int64_t served = -1;   ///< Steps until it was served.
+  int changes = -1;           ///< Of the traffic, as the planner saw them; -1: it does not look.
   int plans = 0;              ///< That changed something.
   std::int64_t moves = 0;
   std::vector<EvenAndSplit> over_time{};  ///< [bin] means, see bins_of_window().

@@ -244,6 +244,14 @@ void Planner::on_served(const ServedState& served, bool rebalancing) {
 
 bool Planner::wants_rebalance() const { return impl_->wants; }
 
+int Planner::num_changes() const noexcept {
+  int changes = 0;
+  for (const Impl::PhaseTraffic& phase : impl_->phases) {
+    if (phase.traffic) changes += phase.traffic->history().num_changes();
+  }
+  return changes;
+}
+
 std::unique_ptr<PlanJob> Planner::begin_plan(std::uint64_t seed) {
   const bool due = impl_->has_new_evidence();
   const bool gated = impl_->capabilities.gated;

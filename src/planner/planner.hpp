@@ -81,6 +81,8 @@ class Planner {
   void on_served(const ServedState& served, bool rebalancing);
   /// True when the evidence calls for a rebalance before the interval is over.
   bool wants_rebalance() const;
+  /// Changes of the traffic seen so far, all phases.
+  int num_changes() const noexcept;
   /// Starts a plan on what is served now. @param seed agreed by all ranks (the generation's step).
   std::unique_ptr<PlanJob> begin_plan(std::uint64_t seed);
 
