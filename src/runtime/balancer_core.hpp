@@ -144,7 +144,7 @@ struct BalancerCore {
   bool in_step = false;
   Phase phase = Phase::kMixed;         // of the step
   Phase window_phase = Phase::kMixed;  // of all steps since the last packet, as far as not idle
-  std::uint64_t ready_step = 0;  // packet sets up to this step are complete
+  std::uint64_t ready_step = 0;        // packet sets up to this step are complete
   std::vector<PacketHeader> headers;
   std::vector<Decision> decisions;
   std::vector<BalancerEvent> events;
