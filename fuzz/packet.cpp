@@ -30,9 +30,10 @@ void open_sealed(std::span<const std::byte> bytes, std::byte flip) {
   std::memcpy(&sent, packet.data(), sizeof sent);
   const int rank = static_cast<int>(sent.rank & 0x7FFFFFFFU);
   PacketHeader header;
-  fuzz::expect(open_packet(packet, sent.membership, rank, sent.step, header).ok() ==
-                   (sent.rank == static_cast<std::uint32_t>(rank) && sent.mode <= 2),
-               "opened exactly if rank and mode are possible");
+  fuzz::expect(
+      open_packet(packet, sent.membership, rank, sent.step, header).ok() ==
+          (sent.rank == static_cast<std::uint32_t>(rank) && sent.mode <= 2 && sent.phase <= 2),
+      "opened exactly if rank, mode and phase are possible");
   fuzz::expect(!open_packet(packet, sent.membership, rank, sent.step + 1, header).ok(),
                "another step is refused");
   packet[std::to_integer<std::size_t>(flip) % packet.size()] ^= std::byte{0x20};

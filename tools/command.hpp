@@ -31,5 +31,6 @@ std::unique_ptr<Command> make_serve_command();
 std::unique_ptr<Command> make_plan_command();
 std::unique_ptr<Command> make_compare_command();
 std::unique_ptr<Command> make_inspect_command();
+std::unique_ptr<Command> make_replay_command();
 
 }  // namespace swiftbalancer::tool

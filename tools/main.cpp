@@ -99,12 +99,13 @@ int main_checked(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer("Each subcommand has its own --help with examples.");
 
-  std::array<Entry, 5> entries;
+  std::array<Entry, 6> entries;
   entries[0].command = make_serve_command();
   entries[1].command = make_plan_command();
   entries[2].command = make_inspect_command();
   entries[3].command = make_control_command();
   entries[4].command = make_compare_command();
+  entries[5].command = make_replay_command();
   for (Entry& entry : entries) add_command(app, entry);
 
   const std::string_view first = argc > 1 ? argv[1] : "-";
@@ -112,7 +113,7 @@ int main_checked(int argc, char** argv) {
         return entry.command->name() == first;
       })) {
     return fail("unknown subcommand '" + std::string(first) +
-                    "'; the subcommands are: serve, plan, inspect, control, compare",
+                    "'; the subcommands are: serve, plan, inspect, control, compare, replay",
                 2);
   }
   try {

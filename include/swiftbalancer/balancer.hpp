@@ -26,6 +26,7 @@
 
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
+#include <swiftbalancer/load.hpp>
 #include <swiftbalancer/migration_plan.hpp>
 #include <swiftbalancer/placement.hpp>
 #include <swiftbalancer/shape.hpp>
@@ -33,12 +34,14 @@
 
 namespace swiftbalancer {
 
-enum class Phase : std::uint8_t { kPrefill, kDecode, kMixed };
-
 struct StepInfo {
   std::uint64_t step = 0;       ///< 1, 2, 3, ...: the same on every rank.
   Phase phase = Phase::kMixed;  ///< Of all ranks' tokens together: decode_dispatch goes by it.
   bool idle = false;            ///< This rank has no tokens of its own in this step.
+  std::uint64_t step = 0;  ///< 1, 2, 3, ...: the same on every rank.
+  Phase phase =
+      Phase::kMixed;  ///< Loads of steps in which all ranks are in one phase are kept apart.
+  bool idle = false;  ///< This rank has no tokens of its own in this step.
 };
 
 /// How a commit puts received weights into place.

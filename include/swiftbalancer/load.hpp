@@ -9,6 +9,9 @@
 
 namespace swiftbalancer {
 
+/// What a step does: experts are chosen differently for prompts and for single tokens.
+enum class Phase : std::uint8_t { kPrefill, kDecode, kMixed };
+
 /// expert_load [num_moe_layers, num_logical_experts]: tokens routed to a logical expert in a
 /// window.
 class ExpertLoad {

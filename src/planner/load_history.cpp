@@ -1,76 +1,76 @@
 #include "planner/load_history.hpp"
 
 #include <algorithm>
+#include <numeric>
+#include <span>
 #include <utility>
 
 namespace swiftbalancer {
 namespace {
 
 constexpr std::int64_t kBlocksPerWindow = 4;
+constexpr std::int64_t kMostTokensPerExpert = 8;  // of a block: more tells no more about a change
 constexpr std::size_t kKeptBlocks = 16;
-constexpr std::size_t kRecentBlocks = 2;     // Half a window tells a change.
-constexpr std::size_t kMinBlocksBefore = 2;  // Less history says nothing about what was usual.
-// A change is a chi-square distance beyond noise of at least this: a total variation of about 0.19.
-// Text domains differ by 0.15 to 0.6 in total variation (distances 0.17 to 2, data in
-// tests/planner); halves of a window of 256 requests of one domain by 0.02, of 32 requests by up to
-// 0.1.
-constexpr double kMinDifference = 0.14;
-constexpr double kTimesNoise =
-    2.0;  // ... and so many times the noise, which itself is only estimated,
-constexpr double kTimesUsual = 3.0;    // ... and so many times what was usual in the
-constexpr int kUsualDifferences = 32;  // first blocks after a change; later ones may be slow drift.
+// Experts with less than this part of the mean load weigh less: they hardly count for the balance,
+// and one odd request multiplies their load.
+constexpr double kFloor = 0.25;
 
-void accumulate(ExpertLoad& sum, const ExpertLoad& load, std::int64_t sign) {
-  for (int layer = 0; layer < sum.num_moe_layers(); ++layer) {
-    const auto from = load.layer(layer);
-    const auto to = sum.layer(layer);
-    for (std::size_t expert = 0; expert < to.size(); ++expert) to[expert] += sign * from[expert];
-  }
+std::int64_t total(std::span<const std::int64_t> counts) {
+  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
 }
 
-double total(std::span<const std::int64_t> counts) {
-  std::int64_t sum = 0;
-  for (std::int64_t count : counts) sum += count;
-  return static_cast<double>(sum);
-}
-
-struct Distance {
-  double measured = 0.0;
-  double expected = 0.0;  // from independent tokens
-};
-
-// Sum over experts of (share now - share before)^2 / pooled share.
-Distance layer_distance(std::span<const std::int64_t> now, std::span<const std::int64_t> both) {
-  const double n = total(now), all = total(both), before = all - n;
-  Distance distance;
-  if (n <= 0.0 || before <= 0.0) return distance;
-  int live = 0;
+// Sum over experts of (share now - share before)^2 / (pooled share + kFloor / experts), in one
+// division per expert: with off = now - both * n / all, share now - share before = off * all / (n *
+// before).
+LayerDistance layer_distance(std::span<const std::int64_t> now,
+                             std::span<const std::int64_t> both) {
+  const auto n = static_cast<double>(total(now)), all = static_cast<double>(total(both));
+  const double before = all - n;
+  if (n <= 0.0 || before <= 0.0) return {};
+  const double part = n / all, floor = kFloor * all / static_cast<double>(now.size());
+  // Two chains of additions: one would wait for itself.
+  double measured[2] = {0.0, 0.0}, expected[2] = {0.0, 0.0};
   for (std::size_t expert = 0; expert < now.size(); ++expert) {
-    if (both[expert] == 0) continue;
-    ++live;
-    const double shift = static_cast<double>(now[expert]) / n -
-                         static_cast<double>(both[expert] - now[expert]) / before;
-    distance.measured += shift * shift * all / static_cast<double>(both[expert]);
+    const auto pooled = static_cast<double>(both[expert]);
+    const double off = static_cast<double>(now[expert]) - part * pooled;
+    const double weight = 1.0 / (pooled + floor);
+    measured[expert % 2] += off * off * weight;
+    expected[expert % 2] += pooled * (all - pooled) * weight;
   }
-  distance.expected = (live - 1) * (1.0 / n + 1.0 / before);
-  return distance;
+  const double scale = all / (n * before);
+  return {scale * scale * all * (measured[0] + measured[1]),
+          scale * (expected[0] + expected[1]) / all};
 }
 
 }  // namespace
 
 std::int64_t assignments_of(const ExpertLoad& load) {
   std::int64_t sum = 0;
-  for (int layer = 0; layer < load.num_moe_layers(); ++layer) {
-    for (std::int64_t tokens : load.layer(layer)) sum += tokens;
-  }
+  for (int layer = 0; layer < load.num_moe_layers(); ++layer) sum += total(load.layer(layer));
   return load.num_moe_layers() > 0 ? sum / load.num_moe_layers() : 0;
 }
 
 LoadHistory::LoadHistory(const ClusterShape& shape, std::int64_t window_assignments)
-    : block_assignments_(std::max<std::int64_t>(1, window_assignments / kBlocksPerWindow)),
+    : window_assignments_(window_assignments),
+      block_assignments_(
+          std::clamp<std::int64_t>(window_assignments / kBlocksPerWindow, 1,
+                                   kMostTokensPerExpert * shape.num_logical_experts())),
       empty_(shape.num_moe_layers(), shape.num_logical_experts()),
       open_{empty_, 0},
-      segment_(empty_) {}
+      segment_(empty_),
+      before_(empty_),
+      distances_(static_cast<std::size_t>(shape.num_moe_layers())) {
+  recent_.fill(empty_);
+}
+
+void LoadHistory::accumulate(ExpertLoad& sum, const ExpertLoad& load, std::int64_t sign) {
+  for (int layer = 0; layer < sum.num_moe_layers(); ++layer) {
+    const auto from = load.layer(layer);
+    const auto to = sum.layer(layer);
+    for (std::size_t expert = 0; expert < to.size(); ++expert) to[expert] += sign * from[expert];
+  }
+  work_ += std::int64_t{sum.num_moe_layers()} * sum.num_logical_experts();
+}
 
 void LoadHistory::add(const ExpertLoad& load) {
   const std::int64_t assignments = assignments_of(load);
@@ -86,130 +86,94 @@ void LoadHistory::close_block() {
   blocks_.push_back(std::exchange(open_, Block{empty_, 0}));
   ++blocks_since_change_;
   ++num_blocks_;
+  for (std::size_t length = 0; length < recent_.size(); ++length) {
+    const std::size_t num_recent = ChangeDetector::kRecentBlocks[length];
+    accumulate(recent_[length], blocks_.back().load, 1);
+    if (blocks_.size() > num_recent)
+      accumulate(recent_[length], blocks_[blocks_.size() - 1 - num_recent].load, -1);
+  }
   if (blocks_.size() > kKeptBlocks) blocks_.pop_front();
-  detect_change();
+  for (std::size_t length = 0; length < recent_.size(); ++length) {
+    if (has_changed(length)) return restart(first_block_of_change());
+  }
 }
 
-ExpertLoad LoadHistory::last_window() const {
-  ExpertLoad window = open_.load;
-  std::int64_t assignments = open_.assignments;
-  for (auto block = blocks_.rbegin();
-       block != blocks_.rend() && assignments < kBlocksPerWindow * block_assignments_; ++block) {
-    accumulate(window, block->load, 1);
-    assignments += block->assignments;
-  }
-  return window;
+// Long parts are compared less often: they hardly differ from one block to the next.
+bool LoadHistory::has_changed(std::size_t length) {
+  const std::size_t num_recent = ChangeDetector::kRecentBlocks[length];
+  if (blocks_since_change_ < 2 * num_recent || blocks_since_change_ % (num_recent / 2) != 0)
+    return false;
+  compare(recent_[length]);
+  return detector_.has_changed(length, distances_);
 }
 
-// Sum over layers and batches of (count - expected)^2 / expected, per degree of freedom: 1 for
-// independent tokens.
-double LoadHistory::dispersion_of(std::size_t first, std::size_t num_batches,
-                                  std::size_t batch) const {
-  double statistic = 0.0, freedom = 0.0;
-  const auto experts = static_cast<std::size_t>(empty_.num_logical_experts());
-  std::vector<std::int64_t> sum(experts), row(experts);
-  const auto gather = [&](std::vector<std::int64_t>& into, int layer, std::size_t from,
-                          std::size_t count) {
-    std::fill(into.begin(), into.end(), 0);
-    for (std::size_t b = from; b < from + count; ++b) {
-      const auto block = blocks_[b].load.layer(layer);
-      for (std::size_t expert = 0; expert < experts; ++expert) into[expert] += block[expert];
-    }
-  };
-  for (int layer = 0; layer < empty_.num_moe_layers(); ++layer) {
-    gather(sum, layer, first, num_batches * batch);
-    const double all = total(sum);
-    if (all <= 0.0) continue;
-    const auto live = std::count_if(sum.begin(), sum.end(), [](std::int64_t n) { return n > 0; });
-    freedom += static_cast<double>(num_batches - 1) * static_cast<double>(live - 1);
-    for (std::size_t i = 0; i < num_batches; ++i) {
-      gather(row, layer, first + i * batch, batch);
-      const double part = total(row) / all;
-      for (std::size_t expert = 0; expert < experts; ++expert) {
-        const double expected = part * static_cast<double>(sum[expert]);
-        const double off = static_cast<double>(row[expert]) - expected;
-        if (expected > 0.0) statistic += off * off / expected;
-      }
-    }
-  }
-  return freedom > 0.0 ? statistic / freedom : 1.0;
+void LoadHistory::compare(const ExpertLoad& recent) {
+  for (int layer = 0; layer < recent.num_moe_layers(); ++layer)
+    distances_[static_cast<std::size_t>(layer)] =
+        layer_distance(recent.layer(layer), segment_.layer(layer));
+  work_ += std::int64_t{recent.num_moe_layers()} * recent.num_logical_experts();
 }
 
-// Requests live longer than a block, so longer batches may vary more: the largest of three lengths
-// counts.
-double LoadHistory::dispersion_before(std::size_t num_recent) const {
-  const std::size_t available = std::min(blocks_.size(), blocks_since_change_) - num_recent;
-  // Few blocks after a change do not tell; how alike the tokens of a request are hardly depends on
-  // the domain.
-  double dispersion = available < kKeptBlocks / 2 ? carried_dispersion_ : 1.0;
-  for (std::size_t batch : {1, 2, 4}) {
-    const std::size_t batches = available / batch;
-    if (batches < 2) break;
-    dispersion = std::max(
-        dispersion, dispersion_of(blocks_.size() - num_recent - batches * batch, batches, batch));
-  }
-  return dispersion;
-}
-
-// Mean over layers of the distance between the last blocks and all since the change before them.
-LoadHistory::Difference LoadHistory::difference(std::size_t num_recent, double dispersion) const {
-  ExpertLoad recent = empty_;
-  for (std::size_t i = 0; i < num_recent; ++i)
-    accumulate(recent, blocks_[blocks_.size() - 1 - i].load, 1);
-  Difference sum;
-  for (int layer = 0; layer < empty_.num_moe_layers(); ++layer) {
-    const Distance distance = layer_distance(recent.layer(layer), segment_.layer(layer));
-    sum.noise += dispersion * distance.expected / empty_.num_moe_layers();
-    sum.beyond_noise +=
-        (distance.measured - dispersion * distance.expected) / empty_.num_moe_layers();
-  }
-  return sum;
-}
-
-void LoadHistory::detect_change() {
-  if (blocks_since_change_ < kRecentBlocks + kMinBlocksBefore) return;
-  const double dispersion = dispersion_before(kRecentBlocks);
-  const auto [beyond_noise, noise] = difference(kRecentBlocks, dispersion);
-  const double usual = num_differences_ > 0 ? usual_difference_ / num_differences_ : 0.0;
-  if (beyond_noise < std::max({kMinDifference, kTimesNoise * noise, kTimesUsual * usual})) {
-    if (num_differences_ < kUsualDifferences) {
-      usual_difference_ += std::max(0.0, beyond_noise);
-      ++num_differences_;
-    }
-    return;
-  }
-  // Where it began: the cut that explains most, weighing how much lies on either side.
-  std::size_t best = kRecentBlocks;
+// The cut that explains most, weighing how much lies on either side. @returns blocks since.
+std::size_t LoadHistory::first_block_of_change() {
+  const std::size_t last = std::min(blocks_.size(), blocks_since_change_ - 1);
+  std::size_t best = ChangeDetector::kRecentBlocks.front();
   double best_evidence = 0.0;
-  const std::size_t last =
-      std::min({blocks_.size(), blocks_since_change_ - 1, std::size_t{2 * kBlocksPerWindow}});
-  double after = 0.0;
+  std::int64_t after = 0;
+  ExpertLoad recent = empty_;
   for (std::size_t num_recent = 1; num_recent <= last; ++num_recent) {
-    after += static_cast<double>(blocks_[blocks_.size() - num_recent].assignments);
-    const double before = static_cast<double>(segment_assignments_) - after;
-    const double evidence =
-        difference(num_recent, dispersion).beyond_noise * after * before / (after + before);
+    const Block& block = blocks_[blocks_.size() - num_recent];
+    accumulate(recent, block.load, 1);
+    after += block.assignments;
+    compare(recent);
+    double beyond_noise = 0.0;
+    for (const LayerDistance& layer : distances_)
+      beyond_noise += layer.measured - detector_.dispersion() * layer.expected;
+    const auto before = static_cast<double>(segment_assignments_ - after);
+    const double evidence = beyond_noise * static_cast<double>(after) * before;
     if (evidence > best_evidence) {
       best_evidence = evidence;
       best = num_recent;
     }
   }
-  carried_dispersion_ = dispersion;
-  restart(best);
+  return best;
 }
 
 void LoadHistory::restart(std::size_t num_recent) {
-  segment_ = empty_;
-  segment_assignments_ = 0;
+  before_ = std::exchange(segment_, empty_);
+  before_assignments_ = std::exchange(segment_assignments_, 0);
   for (std::size_t i = 0; i < num_recent; ++i) {
     const Block& block = blocks_[blocks_.size() - 1 - i];
     accumulate(segment_, block.load, 1);
+    accumulate(before_, block.load, -1);
     segment_assignments_ += block.assignments;
   }
+  before_assignments_ -= segment_assignments_;
   blocks_since_change_ = num_recent;
-  usual_difference_ = 0.0;
-  num_differences_ = 0;
+  detector_.restart();
   ++num_changes_;
+}
+
+std::vector<const ExpertLoad*> LoadHistory::bins() const {
+  std::vector<const ExpertLoad*> bins;
+  const std::size_t count = std::min(blocks_.size(), blocks_since_change_);
+  for (std::size_t bin = blocks_.size() - count; bin < blocks_.size(); ++bin)
+    bins.push_back(&blocks_[bin].load);
+  return bins;
+}
+
+ExpertLoad LoadHistory::last_window() const {
+  ExpertLoad window = open_.load;
+  std::int64_t assignments = open_.assignments;
+  for (auto block = blocks_.rbegin(); block != blocks_.rend() && assignments < window_assignments_;
+       ++block) {
+    for (int layer = 0; layer < window.num_moe_layers(); ++layer) {
+      for (std::size_t expert = 0; expert < window.layer(layer).size(); ++expert)
+        window.layer(layer)[expert] += block->load.layer(layer)[expert];
+    }
+    assignments += block->assignments;
+  }
+  return window;
 }
 
 }  // namespace swiftbalancer

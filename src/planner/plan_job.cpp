@@ -17,6 +17,8 @@ namespace {
 constexpr double kMovePrice = 0.2;
 // Of the noise of a sample that moves must win on even shares.
 constexpr double kNoises = 2.0;
+// The part of that gain that is asked of a plan which may move nothing and so costs no transfer.
+constexpr double kSharesPrice = 0.25;
 
 double total(std::span<const std::int64_t> counts) {
   std::int64_t sum = 0;
@@ -45,7 +47,7 @@ class Job final : public PlanJob {
 
   bool advance() override {
     if (layer_ == input_.shape.num_moe_layers()) return true;
-    LayerPlan plan = policy_->plan_layer(problem());
+    LayerPlan plan = input_.scenarios.size() > 1 ? plan_for_scenarios() : plan_for(load());
     before_.push_back(plan.imbalance_before);
     after_.push_back(plan.imbalance_before);
     if (changes(plan, input_.served, layer_) && is_worth_it(plan)) {
@@ -58,7 +60,8 @@ class Job final : public PlanJob {
   Plan take() override {
     plan_.imbalance_before = aggregate_imbalance(before_);
     const bool gated = policy_->capabilities().gated;
-    if (gated && gain_ < input_.config.min_gain * input_.shape.num_moe_layers()) {
+    const double price = input_.config.max_moves_per_layer == 0 ? kSharesPrice : 1.0;
+    if (gated && gain_ < price * input_.config.min_gain * input_.shape.num_moe_layers()) {
       plan_.changes.clear();
       after_ = before_;
     }
@@ -77,9 +80,37 @@ class Job final : public PlanJob {
   }
 
   LayerProblem problem() const {
+  std::span<const std::int64_t> load() const { return input_.load.layer(layer_); }
+
+  LayerPlan plan_for(std::span<const std::int64_t> load) const {
+    return policy_->plan_layer(problem(load));
+  }
+
+  // The better of two plans: for the blend, and for the most that each expert gets in any scenario,
+  // which holds apart what is hot at different times.
+  LayerPlan plan_for_scenarios() const {
+    LayerPlan best = plan_for(load());
+    rate(best);
+    LayerPlan other = plan_for(envelope(input_.scenarios, layer_));
+    rate(other);
+    const double price = kMovePrice * input_.config.min_gain;
+    if (other.imbalance_after + price * other.moves < best.imbalance_after + price * best.moves)
+      best = std::move(other);
+    return best;
+  }
+
+  void rate(LayerPlan& plan) const {
+    plan.imbalance_before =
+        mean_imbalance(input_.shape, input_.served.placement.layer(layer_),
+                       shares_of(input_.served, layer_), input_.scenarios, layer_);
+    plan.imbalance_after =
+        mean_imbalance(input_.shape, plan.placement, plan.shares, input_.scenarios, layer_);
+  }
+
+  LayerProblem problem(std::span<const std::int64_t> load) const {
     LayerProblem problem;
     problem.shape = &input_.shape;
-    problem.load = input_.load.layer(layer_);
+    problem.load = load;
     problem.placement = input_.served.placement.layer(layer_);
     problem.shares = shares_of(input_.served, layer_);
     problem.max_moves = input_.config.max_moves_per_layer;
@@ -102,6 +133,10 @@ class Job final : public PlanJob {
         plan.imbalance_before - plan.imbalance_after <= kNoises * noise)
       return false;
     if (input_.gate && !input_.gate->is_worth_it(gain, plan.moves)) return false;
+    const double floor = 1.0 + noise_imbalance(input_.shape.num_ranks(),
+                                               total(load()) / input_.unit, input_.dispersion);
+    const double gain = plan.imbalance_before - std::max(plan.imbalance_after, floor);
+    if (gain <= 0.0 || gain < kMovePrice * input_.config.min_gain * plan.moves) return false;
     gain_ += gain;
     return true;
   }

@@ -9,6 +9,7 @@
 
 #include "planner/cost_gate.hpp"
 #include "planner/planner.hpp"
+#include "planner/scenarios.hpp"
 
 namespace swiftbalancer {
 
@@ -22,6 +23,10 @@ struct PlanInput {
   std::uint64_t seed = 0;
   Dispatch dispatch = Dispatch::kSplit;  ///< What plans are judged under.
   std::optional<CostGate> gate{};        ///< In place of config.min_gain, for gated policies.
+  double unit = 1.0;  ///< What one token counts in `load`.
+  /// With two or more the imbalance of a plan is their weighted mean, and `load` their blend: no
+  /// rank may be hot in one because it is cold in another. Helps only for loads like these.
+  std::vector<Scenario> scenarios{};
 };
 
 /// What sampling noise alone adds to the imbalance of a layer that is in truth even, on average.

@@ -1,26 +1,27 @@
 #include "planner/planner.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 
-#include "planner/load_history.hpp"
 #include "planner/plan_job.hpp"
+#include "planner/scenarios.hpp"
+#include "planner/traffic.hpp"
 
 namespace swiftbalancer {
 namespace {
 
-// When to look again at traffic that has not changed: with so many times the data.
-constexpr std::int64_t kLookAgainFactor = 2;
-// A change is answered with half a window of evidence, which is what it takes to notice it; a
-// second plan corrects the first with the data that has come meanwhile.
-constexpr std::int64_t kFirstLookFraction = 2;
-constexpr int kPlansPerChange = 2;
-constexpr std::int64_t kCorrectWithinWindows = 3;
+// A phase with less than this part of the tokens of late is not planned for.
+constexpr double kLeastPartOfTraffic = 0.02;
+// What a packet set of before counts for what is of late.
+constexpr double kFade = 1.0 - 1.0 / 256;
 // Part of the excess that triggers moves.
 constexpr double kExcessWorthALook = 0.3;
 
@@ -80,35 +81,54 @@ struct Planner::Impl {
       : shape(given_shape),
         config(checked(given_config)),
         capabilities(make_policy(config.policy)->capabilities()),
-        history(shape, config.window_assignments),
         served(ServedState::initial(shape)) {}
+
+  struct PhaseTraffic {
+    std::optional<Traffic> traffic{};  // from its first loads on
+    double recent_assignments = 0.0;   // of late, fading
+  };
+
+  PhaseTraffic& of(Phase phase) { return phases.at(static_cast<std::size_t>(phase)); }
+
+  // The phases that there is enough traffic of to tell, or the only one.
+  std::vector<const PhaseTraffic*> known_phases() const {
+    std::vector<const PhaseTraffic*> known;
+    double all = 0.0;
+    for (const PhaseTraffic& phase : phases) all += phase.recent_assignments;
+    for (const PhaseTraffic& phase : phases) {
+      if (phase.traffic && phase.recent_assignments >= kLeastPartOfTraffic * all &&
+          phase.traffic->history().assignments_since_change() > 0)
+        known.push_back(&phase);
+    }
+    return known;
+  }
 
   // Whether there is evidence that no plan was asked about yet.
   bool has_new_evidence() const {
-    return capabilities.moves && history.assignments_since_change() >= look_at;
+    return capabilities.moves && std::ranges::any_of(known_phases(), [](const PhaseTraffic* phase) {
+             return phase->traffic->has_new_evidence();
+           });
   }
 
-  void note_look() {
-    if (history.assignments_since_change() < look_at) return;
-    look_at = kLookAgainFactor * history.assignments_since_change();
-  }
-
-  void note_change() {
-    if (changes == history.num_changes()) return;
-    changes = history.num_changes();
-    look_at = config.window_assignments / kFirstLookFraction;
-    plans_since_change = 0;
-  }
-
-  // Mean over layers of the imbalance that noise does not explain, under what is served.
+  // Mean over layers of the imbalance that noise does not explain, under what is served, mean over
+  // phases by their tokens.
   double imbalance_beyond_noise() const {
-    const ExpertLoad& load = history.since_change();
-    const double dispersion = history.dispersion();
+    double sum = 0.0, weights = 0.0;
+    for (const PhaseTraffic* phase : known_phases()) {
+      const LoadHistory& history = phase->traffic->history();
+      sum += phase->recent_assignments *
+             imbalance_beyond_noise(history.since_change(), history.dispersion());
+      weights += phase->recent_assignments;
+    }
+    return weights > 0.0 ? sum / weights : 1.0;
+  }
+
+  double imbalance_beyond_noise(const ExpertLoad& load, double dispersion) const {
     const std::vector<double> per_layer = imbalance_per_layer(shape, served, load);
     double sum = 0.0;
     for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
       std::int64_t tokens = 0;
-      for (std::int64_t count : load.layer(layer)) tokens += count;
+      for (const std::int64_t count : load.layer(layer)) tokens += count;
       sum += std::max(
           1.0, per_layer[static_cast<std::size_t>(layer)] -
                    noise_imbalance(shape.num_ranks(), static_cast<double>(tokens), dispersion));
@@ -119,17 +139,19 @@ struct Planner::Impl {
   // Traffic that has not changed since experts were moved for it moves none again, unless those
   // plans turn out to be bad: more data sharpens the shares only, which costs no transfer.
   int allowed_moves() const {
-    const bool correcting =
-        plans_since_change < kPlansPerChange &&
-        history.assignments_since_change() <= kCorrectWithinWindows * config.window_assignments;
-    if (plans_since_change == 0 || correcting) return config.max_moves_per_layer;
+    const bool open = std::ranges::any_of(known_phases(), [](const PhaseTraffic* phase) {
+      return phase->traffic->has_new_evidence() && phase->traffic->is_open();
+    });
+    if (open) return config.max_moves_per_layer;
     return imbalance_beyond_noise() <= config.imbalance_trigger ? 0 : config.max_moves_per_layer;
   }
 
   // A plan is committed unit by unit and counts once.
   void note_moves(const ServedState& now) {
     if (counted || now.placement == served.placement) return;
-    ++plans_since_change;
+    for (PhaseTraffic& phase : phases) {
+      if (phase.traffic) phase.traffic->note_moves();
+    }
     counted = true;
   }
 
@@ -140,36 +162,77 @@ struct Planner::Impl {
     wants = !rebalancing && has_new_evidence() && imbalance_beyond_noise() > 1.0 + excess;
   }
 
+  // What all known phases are expected to bring. Several, or one whose window is of two kinds, make
+  // scenarios.
+  PlanInput input(std::uint64_t seed) const {
+    PlanInput input{
+        shape, config, served, ExpertLoad(), 1.0, seed, static_cast<double>(LoadEstimate::kUnit)};
+    std::int64_t evidence = 0;
+    for (const PhaseTraffic* phase : known_phases()) {
+      const LoadHistory& history = phase->traffic->history();
+      input.dispersion = std::max(input.dispersion, history.dispersion());
+      LoadEstimate estimate = phase->traffic->estimate();
+      evidence += assignments_of(estimate.load);
+      input.scenarios.push_back({std::move(estimate.load), phase->recent_assignments});
+    }
+    if (input.scenarios.empty()) {
+      input.load = ExpertLoad(shape.num_moe_layers(), shape.num_logical_experts());
+      return input;
+    }
+    if (input.scenarios.size() > 1) {
+      input.load = blend(input.scenarios, evidence);
+      return input;
+    }
+    input.load = std::move(input.scenarios.front().load);
+    const LoadHistory& history = known_phases().front()->traffic->history();
+    input.scenarios = scenarios_of(history.bins(), history.dispersion());
+    return input;
+  }
+
+  // As their originals do, ungated policies follow the last window.
+  PlanInput input_of_last_window(std::uint64_t seed) const {
+    PlanInput input{shape,  config,
+                    served, ExpertLoad(shape.num_moe_layers(), shape.num_logical_experts()),
+                    1.0,    seed};
+    for (const PhaseTraffic& phase : phases) {
+      if (!phase.traffic) continue;
+      const ExpertLoad window = phase.traffic->history().last_window();
+      for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+        const auto to = input.load.layer(layer);
+        for (std::size_t expert = 0; expert < to.size(); ++expert)
+          to[expert] += window.layer(layer)[expert];
+      }
+    }
+    return input;
+  }
+
   ClusterShape shape;
   PlannerConfig config;
   PolicyCapabilities capabilities;
-  LoadHistory history;
+  std::array<PhaseTraffic, 3> phases;  // [Phase]
   ServedState served;
   bool rebalancing = false;
   bool wants = false;
-  int changes = 0;  // of the traffic, as of the last note
-  std::int64_t look_at =
-      config.window_assignments;  // assignments since the change that make new evidence
-  int plans_since_change = 0;     // that moved experts
-  bool counted = false;           // whether the plan under way is one of them
+  bool counted = false;  // whether the plan under way has moved experts
 };
 
 Planner::Planner(const ClusterShape& shape, const PlannerConfig& config)
     : impl_(std::make_unique<Impl>(shape, config)) {}
 Planner::~Planner() = default;
 
-void Planner::observe(const ExpertLoad& load) {
+void Planner::observe(const ExpertLoad& load, Phase phase) {
   require(load.num_moe_layers() == impl_->shape.num_moe_layers() &&
               load.num_logical_experts() == impl_->shape.num_logical_experts(),
           "load is [" + std::to_string(load.num_moe_layers()) + ", " +
               std::to_string(load.num_logical_experts()) + "]; the shape needs [" +
               std::to_string(impl_->shape.num_moe_layers()) + ", " +
               std::to_string(impl_->shape.num_logical_experts()) + "] (layers, logical experts)");
-  const int blocks = impl_->history.num_blocks();
-  impl_->history.add(load);
-  impl_->note_change();
-  // Between blocks the evidence hardly grows; judging costs a pass over all layers.
-  if (blocks != impl_->history.num_blocks()) impl_->judge();
+  for (Impl::PhaseTraffic& other : impl_->phases) other.recent_assignments *= kFade;
+  Impl::PhaseTraffic& observed = impl_->of(phase);
+  observed.recent_assignments += static_cast<double>(assignments_of(load));
+  if (!observed.traffic) observed.traffic.emplace(impl_->shape, impl_->config.window_assignments);
+  // Judging costs a pass over all layers.
+  if (observed.traffic->add(load)) impl_->judge();
 }
 
 void Planner::on_served(const ServedState& served, bool rebalancing) {
@@ -181,20 +244,28 @@ void Planner::on_served(const ServedState& served, bool rebalancing) {
 
 bool Planner::wants_rebalance() const { return impl_->wants; }
 
+int Planner::num_changes() const noexcept {
+  int changes = 0;
+  for (const Impl::PhaseTraffic& phase : impl_->phases) {
+    if (phase.traffic) changes += phase.traffic->history().num_changes();
+  }
+  return changes;
+}
+
 std::unique_ptr<PlanJob> Planner::begin_plan(std::uint64_t seed) {
   const bool due = impl_->has_new_evidence();
-  impl_->note_look();
+  const bool gated = impl_->capabilities.gated;
+  const int allowed_moves = gated && due ? impl_->allowed_moves() : 0;
+  for (Impl::PhaseTraffic& phase : impl_->phases) {
+    if (phase.traffic) phase.traffic->note_look();
+  }
   impl_->counted = false;
   impl_->wants = false;
-  const bool gated = impl_->capabilities.gated;
-  // Ungated policies follow the last window, as their originals do.
-  ExpertLoad load = gated ? impl_->history.since_change() : impl_->history.last_window();
-  const bool load_is_empty = assignments_of(load) == 0;
-  if ((gated && !due) || load_is_empty) return make_empty_job(impl_->shape, impl_->served, load);
-  PlannerConfig config = impl_->config;
-  if (gated) config.max_moves_per_layer = impl_->allowed_moves();
-  return make_plan_job(
-      {impl_->shape, config, impl_->served, std::move(load), impl_->history.dispersion(), seed});
+  PlanInput input = gated ? impl_->input(seed) : impl_->input_of_last_window(seed);
+  if ((gated && !due) || assignments_of(input.load) == 0)
+    return make_empty_job(impl_->shape, impl_->served, input.load);
+  if (gated) input.config.max_moves_per_layer = allowed_moves;
+  return make_plan_job(std::move(input));
 }
 
 }  // namespace swiftbalancer

@@ -74,12 +74,15 @@ class Planner {
   ~Planner();
 
   /// The loads of one packet set, already mapped to logical experts, in the order of the sets.
-  void observe(const ExpertLoad& load);
+  /// Phases have histories of their own; a plan weighs them by the tokens of late.
+  void observe(const ExpertLoad& load, Phase phase = Phase::kMixed);
   /// What is served from now on changed (commits), and whether a plan is open or migrating (then no
   /// early trigger).
   void on_served(const ServedState& served, bool rebalancing);
   /// True when the evidence calls for a rebalance before the interval is over.
   bool wants_rebalance() const;
+  /// Changes of the traffic seen so far, all phases.
+  int num_changes() const noexcept;
   /// Starts a plan on what is served now. @param seed agreed by all ranks (the generation's step).
   std::unique_ptr<PlanJob> begin_plan(std::uint64_t seed);
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include <swiftbalancer/load.hpp>
 #include <swiftbalancer/migration_plan.hpp>
 
 namespace swiftbalancer {
@@ -67,6 +68,8 @@ Status open_packet(std::span<const std::byte> packet, std::uint32_t membership, 
   }
   if (header.mode > static_cast<std::uint32_t>(BalancingMode::kPlanOnly))
     return refuse(rank, step, "names mode " + std::to_string(header.mode));
+  if (header.phase > static_cast<std::uint32_t>(Phase::kMixed))
+    return refuse(rank, step, "names phase " + std::to_string(header.phase));
   if (header.step != step) return refuse(rank, step, "names step " + std::to_string(header.step));
   return {};
 }

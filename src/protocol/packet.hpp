@@ -42,8 +42,9 @@ struct PacketHeader {
       0;  ///< Units of the active plan, absolute, in plan order (rule 6). A promise (rule 7).
   std::uint32_t abort_unit = kNoUnit;  ///< A unit that cannot be staged here, or kNoUnit.
   std::uint32_t flags = 0;
-  std::uint32_t phase = 0;  ///< Phase of the last step.
-  std::uint32_t mode = 0;   ///< BalancingMode asked for here; the first rank's counts.
+  std::uint32_t phase =
+      0;                   ///< Phase of all steps since the last packet that had tokens of its own.
+  std::uint32_t mode = 0;  ///< BalancingMode asked for here; the first rank's counts.
   std::uint32_t unused = 0;
 };
 static_assert(sizeof(PacketHeader) % 8 == 0);

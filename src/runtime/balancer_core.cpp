@@ -21,7 +21,10 @@ Status BalancerCore::begin_step(const StepInfo& info) {
   step = info.step;
   in_step = true;
   phase = info.phase;
-  idle_window &= info.idle;
+  if (!info.idle) {
+    window_phase = idle_window || window_phase == info.phase ? info.phase : Phase::kMixed;
+    idle_window = false;
+  }
   ++stats.steps;
   events.clear();
   send_releases();
@@ -61,7 +64,7 @@ Status BalancerCore::post_packet(std::uint64_t posted_step) {
   const std::uint32_t slot = ring->slot_of(posted_step);
   const auto packet = ring->mine(slot);
   PacketHeader header;
-  header.phase = static_cast<std::uint32_t>(phase);
+  header.phase = static_cast<std::uint32_t>(window_phase);
   header.flags = idle_window ? kIdle : 0U;
   agreement->fill_packet(posted_step, header);
   std::memcpy(packet.data(), &header, sizeof header);
@@ -79,6 +82,7 @@ void BalancerCore::close_window() noexcept {
   }
   std::ranges::fill(counters, 0U);
   idle_window = true;
+  window_phase = Phase::kMixed;
 }
 
 void BalancerCore::add_counters(int layer, std::span<std::int64_t> total) const noexcept {

@@ -142,8 +142,9 @@ struct BalancerCore {
   // Steps.
   std::uint64_t step = 0;
   bool in_step = false;
-  Phase phase = Phase::kMixed;
-  std::uint64_t ready_step = 0;  // packet sets up to this step are complete
+  Phase phase = Phase::kMixed;         // of the step
+  Phase window_phase = Phase::kMixed;  // of all steps since the last packet, as far as not idle
+  std::uint64_t ready_step = 0;        // packet sets up to this step are complete
   std::vector<PacketHeader> headers;
   std::vector<Decision> decisions;
   std::vector<BalancerEvent> events;

@@ -163,16 +163,21 @@ bool decode_served(std::span<const std::byte> bytes, ServedState& served) {
   return rebalancing;
 }
 
-Bytes encode_observe(std::uint64_t step, const ExpertLoad& load) {
+Bytes encode_observe(std::uint64_t step, const ExpertLoad& load, Phase phase) {
   Writer writer;
   writer.put(step);
+  writer.put(static_cast<std::uint64_t>(phase));
   for (int layer = 0; layer < load.num_moe_layers(); ++layer) writer.put_all(load.layer(layer));
   return writer.take();
 }
 
 Observe decode_observe(std::span<const std::byte> bytes, const ClusterShape& shape) {
   Reader reader(bytes);
-  Observe observe{reader.take<std::uint64_t>(),
+  const auto step = reader.take<std::uint64_t>();
+  const auto phase = reader.take<std::uint64_t>();
+  if (phase > static_cast<std::uint64_t>(Phase::kMixed))
+    Reader::refuse("phase " + std::to_string(phase) + " is observed");
+  Observe observe{step, static_cast<Phase>(phase),
                   ExpertLoad(shape.num_moe_layers(), shape.num_logical_experts())};
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer)
     reader.take_all(observe.load.layer(layer));

@@ -36,9 +36,10 @@ bool decode_served(std::span<const std::byte> bytes, ServedState& served);
 
 struct Observe {
   std::uint64_t step = 0;
+  Phase phase = Phase::kMixed;
   ExpertLoad load;
 };
-Bytes encode_observe(std::uint64_t step, const ExpertLoad& load);
+Bytes encode_observe(std::uint64_t step, const ExpertLoad& load, Phase phase);
 Observe decode_observe(std::span<const std::byte> bytes, const ClusterShape& shape);
 
 struct Observed {

@@ -67,7 +67,7 @@ class PlannerProgram {
         return planner_->on_served(served_, rebalancing_);
       case Kind::kObserve: {
         const messages::Observe observe = messages::decode_observe(message.content, *shape_);
-        planner_->observe(observe.load);
+        planner_->observe(observe.load, observe.phase);
         return send(Kind::kObserved,
                     messages::encode_observed({observe.step, planner_->wants_rebalance()}));
       }

@@ -19,8 +19,8 @@ class ThreadPlanning final : public Planning {
   void on_served(const ServedState& served, bool rebalancing) override {
     planner_->on_served(served, rebalancing);
   }
-  void observe(std::uint64_t step, const ExpertLoad& load) override {
-    planner_->observe(load);
+  void observe(std::uint64_t step, const ExpertLoad& load, Phase phase) override {
+    planner_->observe(load, phase);
     PlanningEvent observed;
     observed.step = step;
     observed.wants_rebalance = planner_->wants_rebalance();

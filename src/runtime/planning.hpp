@@ -39,8 +39,9 @@ class Planning {
   virtual void restart(const ClusterShape& shape, const ServedState& served) = 0;
   /// What is served changed, or whether a plan is open or migrating.
   virtual void on_served(const ServedState& served, bool rebalancing) = 0;
-  /// The loads of the packet set of `step`, in the order of the sets. Answered by kObserved.
-  virtual void observe(std::uint64_t step, const ExpertLoad& load) = 0;
+  /// The loads of the packet set of `step` and the phase that its ranks were in, in the order of
+  /// the sets. Answered by kObserved.
+  virtual void observe(std::uint64_t step, const ExpertLoad& load, Phase phase) = 0;
   /// Plan a generation on what is served now. Answered by kPlan or kFailed unless closed before.
   virtual void open(const GenerationId& generation) = 0;
   /// The open generation ended: no plan for it is wanted any more.

@@ -64,12 +64,12 @@ class ProcessPlanning final : public Planning {
     send(Kind::kServed, std::move(changed));
   }
 
-  void observe(std::uint64_t step, const ExpertLoad& load) override {
+  void observe(std::uint64_t step, const ExpertLoad& load, Phase phase) override {
     if (!has_state_) {
       ++ignored_;
       return;
     }
-    send(Kind::kObserve, messages::encode_observe(step, load));
+    send(Kind::kObserve, messages::encode_observe(step, load, phase));
     unanswered_.push_back(step);
   }
 

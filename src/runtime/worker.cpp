@@ -3,7 +3,9 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cstring>
 #include <exception>
+#include <optional>
 
 #include "core/test_fault.hpp"
 
@@ -221,8 +223,23 @@ void Worker::restart_planner() {
 void Worker::observe(const Command& command) {
   last_observed_ = loads_.map(ring_, command.slot);
   last_observed_step_ = command.step;
-  if (planning_ != nullptr) return planning_->observe(command.step, last_observed_);
+  if (planning_ != nullptr)
+    return planning_->observe(command.step, last_observed_, phase_of_set(command.slot));
   report({.kind = Report::Kind::kObserved, .step = command.step});
+}
+
+// The phase that all ranks with tokens were in, else mixed.
+Phase Worker::phase_of_set(std::uint32_t ring_slot) const {
+  std::optional<Phase> phase;
+  for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+    PacketHeader header;
+    std::memcpy(&header, ring_.packet(ring_slot, rank).data(), sizeof header);
+    if ((header.flags & kIdle) != 0) continue;
+    const auto own = static_cast<Phase>(header.phase);
+    if (phase.value_or(own) != own) return Phase::kMixed;
+    phase = own;
+  }
+  return phase.value_or(Phase::kMixed);
 }
 
 void Worker::open(const Command& command) {

@@ -109,6 +109,7 @@ class Worker {
   void restart_planner();
   bool report_staging();
   void observe(const Command& command);
+  Phase phase_of_set(std::uint32_t ring_slot) const;
   void open(const Command& command);
   void commit(std::uint32_t unit);
   void tell_planner();

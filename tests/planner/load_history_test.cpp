@@ -73,7 +73,7 @@ TEST(LoadHistory, TokensOfARequestMakeLoadsNoisier) {
   const auto dispersion = [&](int concurrency) {
     LoadHistory history(shape(), kWindow);
     RoutingTraffic traffic(routing, concurrency, 1, 3);
-    while (history.num_blocks() < 16) history.add(traffic.next_step());
+    while (history.num_blocks() < 64) history.add(traffic.next_step());
     return history.dispersion();
   };
   EXPECT_LT(dispersion(256), 1.4);

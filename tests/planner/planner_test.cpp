@@ -10,6 +10,7 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "planner/plan_job.hpp"
 #include "planner/routing_traffic.hpp"
 
 namespace swiftbalancer {
@@ -40,14 +41,14 @@ class Service {
         window_(static_cast<std::size_t>(shape.num_moe_layers()),
                 std::vector<double>(static_cast<std::size_t>(shape.num_ranks()), 0.0)) {}
 
-  void step(const ExpertLoad& load) {
+  void step(const ExpertLoad& load, Phase phase = Phase::kMixed) {
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
       const auto loads =
           rank_load(shape_, served_.placement.layer(layer), shares(layer), load.layer(layer));
       for (std::size_t rank = 0; rank < loads.size(); ++rank)
         window_[static_cast<std::size_t>(layer)][rank] += loads[rank];
     }
-    planner_.observe(load);
+    planner_.observe(load, phase);
     ++steps_;
     if (planner_.wants_rebalance() || steps_ % kInterval == 0) commit(plan());
   }
@@ -230,6 +231,51 @@ TEST(Planner, DoesNotAskWhileRebalancingNorTwiceOnTheSameEvidence) {
   }
   service.planner().observe(traffic.next_step());
   EXPECT_TRUE(service.planner().wants_rebalance());
+}
+
+ExpertLoad in_every_layer(int num_moe_layers, const std::vector<std::int64_t>& counts) {
+  ExpertLoad load(num_moe_layers, static_cast<int>(counts.size()));
+  for (int layer = 0; layer < num_moe_layers; ++layer)
+    std::ranges::copy(counts, load.layer(layer).begin());
+  return load;
+}
+
+// Experts 0 and 1 are hot in prefill, 2 and 3 in decode: beside each other on a rank they are 1.6
+// times its mean load in every step, though the sum of both phases is even.
+TEST(Planner, KeepsPhasesApartAndBalancesEach) {
+  const ClusterShape shape(
+      {.num_moe_layers = 2, .num_logical_experts = 4, .num_ranks = 2, .num_slots = 4});
+  const ExpertLoad prefill = in_every_layer(2, {400, 400, 100, 100});
+  const ExpertLoad decode = in_every_layer(2, {100, 100, 400, 400});
+  const ExpertLoad both = in_every_layer(2, {500, 500, 500, 500});
+  const auto imbalance_of = [&](const ServedState& served, const ExpertLoad& load) {
+    return aggregate_imbalance(imbalance_per_layer(shape, served, load)).worst_layer;
+  };
+  Service apart(shape, {}), together(shape, {});
+  ASSERT_NEAR(imbalance_of(apart.served(), prefill), 1.6, 1e-9);
+  for (int step = 0; step < 8; ++step) {
+    apart.step(prefill, Phase::kPrefill);
+    apart.step(decode, Phase::kDecode);
+    together.step(both);
+  }
+  EXPECT_EQ(together.moves(), 0) << "the sum alone shows nothing to do";
+  EXPECT_EQ(apart.moves(), 2 * 2) << "per layer, one expert each way";
+  EXPECT_NEAR(imbalance_of(apart.served(), prefill), 1.0, 1e-9);
+  EXPECT_NEAR(imbalance_of(apart.served(), decode), 1.0, 1e-9);
+}
+
+// A phase that hardly has tokens is not worth moves that the other one would pay for.
+TEST(Planner, PlansForThePhaseThatHasTheTokens) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 4, .num_ranks = 2, .num_slots = 4});
+  const ExpertLoad prefill = in_every_layer(1, {5000, 5000, 5000, 5000});
+  const ExpertLoad decode = in_every_layer(1, {4, 4, 1, 1});
+  Service service(shape, {});
+  for (int step = 0; step < 2000; ++step) {
+    service.step(prefill, Phase::kPrefill);
+    service.step(decode, Phase::kDecode);
+  }
+  EXPECT_EQ(service.moves(), 0);
 }
 
 TEST(Planner, APlanBelowTheGainThatPaysIsEmpty) {

@@ -50,8 +50,8 @@ class Pair {
     process_->restart(shape_, served_);
   }
   bool observe(std::uint64_t step, const ExpertLoad& load) {
-    thread_->observe(step, load);
-    process_->observe(step, load);
+    thread_->observe(step, load, Phase::kMixed);
+    process_->observe(step, load, Phase::kMixed);
     const PlanningEvent expected = next_event(*thread_);
     const PlanningEvent event = process_.next();
     EXPECT_EQ(event.kind, Kind::kObserved) << event.why;
@@ -132,7 +132,7 @@ TEST(PlannerProcess, AnswersInOrderWhatWasAskedBeforeItWasUp) {
   DrivenPlanning process({.program = testing::planner_program()});
   process->restart(shape, ServedState::initial(shape));
   for (std::uint64_t step = 1; step <= 100; ++step)
-    process->observe(step, testing::skewed_load(shape, static_cast<int>(step)));
+    process->observe(step, testing::skewed_load(shape, static_cast<int>(step)), Phase::kMixed);
   for (std::uint64_t step = 1; step <= 100; ++step) {
     const PlanningEvent event = process.next();
     ASSERT_EQ(event.kind, Kind::kObserved) << event.why;

@@ -55,7 +55,7 @@ TEST(PlannerProcessFailure, KilledWhileIdleIsStartedAgainAndPlansOnceRestarted) 
                               HasSubstr("started again in 100 ms (1 of 5 times)")));
   EXPECT_FALSE(process->running());
 
-  process->observe(5, skewed_load(kShape, 0));
+  process->observe(5, skewed_load(kShape, 0), Phase::kMixed);
   process->on_served(ServedState::initial(kShape), false);
   EXPECT_EQ(process->ignored(), 1U);
   process->open(kGeneration);
@@ -109,7 +109,7 @@ TEST(PlannerProcessFailure, RestartedBeforeItIsUpAgainItBeginsWithWhatCameSince)
   ASSERT_EQ(kill(process.wait_until_up(), SIGKILL), 0);
   EXPECT_EQ(process.next().kind, Kind::kLost);
   process->restart(kShape, ServedState::initial(kShape));
-  process->observe(1, skewed_load(kShape, 0));
+  process->observe(1, skewed_load(kShape, 0), Phase::kMixed);
   process.pass(100ms);
   EXPECT_EQ(process.next().kind, Kind::kObserved);
   EXPECT_EQ(process->restarts(), 1);
@@ -125,7 +125,7 @@ TEST(PlannerProcessFailure, StuckIsEndedAfterTheDeadline) {
   ASSERT_EQ(kill(first, SIGSTOP), 0);
   process.pass(1h);  // Nothing is owed: silence is no sign of anything.
   process->advance();
-  process->observe(1, skewed_load(kShape, 0));
+  process->observe(1, skewed_load(kShape, 0), Phase::kMixed);
   process->advance();
   process.pass(299ms);
   process->advance();
@@ -149,7 +149,7 @@ TEST(PlannerProcessFailure, OneThatDoesNotKeepUpIsEnded) {
   process.restart(kLargeShape);
   ASSERT_EQ(kill(process.wait_until_up(), SIGSTOP), 0);
   for (std::uint64_t step = 1; step <= 20; ++step)
-    process->observe(step, skewed_load(kLargeShape, 0));
+    process->observe(step, skewed_load(kLargeShape, 0), Phase::kMixed);
   const PlanningEvent lost = process.next();
   EXPECT_EQ(lost.kind, Kind::kLost);
   EXPECT_THAT(lost.why, HasSubstr("planner process does not keep up"));
@@ -165,7 +165,7 @@ TEST(PlannerProcessFailure, OutOfMemoryIsSaid) {
   DrivenPlanning process(options);
   const ClusterShape huge = testing::shape_of(1000, 2048, 2, 2048);
   process->restart(huge, ServedState::initial(huge));
-  process->observe(1, skewed_load(huge, 0));
+  process->observe(1, skewed_load(huge, 0), Phase::kMixed);
   const PlanningEvent lost = process.next();
   EXPECT_EQ(lost.kind, Kind::kLost);
   EXPECT_THAT(lost.why, HasSubstr("planner process ran out of memory"));
@@ -200,7 +200,7 @@ TEST(PlannerProcessFailure, AProgramThatEndsAtOnceIsGivenUp) {
 
   process.pass(1h);
   process->restart(kShape, ServedState::initial(kShape));
-  process->observe(1, skewed_load(kShape, 0));
+  process->observe(1, skewed_load(kShape, 0), Phase::kMixed);
   process->open(kGeneration);
   EXPECT_EQ(process.next().kind, Kind::kFailed);
   EXPECT_FALSE(process->advance());

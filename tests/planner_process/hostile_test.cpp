@@ -39,7 +39,7 @@ TEST_P(HostilePlanner, IsEndedAndItsLastWordsAreNotUsed) {
   for (int life = 0; life < 2; ++life) {
     process.pass(100ms);
     process->restart(kShape, ServedState::initial(kShape));
-    process->observe(7, testing::skewed_load(kShape, 0));
+    process->observe(7, testing::skewed_load(kShape, 0), Phase::kMixed);
     process->open({.membership = 0, .step = 7});
     process->on_served(ServedState::initial(kShape), true);
     std::vector<PlanningEvent> events;

@@ -110,7 +110,7 @@ void DrivenPlanning::restart(const ClusterShape& shape) {
 }
 
 void DrivenPlanning::observe(std::uint64_t step, const ExpertLoad& load) {
-  planning_->observe(step, load);
+  planning_->observe(step, load, Phase::kMixed);
   EXPECT_EQ(next(Event::Kind::kObserved).step, step);
 }
 

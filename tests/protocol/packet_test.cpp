@@ -46,6 +46,19 @@ TEST(Packet, OfAnotherRankOrStepIsRefusedByName) {
               testing::HasSubstr("truncated"));
 }
 
+TEST(Packet, OfAModeOrPhaseThatThereIsNotIsRefused) {
+  for (const bool phase : {false, true}) {
+    auto packet = sealed_packet(3, 17);
+    PacketHeader header;
+    std::memcpy(&header, packet.data(), sizeof header);
+    (phase ? header.phase : header.mode) = 3;
+    std::memcpy(packet.data(), &header, sizeof header);
+    seal_packet(packet);
+    EXPECT_THAT(open_packet(packet, 0, 3, 17, header).message(),
+                testing::HasSubstr(phase ? "names phase 3" : "names mode 3"));
+  }
+}
+
 TEST(Packet, LayoutKeepsSegmentsApart) {
   ShapeOptions options;
   options.num_moe_layers = 3;

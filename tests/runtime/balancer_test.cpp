@@ -222,6 +222,7 @@ TEST(BalancerDispatch, DecodeStepsPutEachExpertOnOneSlotWhereSoConfigured) {
   BalancerConfig config;
   config.policy = "stress";
   config.rebalance_interval = 1;
+  config.packet_interval = 2;  // A packet is of both phases, a step's tables are of its own.
   config.decode_dispatch = DispatchObjective::kActivatedExperts;
   std::mutex mutex;
   std::map<std::uint64_t, std::vector<std::int32_t>>

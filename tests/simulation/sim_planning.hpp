@@ -31,7 +31,7 @@ class SimPlanning final : public Planning {
     rounds_left_ = 0;
   }
   void on_served(const ServedState& served, bool) override { served_ = served; }
-  void observe(std::uint64_t step, const ExpertLoad& load) override {
+  void observe(std::uint64_t step, const ExpertLoad& load, Phase) override {
     for (int layer = 0; layer < load.num_moe_layers(); ++layer) {
       for (std::int64_t tokens : load.layer(layer))
         history_ = mix(history_, static_cast<std::uint64_t>(tokens));
