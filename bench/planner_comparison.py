@@ -54,7 +54,7 @@ RECORDED_SWITCHES = (("dsv2lite_tasks", 80, 8), ("gptoss20b_domains", 40, 8), ("
 
 
 class Failed(Exception):
-    """Our own tool gave no plan."""
+    """Our own tool gave no plan, or says other than the scorer."""
 
 
 class Tool:
@@ -125,6 +125,15 @@ class Comparison:
             result["split"], result["next_split"] = self._tool.split(path, placement, ranks, now, following)
         self.results.append(result)
 
+    def _check_ours(self, figures):
+        """The tool's own figures are those that the scorer gave its plan."""
+        result = self.results[-1]
+        if "error" in result:
+            raise Failed(f"plan: {result['error']}")
+        # The tool reads loads as 32-bit floating point.
+        if abs(figures["imbalance_mean"] - result["imbalance"]) > 1e-4:
+            raise Failed(f"plan says imbalance {figures['imbalance_mean']}, the scorer {result['imbalance']}")
+
     def run(self, case, loads, windows, modes=("full", "incremental"), budgets=(None,)):
         """All policies on one case; windows (before, now, next) index the first axis of loads."""
         before, now, following = windows
@@ -140,6 +149,7 @@ class Comparison:
                 self._record(case, "full", name, outcome, scored, start)
             figures, placement = self._tool.plan(path, slots, ranks, now)
             self._record(case, "full", "ours", (figures["plan_ms"], placement), scored, start)
+            self._check_ours(figures)
         if "incremental" not in modes or before is None:
             return
         current = self._peers.plan("vllm", loads[before], start, slots, ranks)
@@ -156,6 +166,7 @@ class Comparison:
             figures, placement = self._tool.plan(path, slots, ranks, now, before=current_path, budget=budget)
             policy = "ours" if budget is None else f"ours {budget}"
             self._record(case, "incremental", policy, (figures["plan_ms"], placement), scored, current)
+            self._check_ours(figures)
 
     def generated(self, shapes, switch, seeds):
         for layers, experts, slots, ranks in shapes:

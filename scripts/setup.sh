@@ -11,7 +11,8 @@ python_packages=("vl-convert-python==1.9.*")
 if [[ $# -eq 1 && $1 == --tests ]]; then
   packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev chromium shellcheck codespell
              clang-19 libclang-rt-19-dev llvm-19)
-  python_packages+=("clang-format==23.1.*" "clang-tidy==23.1.*" "prometheus-client==0.26.*" "promql-parser==0.12.*")
+  python_packages+=("clang-format==23.1.*" "clang-tidy==23.1.*" "prometheus-client==0.26.*" "promql-parser==0.12.*"
+                    "numpy==2.4.*")
 elif [[ $# -gt 0 ]]; then
   die "unknown argument '$*'; usage: setup.sh [--tests]"
 fi
