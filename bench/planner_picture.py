@@ -16,7 +16,9 @@ COLOURS = {"vllm": "C0", "sglang": "C1", "sglang_vec": "C2", "ascend_default": "
 
 def panels(results):
     """(title, results) of every picture: those cases for which our planner got several budgets."""
-    chosen = [result for result in results if result["mode"] == "incremental" and result["series"] in ("stale", "switch")]
+    chosen = [
+        result for result in results if result["mode"] == "incremental" and result["series"] in ("stale", "switch")
+    ]
     groups = planner_report.grouped(
         chosen, lambda result: (result["series"], planner_report.shape_of(result), result["loads"])
     )

@@ -171,7 +171,9 @@ def table(results, averaged=False):
         errors = [result["error"] for result in of if "error" in result]
         if errors:
             text = errors[0].replace("|", "\\|")
-            lines.append(f"| {name_of(policy)} | failed in {len(errors)} of {len(of)}: {text} |" + " |" * (len(heads) - 1))
+            lines.append(
+                f"| {name_of(policy)} | failed in {len(errors)} of {len(of)}: {text} |" + " |" * (len(heads) - 1)
+            )
             continue
         cells = [cell(column, of, averaged) for column, _ in COLUMNS]
         if policy == "stay":

@@ -37,7 +37,16 @@ class Generator(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             for kind in generate_loads.KINDS:
                 path = pathlib.Path(folder) / f"{kind}.npy"
-                command = [sys.executable, BENCH / "generate_loads.py", "--kind", kind, "--layers", "3", "--experts", "64"]
+                command = [
+                    sys.executable,
+                    BENCH / "generate_loads.py",
+                    "--kind",
+                    kind,
+                    "--layers",
+                    "3",
+                    "--experts",
+                    "64",
+                ]
                 command += ["--seed", "7", "--series", "drift", "--windows", "3", "-o", path]
                 subprocess.run(command, check=True, capture_output=True)
                 here = generate_loads.generate(kind, 3, 64, 7, "drift", 3)
@@ -45,7 +54,9 @@ class Generator(unittest.TestCase):
 
     def test_seeds_and_kinds_differ(self):
         loads = [
-            file_bytes(generate_loads.generate(kind, 3, 64, seed)) for kind in generate_loads.KINDS for seed in (1, 2, 3)
+            file_bytes(generate_loads.generate(kind, 3, 64, seed))
+            for kind in generate_loads.KINDS
+            for seed in (1, 2, 3)
         ]
         self.assertEqual(len(set(loads)), 6)
 
@@ -119,7 +130,14 @@ def result_of(policy, seed, ms, **others):
 
 
 def report_of(results, skipped=()):
-    facts = {"date": "2026-01-02", "machine": "a machine", "core": 1, "command": "bench.sh", "seconds": 5, "limit": 60.0}
+    facts = {
+        "date": "2026-01-02",
+        "machine": "a machine",
+        "core": 1,
+        "command": "bench.sh",
+        "seconds": 5,
+        "limit": 60.0,
+    }
     return json.loads(json.dumps(facts | {"versions": {"peer": "1.2"}, "skipped": list(skipped), "results": results}))
 
 
@@ -145,7 +163,9 @@ class Page(unittest.TestCase):
 
     def test_a_peer_that_fails_shows_its_error_and_is_not_the_fastest(self):
         failed = result_of("flashlb", 1, 0.001)
-        failed = {key: failed[key] for key in failed if key not in ("ms", "imbalance")} | {"error": "no plan within 60 s"}
+        failed = {key: failed[key] for key in failed if key not in ("ms", "imbalance")} | {
+            "error": "no plan within 60 s"
+        }
         page = planner_report.page(report_of((*self.RESULTS, failed, result_of("flashlb", 2, 0.001))))
         self.assertIn("| vllm-ascend FlashLB | failed in 1 of 2: no plan within 60 s |", page)
         self.assertIn("| 30 (SGLang deepseek_vec) |", page)
