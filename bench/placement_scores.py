@@ -29,7 +29,7 @@ def check(placement, experts):
 
 
 def imbalance(placement, loads, num_ranks):
-    """Largest over mean rank load of each layer, [layers]; every replica of an expert gets the same part of its load."""
+    """Largest / mean rank load of each layer, [layers]; all replicas of an expert get the same part of its load."""
     copies = np.stack([np.bincount(row, minlength=loads.shape[1]) for row in placement])
     of_slots = np.take_along_axis(loads / copies, placement, axis=1)
     of_ranks = of_slots.reshape(placement.shape[0], num_ranks, -1).sum(axis=2)

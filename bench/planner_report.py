@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from the figures that bench/planner_comparison.py measured. Needs no package and no network."""
+"""Writes docs/benchmarks.md from the figures of bench/planner_comparison.py. Needs no package and no network."""
 
 import os
 import sys
@@ -61,26 +61,27 @@ SECTIONS = (
 INTRODUCTION = """\
 # Planner benchmark
 
-Our planner beside the policies of vLLM, SGLang and vllm-ascend, which run from their published packages: the same loads, one run,
-one core. This page is written whole by `{command}`; edit bench/planner_report.py instead.
+Our planner beside the policies of vLLM, SGLang and vllm-ascend, which run from their published packages: the same loads,
+one run, one core. This page is written whole by `{command}`; edit bench/planner_report.py instead.
 
 | | |
 |---|---|
 | date | {date} |
 | machine | {machine}; everything ran on core {core}, the whole run took {seconds} s |
-| peers | {versions} |
+| packages | {versions} |
 
-The loads come from bench/generate_loads.py: the hottest expert of a layer carries 6.5 times the mean, as in DeepSeek-V3, by a `zipf` or a
-`lognormal` distribution; a window has 32,768,000 tokens a layer and the sampling noise of a real counter. A cell has one value for
-each of the seeds 1, 2, 3.
+The loads come from bench/generate_loads.py: the hottest expert of a layer carries 6.5 times the mean, as in DeepSeek-V3,
+by a `zipf` or a `lognormal` distribution; a window has 32,768,000 tokens a layer and the sampling noise of a real
+counter. A cell has one value for each seed, in order: 1, 2, 3.
 
-- time: planning alone, all layers, the best of several runs. `x fastest peer` is the time of the fastest peer policy over this one's.
-- imbalance: largest / mean rank load, mean over layers; `worst layer` is the largest of a layer. One scorer (bench/placement_scores.py) judges
-  all placements; every replica of an expert gets the same part of its load.
-- split: imbalance if the replicas get the shares that level the window planned for, by `swiftbalancer plan --dispatch split` for every policy's
-  placement alike.
-- next window, next, split: the same placement, and the same shares, on the next window.
-- moves: experts that a rank gains, mean over layers. `at most N` is `--max-moves-per-layer N`.
+- time: planning alone, all layers, the best of several runs. `x fastest peer` is the time of the fastest peer policy
+  over this one's, `x vLLM` the time of vLLM's policy over this one's.
+- imbalance: largest / mean rank load, mean over layers; `worst layer` is the largest of a layer. One scorer
+  (bench/placement_scores.py) judges all placements; every replica of an expert gets the same part of its load.
+- split: imbalance if the replicas get the shares that level the window planned for, by
+  `swiftbalancer plan --dispatch split` for every policy's placement alike.
+- next window; next, split: the same placement, and the same shares, on the next window.
+- moves a layer: experts that a rank gains, mean over layers. `at most N` is `--max-moves-per-layer N`.
 - duplicates: slots whose expert another slot of the same rank holds, over all layers.
 
 A peer that fails, or takes more than {limit:g} s for one case, is listed with its error.
