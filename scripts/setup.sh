@@ -12,7 +12,7 @@ if [[ $# -eq 1 && $1 == --tests ]]; then
   packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev chromium shellcheck codespell
              clang-19 libclang-rt-19-dev llvm-19)
   python_packages+=("clang-format==23.1.*" "clang-tidy==23.1.*" "prometheus-client==0.26.*" "promql-parser==0.12.*"
-                    "highspy==1.16.*")
+                    "highspy==1.16.*"
                     "numpy==2.4.*")
 elif [[ $# -gt 0 ]]; then
   die "unknown argument '$*'; usage: setup.sh [--tests]"

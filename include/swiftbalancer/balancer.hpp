@@ -35,12 +35,9 @@
 namespace swiftbalancer {
 
 struct StepInfo {
-  std::uint64_t step = 0;       ///< 1, 2, 3, ...: the same on every rank.
-  Phase phase = Phase::kMixed;  ///< Of all ranks' tokens together: decode_dispatch goes by it.
-  bool idle = false;            ///< This rank has no tokens of its own in this step.
   std::uint64_t step = 0;  ///< 1, 2, 3, ...: the same on every rank.
-  Phase phase =
-      Phase::kMixed;  ///< Loads of steps in which all ranks are in one phase are kept apart.
+  /// Of all ranks' tokens together: decode_dispatch goes by it, and loads of phases are kept apart.
+  Phase phase = Phase::kMixed;
   bool idle = false;  ///< This rank has no tokens of its own in this step.
 };
 

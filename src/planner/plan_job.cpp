@@ -79,7 +79,6 @@ class Job final : public PlanJob {
     return input_.gate ? input_.gate->price() : kMovePrice * input_.config.min_gain;
   }
 
-  LayerProblem problem() const {
   std::span<const std::int64_t> load() const { return input_.load.layer(layer_); }
 
   LayerPlan plan_for(std::span<const std::int64_t> load) const {
@@ -93,8 +92,7 @@ class Job final : public PlanJob {
     rate(best);
     LayerPlan other = plan_for(envelope(input_.scenarios, layer_));
     rate(other);
-    const double price = kMovePrice * input_.config.min_gain;
-    if (other.imbalance_after + price * other.moves < best.imbalance_after + price * best.moves)
+    if (other.imbalance_after + price() * other.moves < best.imbalance_after + price() * best.moves)
       best = std::move(other);
     return best;
   }
@@ -124,8 +122,8 @@ class Job final : public PlanJob {
   // What noise alone would show is no gain: a plan can not be better than its loads are known.
   bool is_worth_it(const LayerPlan& plan) {
     if (!policy_->capabilities().gated) return true;
-    const double noise = noise_imbalance(input_.shape.num_ranks(), total(input_.load.layer(layer_)),
-                                         input_.dispersion);
+    const double noise =
+        noise_imbalance(input_.shape.num_ranks(), total(load()) / input_.unit, input_.dispersion);
     const double gain = plan.imbalance_before - std::max(plan.imbalance_after, 1.0 + noise);
     if (gain <= 0.0 || gain < price() * plan.moves) return false;
     // What is served was planned on a sample as noisy as this one.
@@ -133,10 +131,6 @@ class Job final : public PlanJob {
         plan.imbalance_before - plan.imbalance_after <= kNoises * noise)
       return false;
     if (input_.gate && !input_.gate->is_worth_it(gain, plan.moves)) return false;
-    const double floor = 1.0 + noise_imbalance(input_.shape.num_ranks(),
-                                               total(load()) / input_.unit, input_.dispersion);
-    const double gain = plan.imbalance_before - std::max(plan.imbalance_after, floor);
-    if (gain <= 0.0 || gain < kMovePrice * input_.config.min_gain * plan.moves) return false;
     gain_ += gain;
     return true;
   }

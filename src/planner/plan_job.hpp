@@ -21,12 +21,12 @@ struct PlanInput {
   ExpertLoad load;
   double dispersion = 1.0;  ///< Of the load's noise, LoadHistory::dispersion().
   std::uint64_t seed = 0;
-  Dispatch dispatch = Dispatch::kSplit;  ///< What plans are judged under.
-  std::optional<CostGate> gate{};        ///< In place of config.min_gain, for gated policies.
   double unit = 1.0;  ///< What one token counts in `load`.
   /// With two or more the imbalance of a plan is their weighted mean, and `load` their blend: no
   /// rank may be hot in one because it is cold in another. Helps only for loads like these.
   std::vector<Scenario> scenarios{};
+  Dispatch dispatch = Dispatch::kSplit;  ///< What plans are judged under.
+  std::optional<CostGate> gate{};        ///< In place of config.min_gain, for gated policies.
 };
 
 /// What sampling noise alone adds to the imbalance of a layer that is in truth even, on average.
