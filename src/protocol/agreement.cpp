@@ -31,7 +31,6 @@ Agreement::Agreement(const AgreementConfig& config, AgreedState begin)
 std::optional<std::uint64_t> Agreement::set_due(std::uint64_t step) const noexcept {
   if (step <= config_.packet_lag) return std::nullopt;
   const std::uint64_t posted = step - config_.packet_lag;
-  if (faulty(Fault::kEarlyUse) && posted <= used_step_) return std::nullopt;
   if (posted <= begin_.step && !faulty(Fault::kOldPackets)) return std::nullopt;  // rule 14
   return packet_due(posted) ? std::optional(posted) : std::nullopt;
 }

@@ -32,7 +32,7 @@ Status BalancerCore::begin_step(const StepInfo& info) {
   if (faulty(Fault::kEarlyUse)) {  // as soon as it is here, which is sooner on some ranks
     const std::uint64_t next =
         (agreement->used_step() / config.packet_interval + 1) * config.packet_interval;
-    if (ready_step >= next) due = next;
+    due = ready_step >= next || due == next ? std::optional(next) : std::nullopt;
   }
   if (due) {
     if (Status status = use_set(*due); !status.ok()) {
