@@ -130,7 +130,7 @@ class DrawTable {
  private:
   struct Choice {
     std::int32_t slot;
-    std::uint32_t upto;  // shares of the expert's slots up to this one
+    std::uint32_t limit;  // shares of the expert's slots up to this one
   };
   std::uint32_t source_shift_;
   std::vector<std::uint32_t> first_;  // [num_logical_experts + 1] into choices_

@@ -87,18 +87,18 @@ void LocalityFirst::spread(std::span<const std::int32_t> slots, int node) {
     while (at < slots.size() && !is_here(rank_of(at))) ++at;
   };
   skip_others();
-  std::int64_t begin = 0, upto = room(at), filled = 0;
+  std::int64_t begin = 0, limit = room(at), filled = 0;
   for (int turn = 0; turn < kDispatchEntries; ++turn) {
     for (std::size_t rank = 0; rank < left_.size(); ++rank) {
       if (!is_here(rank) || left_[rank] <= turn) continue;
       const std::int64_t entry = weight_[rank] * kShareUnit;
-      while (begin + entry / 2 >= upto) {
+      while (begin + entry / 2 >= limit) {
         open_[at] -= filled;
         filled = 0;
         ++at;
         skip_others();
         if (at == slots.size()) break;
-        upto += room(at);
+        limit += room(at);
       }
       if (at == slots.size()) break;
       begin += entry;

@@ -15,7 +15,7 @@ namespace {
 // The price of a move, as a part of the gain that a whole plan must bring: the last percent of
 // balance takes most moves and is gone with the next drift.
 constexpr double kMovePrice = 0.2;
-// Of the noise of a sample that moves must win on even shares.
+// Of the noise of a sample that moves must win.
 constexpr double kNoises = 2.0;
 // The part of that gain that is asked of a plan which may move nothing and so costs no transfer.
 constexpr double kSharesPrice = 0.25;
@@ -40,6 +40,13 @@ double gain_per_move(const LayerPlan& plan) {
   return plan.moves == 0 ? std::numeric_limits<double>::infinity() : gain / plan.moves;
 }
 
+// What a plan does with the layers so far.
+struct Choice {
+  std::vector<LayerChange> changes{};
+  std::vector<double> imbalance{};  // [layers] after them
+  double gain = 0.0;                // sum over layers, beyond noise
+};
+
 class Job final : public PlanJob {
  public:
   explicit Job(PlanInput input)
@@ -47,31 +54,29 @@ class Job final : public PlanJob {
 
   bool advance() override {
     if (layer_ == input_.shape.num_moe_layers()) return true;
-    LayerPlan plan = input_.scenarios.size() > 1 ? plan_for_scenarios() : plan_for(load());
+    LayerPlan plan = plan_for_traffic();
     before_.push_back(plan.imbalance_before);
-    after_.push_back(plan.imbalance_before);
-    if (changes(plan, input_.served, layer_) && is_worth_it(plan)) {
-      after_.back() = plan.imbalance_after;
-      plan_.changes.push_back({layer_, std::move(plan)});
+    if (policy_->capabilities().gated) {
+      LayerPlan kept = plan.moves == 0 ? plan : plan_without_moves();
+      if (is_noise(kept, plan)) plan = kept;
+      take_layer(unmoved_, std::move(kept));
     }
+    take_layer(choice_, std::move(plan));
     return ++layer_ == input_.shape.num_moe_layers();
   }
 
   Plan take() override {
-    plan_.imbalance_before = aggregate_imbalance(before_);
-    const bool gated = policy_->capabilities().gated;
-    const double price = input_.config.max_moves_per_layer == 0 ? kSharesPrice : 1.0;
-    if (gated && gain_ < price * input_.config.min_gain * input_.shape.num_moe_layers()) {
-      plan_.changes.clear();
-      after_ = before_;
-    }
-    plan_.imbalance_after = aggregate_imbalance(after_);
-    for (const LayerChange& change : plan_.changes) plan_.moves += change.plan.moves;
-    std::stable_sort(plan_.changes.begin(), plan_.changes.end(),
+    if (policy_->capabilities().gated) pass_gate();
+    Plan plan;
+    plan.imbalance_before = aggregate_imbalance(before_);
+    plan.imbalance_after = aggregate_imbalance(choice_.imbalance);
+    plan.changes = std::move(choice_.changes);
+    for (const LayerChange& change : plan.changes) plan.moves += change.plan.moves;
+    std::stable_sort(plan.changes.begin(), plan.changes.end(),
                      [](const LayerChange& a, const LayerChange& b) {
                        return gain_per_move(a.plan) > gain_per_move(b.plan);
                      });
-    return std::move(plan_);
+    return plan;
   }
 
  private:
@@ -80,6 +85,10 @@ class Job final : public PlanJob {
   }
 
   std::span<const std::int64_t> load() const { return input_.load.layer(layer_); }
+
+  LayerPlan plan_for_traffic() const {
+    return input_.scenarios.size() > 1 ? plan_for_scenarios() : plan_for(load());
+  }
 
   LayerPlan plan_for(std::span<const std::int64_t> load) const {
     return policy_->plan_layer(problem(load));
@@ -95,6 +104,50 @@ class Job final : public PlanJob {
     if (other.imbalance_after + price() * other.moves < best.imbalance_after + price() * best.moves)
       best = std::move(other);
     return best;
+  }
+
+  LayerPlan plan_without_moves() {
+    const int max_moves = std::exchange(input_.config.max_moves_per_layer, 0);
+    LayerPlan plan = plan_for_traffic();
+    input_.config.max_moves_per_layer = max_moves;
+    return plan;
+  }
+
+  // Moves must win more than the noise of two samples, the one that what is served was planned on
+  // and this one.
+  bool is_noise(const LayerPlan& kept, const LayerPlan& plan) const {
+    return kept.imbalance_after - plan.imbalance_after <= kNoises * noise();
+  }
+
+  void take_layer(Choice& choice, LayerPlan plan) const {
+    const double gain = plan.imbalance_before - std::max(plan.imbalance_after, 1.0 + noise());
+    const bool taken = changes(plan, input_.served, layer_) &&
+                       (!policy_->capabilities().gated || is_worth_it(gain, plan.moves));
+    choice.imbalance.push_back(taken ? plan.imbalance_after : plan.imbalance_before);
+    if (!taken) return;
+    choice.gain += gain;
+    choice.changes.push_back({layer_, std::move(plan)});
+  }
+
+  // What noise alone would show is no gain: a plan can not be better than its loads are known.
+  bool is_worth_it(double gain, int moves) const {
+    return gain > 0.0 && gain >= price() * moves &&
+           (!input_.gate || input_.gate->is_worth_it(gain, moves));
+  }
+
+  // Moves must win over what new shares win alone, which cost no transfer.
+  void pass_gate() {
+    const double least = input_.config.min_gain * input_.shape.num_moe_layers();
+    if (choice_.gain - unmoved_.gain >= least) return;
+    choice_ = std::move(unmoved_);
+    if (choice_.gain >= kSharesPrice * least) return;
+    choice_.changes.clear();
+    choice_.imbalance = before_;
+  }
+
+  double noise() const {
+    return noise_imbalance(input_.shape.num_ranks(), total(load()) / input_.unit,
+                           input_.dispersion);
   }
 
   void rate(LayerPlan& plan) const {
@@ -119,29 +172,12 @@ class Job final : public PlanJob {
     return problem;
   }
 
-  // What noise alone would show is no gain: a plan can not be better than its loads are known.
-  bool is_worth_it(const LayerPlan& plan) {
-    if (!policy_->capabilities().gated) return true;
-    const double noise =
-        noise_imbalance(input_.shape.num_ranks(), total(load()) / input_.unit, input_.dispersion);
-    const double gain = plan.imbalance_before - std::max(plan.imbalance_after, 1.0 + noise);
-    if (gain <= 0.0 || gain < price() * plan.moves) return false;
-    // What is served was planned on a sample as noisy as this one.
-    if (input_.dispatch == Dispatch::kEven && plan.moves > 0 &&
-        plan.imbalance_before - plan.imbalance_after <= kNoises * noise)
-      return false;
-    if (input_.gate && !input_.gate->is_worth_it(gain, plan.moves)) return false;
-    gain_ += gain;
-    return true;
-  }
-
   PlanInput input_;
   std::unique_ptr<Policy> policy_;
   int layer_ = 0;
-  double gain_ = 0.0;  // sum over layers, beyond noise
-  std::vector<double> before_;
-  std::vector<double> after_;
-  Plan plan_;
+  std::vector<double> before_;  // [layers]
+  Choice choice_;
+  Choice unmoved_;  // of gated policies: the best that takes no moves
 };
 
 class EmptyJob final : public PlanJob {
