@@ -3,8 +3,8 @@
 Called by bench/planner_benchmark.py and by hand, then prints one JSON object. Needs numpy.
 
 Per series of windows (each an own text domain) and seed:
-  switch      every window for 3,000 steps, one after the other: ours beside the schedules of vllm-ascend, SGLang and vLLM
-              with EPLB; figures over the windows after the first
+  switch      every window for 3,000 steps, one after the other: ours beside the schedules of vllm-ascend, SGLang and
+              vLLM with EPLB; figures over the windows after the first
   return      windows 0 1 2, twice: what is decided for a domain that was served before
   stationary  window 0 for 10,000 steps: changes seen (false alarms) and moves after the first plans
 A seed draws the sampled steps, and of generated series the domains too.
