@@ -19,6 +19,7 @@ DRIFT = 3  # Windows of a series that goes stale: before, now, next; each 10 % f
 KINDS = generate_loads.KINDS
 BUDGETS = (None, 4, 16, 26, 32)  # Moves a layer; None: no limit.
 CURVE = (None, 1, 2, 4, 8, 16, 26, 32, 64)
+FINE_CURVE = (None, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40)
 # Layers, experts, slots, ranks, and budgets of our incremental plans.
 SHAPES = (
     (58, 256, 288, 32, CURVE),
@@ -26,7 +27,7 @@ SHAPES = (
     (58, 256, 288, 72, BUDGETS),
     (58, 256, 320, 32, BUDGETS),
     (58, 128, 160, 32, BUDGETS),
-    (58, 256, 256, 32, CURVE),
+    (58, 256, 256, 32, FINE_CURVE),  # To see how few moves reach the balance of Swift.
     (92, 896, 1024, 128, BUDGETS),
 )
 SWITCH = (75, 256, 320, 32, CURVE)

@@ -29,6 +29,7 @@ OURS = "#000000"
 SERIES = {"stale": "gone stale", "switch": "domain switch"}
 MOVES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 EXCESS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+EXCESS_CLOSE_UP = (*EXCESS, 0.3, 3, 7, 15, 25, 30, 40)
 LABEL_STEP = 0.062  # Of the height of a panel, between labels.
 
 
@@ -108,7 +109,8 @@ def draw_panel(axes, title, results):
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(FixedLocator(EXCESS))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(FixedLocator(EXCESS if high > 10 * low else EXCESS_CLOSE_UP))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
     axes.set_xlabel("moves a layer", fontsize=9)
