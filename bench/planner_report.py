@@ -44,12 +44,22 @@ SECTIONS = (
         "but the longest time and the worst layer.",
     ),
 )
+NOT_IDLE = 0.1  # Cores that other programs use.
 INTRODUCTION = """\
 # Planner benchmark
 
 Our planner beside the policies of vLLM, SGLang and vllm-ascend, which run from their published packages: the same
 loads, one run, one core, one scorer. This page is written whole by `{command}`; to change it, edit
 bench/planner_report.py.
+
+[Goals](#goals) · [in short](#in-short) · [following the traffic](#following-the-traffic) ·
+[split](#split-of-tokens-over-replicas) · [after the plan](#after-the-plan) · [instructions](#instructions) ·
+[full plans](#full-plans) · [gone stale](#from-a-placement-gone-stale) · [domain switch](#after-a-domain-switch) ·
+[recorded loads](#recorded-loads-full-plans)
+"""
+GOALS = """\
+A goal holds for all seeds and both distributions: the worst case of all is shown, and how many there are. `288/32` is
+288 slots on 32 ranks. EPLB is vLLM's policy in the same run; the bound is explained below.
 """
 READING = """\
 ## How to read the tables
@@ -58,7 +68,7 @@ The loads come from bench/generate_loads.py: the hottest expert of a layer carri
 DeepSeek-V3, by a `zipf` or a `lognormal` distribution; a window has 32,768,000 tokens a layer and the sampling noise of
 a real counter. A cell has one value for each seed, in the order 1, 2, 3, or a single one where they are equal.
 
-- time: planning alone, all layers, one thread, the best of several runs: of ours 3 to 15 within 0.5 s, of a peer up
+- time: planning alone, all layers, one thread, the best of several runs: of ours {our_runs} times 3 to 15, of a peer up
   to {repeats} within {enough_seconds:g} s. `x fastest peer` is the time of the fastest peer policy over this one's,
   `x vLLM` the time of vLLM's policy over this one's, means over the seeds.
 - imbalance: largest / mean rank load, mean over layers; `worst layer` is the largest of a layer. Every replica of an
@@ -75,10 +85,10 @@ A peer that fails, or takes more than {limit:g} s for one case, is listed with i
 """
 REPLAY = """\
 `swiftbalancer replay` draws steps of 4,096 tokens from a series of text domains, 3,000 steps each, and serves them
-under several schedules ([adaptation](adaptation.md)): ours, and EPLB every 650 steps (vllm-ascend), every 1,000 (SGLang)
-and every 3,000 on the last 1,000 (vLLM). The excess is the imbalance, under planned shares, above that of the best plan
-in hindsight, averaged over the 3,000 steps after a switch. Plans of the other schedules are served at once and their
-copies cost nothing. `false alarms`: changes seen in 10,000 steps without any.
+under several schedules ([adaptation](adaptation.md)): ours, and EPLB every 650 steps (vllm-ascend), every 1,000
+(SGLang) and every 3,000 on the last 1,000 (vLLM). The excess is the imbalance, under planned shares, above that of the
+best plan in hindsight, averaged over the 3,000 steps after a switch. Plans of the other schedules are served at once,
+and their copies cost nothing. `false alarms`: changes seen in 10,000 steps without any.
 """
 SPLIT = """\
 bench/split_bench.cpp: a placement made for one load meets another, 0, 10 or 100 % of the way to another distribution,
@@ -114,8 +124,9 @@ def header(report):
         "command": f"`{report['command']}`, {report['seconds']} s",
         **report["machine"],
         "packages": versions,
-        "alike for all": f"all times on core {report['core']}, one thread, nothing of this benchmark beside it; "
-        f"load average of the machine before the start: {report['load']}",
+        "alike for all": f"all times on core {report['core']}, one thread, nothing of this benchmark beside it; other "
+        f"programs used {report['others']:.2f} cores on average meanwhile"
+        + (" (**not idle: times may be too long**)" if report["others"] > NOT_IDLE else ""),
     }
     return ["| | |", "|---|---|", *[f"| {name} | {text} |" for name, text in facts.items()]]
 
@@ -128,12 +139,7 @@ def page(report):
         return [result for result in results if (result["series"], result["mode"]) == (series, mode)]
 
     lines = [*INTRODUCTION.format(command=report["command"]).splitlines(), "", *header(report)]
-    lines += [
-        "",
-        "## Goals",
-        "",
-        "Each goal holds for all seeds and both distributions: the worst of all cases is shown.",
-    ]
+    lines += ["", "## Goals", "", *GOALS.splitlines(), ""]
     lines += [*planner_goals.table(report), ""]
     lines += [*READING.format(**report).splitlines(), "", "## In short", ""]
     lines += [
