@@ -40,7 +40,8 @@ def imbalance(placement, loads, num_ranks):
 
 def lower_bound(loads, num_slots, num_ranks):
     """What the largest rank load of no placement is below, [layers]: the mean rank load, or the largest part of an
-    expert when every redundant slot goes to the expert with the largest part (at most one copy on a rank)."""
+    expert when every redundant slot goes to the expert with the largest part (at most one copy on a rank). Without
+    redundancy also the hottest expert and the lightest ones, which fill its rank."""
     bounds = []
     for layer in loads:
         parts = [(-load, 1) for load in layer.tolist()]
@@ -50,7 +51,11 @@ def lower_bound(loads, num_slots, num_ranks):
             if copies == num_ranks:
                 break
             heapq.heapreplace(parts, (part * copies / (copies + 1), copies + 1))
-        bounds.append(max(-parts[0][0], layer.sum() / num_ranks))
+        bound = max(-parts[0][0], layer.sum() / num_ranks)
+        if num_slots == layer.size:
+            lightest = np.sort(layer)[: num_slots // num_ranks - 1]
+            bound = max(bound, layer.max() + lightest.sum())
+        bounds.append(bound)
     return np.array(bounds)
 
 

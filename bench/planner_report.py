@@ -74,7 +74,8 @@ a real counter. A cell has one value for each seed, in the order 1, 2, 3, or a s
 - imbalance: largest / mean rank load, mean over layers; `worst layer` is the largest of a layer. Every replica of an
   expert gets the same part of its load.
 - above bound: the largest rank load above what no placement can be below, mean over layers. That is the mean rank load,
-  or the largest part of an expert when every redundant slot goes to the expert with the largest part.
+  or the largest part of an expert when every redundant slot goes to the expert with the largest part; without
+  redundancy also the hottest expert together with the lightest ones, which must fill its rank.
 - split: imbalance if the replicas get the shares that level the window planned for, by
   `swiftbalancer plan --dispatch split` for every policy's placement alike.
 - next window; next, split: the same placement, and the same shares, on the next window.

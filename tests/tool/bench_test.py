@@ -125,6 +125,8 @@ class Scorer(unittest.TestCase):
         loads = np.array([[6.0, 2.0, 4.0], [9.0, 1.0, 1.0]])
         np.testing.assert_allclose(placement_scores.lower_bound(loads, 3, 3), [6.0, 9.0])
         np.testing.assert_allclose(placement_scores.lower_bound(loads, 4, 2), [6.0, 5.5])
+        # Without redundancy the hottest expert's rank also holds another: the lightest at best.
+        np.testing.assert_allclose(placement_scores.lower_bound(np.array([[9.0, 1.0, 2.0, 3.0]]), 4, 2), [10.0])
         # One copy on each rank at most: the second redundant slot wins nothing.
         np.testing.assert_allclose(placement_scores.lower_bound(np.array([[90.0, 1.0, 1.0]]), 5, 2), [46.0])
 
