@@ -1,6 +1,6 @@
 """Placement policies of vLLM, SGLang and vllm-ascend, run from their installed packages, each under a time limit.
 
-Used by bench/planner_comparison.py. Needs torch; FlashLB also numba and scipy. Only the policies' own source files are
+Used by bench/planner_benchmark.py. Needs torch; FlashLB also numba and scipy. Only the policies' own source files are
 loaded, by path: the packages' dependencies (GPU runtimes, engines) are not installed, and what little those files
 import of them is stood in for here. The policies run in a process of their own, so that one that hangs can be ended.
 """

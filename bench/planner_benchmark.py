@@ -84,7 +84,7 @@ def without_clock(a, quick):
         try:
             tool = f"{a.programs}/swiftbalancer"
             replays = replay_figures.measure(pool, tool, [a.recorded], seeds, scratch, quick)()
-        except (RuntimeError, OSError, ValueError, KeyError) as error:
+        except (RuntimeError, OSError, ValueError, KeyError, ZeroDivisionError) as error:
             replays = {"error": f"{type(error).__name__}: {error}"}
         return replays, [count.result() for count in counts]
 
