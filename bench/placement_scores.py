@@ -3,6 +3,8 @@
 A placement is int64 [layers, slots]; rank r holds the slots from r * slots / num_ranks on. Loads are [layers, experts].
 """
 
+import heapq
+
 import numpy as np
 
 
@@ -36,6 +38,27 @@ def imbalance(placement, loads, num_ranks):
     return of_ranks.max(axis=1) / of_ranks.mean(axis=1)
 
 
+def lower_bound(loads, num_slots, num_ranks):
+    """What the largest rank load of no placement is below, [layers]: the mean rank load, or the largest part of an
+    expert when every redundant slot goes to the expert with the largest part (at most one copy on a rank). Without
+    redundancy also the hottest expert and the lightest ones, which fill its rank."""
+    bounds = []
+    for layer in loads:
+        parts = [(-load, 1) for load in layer.tolist()]
+        heapq.heapify(parts)
+        for _ in range(num_slots - len(parts)):
+            part, copies = parts[0]
+            if copies == num_ranks:
+                break
+            heapq.heapreplace(parts, (part * copies / (copies + 1), copies + 1))
+        bound = max(-parts[0][0], layer.sum() / num_ranks)
+        if num_slots == layer.size:
+            lightest = np.sort(layer)[: num_slots // num_ranks - 1]
+            bound = max(bound, layer.max() + lightest.sum())
+        bounds.append(bound)
+    return np.array(bounds)
+
+
 def moves(before, after, num_ranks):
     """Experts that a rank gains, summed over ranks, [layers]."""
     result = []
@@ -51,12 +74,16 @@ def same_rank_duplicates(placement, num_ranks):
     return int((ordered[:, :, 1:] == ordered[:, :, :-1]).sum())
 
 
-def score(placement, num_ranks, now, following=None, before=None):
-    """Figures of a placement; `following` is the next window's loads, `before` the placement that it replaces."""
+def score(placement, num_ranks, now, bound, following=None, before=None):
+    """Figures of a placement; `bound` is lower_bound() of the loads `now`, `following` the next window's loads,
+    `before` the placement that it replaces."""
     of_layers = imbalance(placement, now, num_ranks)
+    gaps = of_layers * now.sum(axis=1) / num_ranks / bound - 1.0
     figures = {
         "imbalance": float(of_layers.mean()),
         "worst_layer": float(of_layers.max()),
+        "gap": float(gaps.mean()),
+        "worst_gap": float(gaps.max()),
         "balancedness": float((1.0 / of_layers).mean()),
         "duplicates": same_rank_duplicates(placement, num_ranks),
         "moves": None,

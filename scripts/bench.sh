@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Benchmarks beside peers. `bench.sh planner` runs our planner and the policies of vLLM, SGLang and vllm-ascend on the same loads and
-# writes docs/benchmarks.md, docs/planner_trade_off.png and build/planner_benchmark.json (about 10 minutes); with --quick a small
-# run to see that all of it works, which writes to build/bench_quick alone. Peers' packages go into build/peers.
+# writes docs/benchmarks.md, docs/planner_trade_off.png and build/planner_benchmark.json (about 10 minutes; leave the machine to
+# it); with --quick a small run to see that all of it works, which writes to build/bench_quick alone. Peers' packages go into build/peers.
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
@@ -19,7 +19,11 @@ elif [[ $# -gt 1 ]]; then
   die "unknown argument '${*:2}'; $usage"
 fi
 
+scripts/setup.sh --tests
 scripts/build.sh
+log=build/bench.log
+cmake --build --preset release --target full_plan_bench incremental_bench split_bench prepare_bench >"$log" 2>&1 ||
+  { tail -20 "$log" >&2; die "the benchmark programs do not build; see $log"; }
 
 # What the policies import, and the packages that hold them; the latter without what they depend on.
 needed=("torch==2.13.0" "numpy==2.4.*" "numba==0.68.*" "scipy==1.17.*" "matplotlib==3.11.*")
@@ -45,5 +49,5 @@ if [[ $(cat "$venv/installed" 2>/dev/null) != "$wanted" ]]; then
 fi
 
 say "planner benchmark"
-"$venv/bin/python" bench/planner_comparison.py --tool build/release/bin/swiftbalancer --recorded ../shared/data/loads \
+"$venv/bin/python" bench/planner_benchmark.py --programs build/release/bin --recorded ../shared/data/loads \
   --json "$figures" --page "$page" --picture "$picture" --command "./scripts/bench.sh $*" "${quick[@]}"

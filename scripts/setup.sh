@@ -10,7 +10,7 @@ packages=(ca-certificates g++ cmake ninja-build ccache mold python3 python3-venv
 python_packages=("vl-convert-python==1.9.*")
 if [[ $# -eq 1 && $1 == --tests ]]; then
   packages+=(libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev chromium shellcheck codespell
-             clang-19 libclang-rt-19-dev llvm-19)
+             clang-19 libclang-rt-19-dev llvm-19 valgrind)
   python_packages+=("clang-format==23.1.*" "clang-tidy==23.1.*" "prometheus-client==0.26.*" "promql-parser==0.12.*"
                     "highspy==1.16.*"
                     "numpy==2.4.*")

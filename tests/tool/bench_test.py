@@ -1,7 +1,9 @@
-"""What scripts/bench.sh rests on: the generator of loads, the scorer and the page, without peers, tool or network."""
+"""What scripts/bench.sh rests on: loads, scorer, cases, replays, counts, goals and page; no peer, tool or network."""
 
+import concurrent.futures
 import io
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -12,10 +14,16 @@ import unittest
 BENCH = pathlib.Path(__file__).resolve().parents[2] / "bench"
 sys.path.insert(0, str(BENCH))
 
+import code_figures
 import generate_loads
 import numpy as np
 import placement_scores
+import planner_benchmark
+import planner_comparison
+import planner_goals
 import planner_report
+import planner_tables
+import replay_figures
 
 
 def file_bytes(array):
@@ -100,13 +108,27 @@ class Scorer(unittest.TestCase):
         self.assertEqual(placement_scores.same_rank_duplicates(self.PLACEMENT, 2), 1)
 
     def test_score_puts_the_figures_together(self):
-        figures = placement_scores.score(self.PLACEMENT, 2, self.LOADS, self.LOADS[::-1], self.PLACEMENT)
+        bound = np.array([6.0, 2.5])
+        figures = placement_scores.score(self.PLACEMENT, 2, self.LOADS, bound, self.LOADS[::-1], self.PLACEMENT)
         self.assertAlmostEqual(figures["imbalance"], (7 / 6 + 3 / 2) / 2)
         self.assertAlmostEqual(figures["worst_layer"], 3 / 2)
+        # Largest rank loads 7 and 3.
+        self.assertAlmostEqual(figures["gap"], (7 / 6 + 3 / 2.5) / 2 - 1)
+        self.assertAlmostEqual(figures["worst_gap"], 3 / 2.5 - 1)
         self.assertAlmostEqual(figures["balancedness"], (6 / 7 + 2 / 3) / 2)
         # Layer 0 on (1, 1, 2): 1.5 and 2.5; layer 1 on (6, 2, 4): 6 and 6.
         self.assertAlmostEqual(figures["next"], (2.5 / 2 + 1) / 2)
         self.assertEqual((figures["moves"], figures["duplicates"]), (0, 1))
+
+    def test_lower_bound_is_the_mean_or_the_largest_part(self):
+        # 12 tokens on 2 ranks; 9 tokens on one copy; on two copies 4.5, which is below the mean of 5.5.
+        loads = np.array([[6.0, 2.0, 4.0], [9.0, 1.0, 1.0]])
+        np.testing.assert_allclose(placement_scores.lower_bound(loads, 3, 3), [6.0, 9.0])
+        np.testing.assert_allclose(placement_scores.lower_bound(loads, 4, 2), [6.0, 5.5])
+        # Without redundancy the hottest expert's rank also holds another: the lightest at best.
+        np.testing.assert_allclose(placement_scores.lower_bound(np.array([[9.0, 1.0, 2.0, 3.0]]), 4, 2), [10.0])
+        # One copy on each rank at most: the second redundant slot wins nothing.
+        np.testing.assert_allclose(placement_scores.lower_bound(np.array([[90.0, 1.0, 1.0]]), 5, 2), [46.0])
 
     def test_a_lost_or_unknown_expert_is_named(self):
         self.assertIsNone(placement_scores.check(self.PLACEMENT, 3))
@@ -121,24 +143,326 @@ class Scorer(unittest.TestCase):
             self.assertEqual(placement_scores.same_rank_duplicates(placement, ranks), 0)
 
 
+class FakePeers:
+    """Peers that keep what they are given, and note which loads they planned on."""
+
+    def __init__(self):
+        self.asked = []
+
+    def plan(self, name, loads, current, _slots, _ranks):
+        self.asked.append((name, float(loads[0, 0])))
+        return "out of order" if name == "broken" else (10.0, current)
+
+
+class FakeTool:
+    """Our tool, which plans the placement that it is given, or the initial one; its figures are off by `error`."""
+
+    def __init__(self, error=0.0):
+        self.error = error
+        self.files = {}
+        self.windows = []
+
+    def write(self, name, array):
+        self.files[name] = np.array(array)
+        return name
+
+    def plan(self, loads, num_slots, num_ranks, window, following=None, before=None, budget=None, dispatch=None):
+        all_loads = self.files[loads].astype(float)
+        self.windows.append((window, following, budget, before is not None))
+        layers, experts = all_loads.shape[1:]
+        placement = (
+            self.files[before]
+            if before is not None
+            else placement_scores.initial(layers, experts, num_slots, num_ranks)
+        )
+        imbalance = placement_scores.imbalance(placement, all_loads[window], num_ranks)
+        return {"plan_ms": 0.5, "imbalance_mean": float(imbalance.mean()) + self.error}, placement
+
+    def split(self, _loads, _placement, _num_ranks, _window, following):
+        return 1.0, None if following is None else 1.0
+
+
+class Cases(unittest.TestCase):
+    # Three windows of one layer of four experts; the first expert's load tells the window.
+    LOADS = np.array([[[10, 20, 30, 40]], [[11, 20, 30, 40]], [[12, 20, 30, 90]]])
+
+    def run_case(self, tool, slots, names=("vllm",), **options):
+        peers = FakePeers()
+        comparison = planner_comparison.Comparison(tool, peers, list(names))
+        comparison.say = lambda text: None
+        case = planner_comparison.case_of("stale", "zipf", 1, 1, 4, slots, 2)
+        comparison.run(case, self.LOADS, (0, 1, 2), **options)
+        return comparison.results, peers
+
+    def test_full_plans_are_made_on_the_window_before_and_scored_on_now_too(self):
+        tool = FakeTool()
+        results, peers = self.run_case(tool, 6, modes=("full",))
+        self.assertEqual(peers.asked, [("vllm", 10.0)])
+        self.assertEqual(tool.windows[-1], (0, 1, None, False))
+        ours = next(result for result in results if result["policy"] == "ours")
+        start = placement_scores.initial(1, 4, 6, 2)
+        for key, window in (("imbalance", 0), ("next", 1)):
+            expected = placement_scores.imbalance(start, self.LOADS[window].astype(float), 2)[0]
+            self.assertAlmostEqual(ours[key], expected)
+
+    def test_incremental_plans_are_made_on_now_from_what_vllm_served(self):
+        tool = FakeTool()
+        results, peers = self.run_case(tool, 6, budgets=(None, 4))
+        # vLLM's full plan of the window before is what is served: it is not asked for again.
+        self.assertEqual(peers.asked, [("vllm", 10.0), ("vllm", 11.0)])
+        self.assertEqual(list(dict.fromkeys(tool.windows))[-2:], [(1, 2, None, True), (1, 2, 4, True)])
+        incremental = [result["policy"] for result in results if result["mode"] == "incremental"]
+        self.assertEqual(incremental, ["stay", "vllm", "ours", "ours 4"])
+
+    def test_without_redundancy_ours_also_starts_where_swift_does(self):
+        results, _ = self.run_case(FakeTool(), 4, budgets=(None, 4))
+        full = [result["policy"] for result in results if result["mode"] == "full"]
+        self.assertEqual(full, ["vllm", "ours", "ours moved", "ours moved 4"])
+
+    def test_a_failing_peer_is_a_result(self):
+        results, _ = self.run_case(FakeTool(), 6, names=("vllm", "broken"), modes=("full",))
+        self.assertEqual([result.get("error") for result in results], [None, "out of order", None])
+
+    def test_figures_that_are_not_the_scorers_end_the_run(self):
+        with self.assertRaisesRegex(planner_comparison.Failed, "plan says imbalance_mean 1.*, the scorer 1"):
+            self.run_case(FakeTool(error=0.001), 6)
+
+    def test_recorded_files_that_are_not_used_are_named_with_the_reason(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("tinymoe_training", "another", "dsv2lite_tasks"):
+                np.save(f"{folder}/{name}.npy", self.LOADS)
+            self.assertEqual(
+                planner_comparison.left_out(folder),
+                [
+                    "another: not known to this benchmark",
+                    "tinymoe_training: " + planner_comparison.LEFT_OUT["tinymoe_training"],
+                ],
+            )
+        self.assertEqual(planner_comparison.left_out(folder), [])
+
+
+# A tool whose `replay` says what it was asked, for the schedules and windows that were named.
+REPLAY_TOOL = """\
+#!{python}
+import json, sys
+given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+schedules = given.get("--schedule", "ours").split(",")
+windows = given.get("--windows", "0,1,2").split(",")
+def schedule(name):
+    window = {{"steps_until_decided": 8, "imbalance_split": 1.2, "hindsight": 1.1, "changes_seen": 0, "moves": 4}}
+    return {{"schedule": name, "excess": 0.01 if name == "ours" else 0.2, "imbalance_even": 1.3,
+            "imbalance_split": 1.2, "steps_until_decided": 8, "steps_until_served": 12, "moves_per_layer": 5.0,
+            "windows": [window] * len(windows)}}
+if "missing" in given["--loads"]:
+    sys.exit("replay: no such file")
+print(json.dumps({{"num_moe_layers": 2, "schedules": [schedule(name) for name in schedules]}}))
+"""
+
+
+class Replays(unittest.TestCase):
+    def measured(self, recorded, scratch="series"):
+        with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(2) as pool:
+            os.mkdir(f"{folder}/{scratch}")
+            tool = pathlib.Path(folder) / "tool"
+            tool.write_text(REPLAY_TOOL.format(python=sys.executable))
+            os.chmod(tool, 0o755)
+            for name in recorded:
+                np.save(f"{folder}/{name}", np.ones((3, 2, 8), dtype=np.int64))
+            return replay_figures.measure(pool, str(tool), [folder], (1, 2), f"{folder}/{scratch}")()
+
+    def setUp(self):
+        self.size = (replay_figures.LAYERS, replay_figures.EXPERTS)
+        replay_figures.LAYERS, replay_figures.EXPERTS = 2, 16
+
+    def tearDown(self):
+        replay_figures.LAYERS, replay_figures.EXPERTS = self.size
+
+    def test_every_seed_of_every_series_has_all_three_runs_and_missing_files_are_named(self):
+        figures = self.measured(["dsv2lite_tasks.npy"])
+        self.assertEqual([of["loads"] for of in figures["series"]], ["zipf", "lognormal"] + ["dsv2lite_tasks.npy"] * 2)
+        self.assertEqual(figures["missing"], ["gptoss20b_domains.npy"])
+        for series in figures["series"]:
+            self.assertEqual([seed["seed"] for seed in series["seeds"]], [1, 2])
+            for seed in series["seeds"]:
+                self.assertAlmostEqual(seed["switch"]["ratio"], 0.05)
+                self.assertEqual(set(seed["switch"]["schedules"]), {"ours", "vllm-ascend", "SGLang", "vLLM"})
+                self.assertEqual(seed["stationary"]["changes_seen"], 0)
+        first, second = (seed["switch"]["command"] for seed in figures["series"][0]["seeds"])
+        self.assertIn("domains_zipf_2x16_seed1.npy", first)
+        self.assertIn("domains_zipf_2x16_seed2.npy", second)
+        self.assertIn("every:650:window:650,every:1000:window:1000,every:3000:window:1000", first)
+        lines = planner_tables.replay_table(figures)
+        self.assertEqual(lines[2].split(" | ")[2:5], ["0 / 2", "8", "12"])
+
+    def test_a_run_that_fails_ends_with_its_reason(self):
+        with self.assertRaisesRegex(RuntimeError, "replay: no such file"):
+            self.measured(["dsv2lite_tasks.npy"], "missing")
+
+
+# As callgrind writes it: names are given once, then by number; the line after calls= ends with the cost of the call.
+PROFILE = """\
+events: Ir
+fn=(1) main
+16 400
+cfn=(2) ns::plan(std::span<int>)
+calls=2 30
+17 5000
+fn=(2)
+30 4000
+cfn=(3) ns::plan_other(int)
+calls=7 40
+31 1000
+fn=(4) other
++3 10
+cfn=(2)
+calls=1 30
+* 2000
+"""
+
+
+class Code(unittest.TestCase):
+    def test_calls_and_instructions_of_a_function_are_summed_over_its_callers(self):
+        self.assertEqual(code_figures.calls_of(PROFILE, "ns::plan("), (3, 7000))
+        self.assertEqual(code_figures.calls_of(PROFILE, "ns::plan_other("), (7, 1000))
+        self.assertEqual(code_figures.calls_of(PROFILE, "ns::gone("), (0, 0))
+
+    def test_shortest_repetition_counts_in_microseconds(self):
+        runs = [
+            {
+                "run_name": "a",
+                "run_type": "iteration",
+                "time_unit": "ms",
+                "real_time": 2.0,
+                "split": 1.5,
+                "iterations": 7,
+            },
+            {
+                "run_name": "a",
+                "run_type": "iteration",
+                "time_unit": "ms",
+                "real_time": 1.5,
+                "split": 1.5,
+                "iterations": 7,
+            },
+            {"run_name": "a", "run_type": "aggregate", "time_unit": "ms", "real_time": 0.1},
+        ]
+        self.assertEqual(code_figures.best_of(runs), [{"name": "a", "us": 1500.0, "counters": {"split": 1.5}}])
+
+    def test_what_cannot_run_says_so(self):
+        self.assertIn("error", code_figures.count("/nowhere", code_figures.OPERATIONS[0]))
+        with self.assertRaisesRegex(code_figures.Unmeasured, "/nowhere/bench: No such file or directory"):
+            code_figures.run(["/nowhere/bench"])
+
+
 def result_of(policy, seed, ms, **others):
     """A measured result as the JSON has it."""
     case = {"series": "stale", "mode": "full", "loads": "zipf", "layers": 2, "experts": 4, "slots": 6, "ranks": 2}
     figures = {"ms": ms, "imbalance": 1.25, "worst_layer": 1.5, "balancedness": 0.8, "duplicates": seed}
-    figures |= {"moves": 3.0, "next": 1.5, "split": 1.125, "next_split": 1.25}
+    figures |= {"moves": 3.0, "next": 1.5, "split": 1.125, "next_split": 1.25, "gap": 0.25, "worst_gap": 0.5}
     return case | {"policy": policy, "seed": seed} | figures | others
 
 
-def report_of(results, skipped=()):
-    facts = {
+def report_of(results, skipped=(), **others):
+    report = {
         "date": "2026-01-02",
-        "machine": "a machine",
+        "machine": {"processor": "a machine", "kernel": "a kernel"},
         "core": 1,
+        "others": 0.25,
+        "our_runs": 3,
         "command": "bench.sh",
         "seconds": 5,
         "limit": 60.0,
+        "repeats": 5,
+        "enough_seconds": 0.5,
+        "versions": {"peer": "1.2"},
+        "valgrind": "valgrind-3",
+        "skipped": list(skipped),
+        "replay": {"error": "no replay here"},
+        "instructions": [
+            {"what": "a plan", "function": "plan", "handles": "layer", "instructions": 1234567, "calls": 2},
+            {"what": "a split", "function": "split", "handles": "layer", "error": "no valgrind"},
+        ],
+        "times": [
+            {"program": "split_bench", "cases": [{"name": "a/320/32/b", "us": 2.5, "counters": {"even": 1.5}}]},
+            {"program": "prepare_bench", "error": "it crashed"},
+        ],
+        "results": results,
     }
-    return json.loads(json.dumps(facts | {"versions": {"peer": "1.2"}, "skipped": list(skipped), "results": results}))
+    return json.loads(json.dumps(report | others))
+
+
+class Goals(unittest.TestCase):
+    @staticmethod
+    def rows(results, **others):
+        return {what: row for what, *row in planner_goals.Goals(report_of(results, **others)).rows}
+
+    @staticmethod
+    def shaped(policy, seed, ms, slots=288, ranks=32, **others):
+        return result_of(policy, seed, ms, slots=slots, ranks=ranks, **others)
+
+    def test_the_worst_seed_decides(self):
+        results = [self.shaped("vllm", seed, 40.0) for seed in (1, 2)]
+        results += [self.shaped("sglang_vec", 1, 10.0), self.shaped("sglang_vec", 2, 7.0)]
+        results += [self.shaped("ours", seed, 0.25, gap=0.001 * seed) for seed in (1, 2)]
+        rows = self.rows(results)
+        self.assertEqual(rows["full plan 288/32: above the bound"], ["<= 0.2 %", "0.200 %", 2, True])
+        self.assertEqual(
+            rows["full plan 288/32: times as fast as the fastest peer policy"], [">= 30", "28.0", 2, False]
+        )
+        self.assertEqual(rows["full plan 288/32: times as fast as vLLM's policy"], [">= 100", "160.0", 2, True])
+
+    def test_what_was_not_measured_is_neither_reached_nor_missed(self):
+        rows = self.rows([])
+        self.assertEqual(rows["full plan 320/64: time"], ["<= 1.3 ms", "not measured", 0, None])
+        self.assertEqual({row[3] for what, row in rows.items() if not what.startswith("split 320/32: time")}, {None})
+
+    def test_a_failing_peer_is_not_compared_with(self):
+        failed = {key: value for key, value in self.shaped("flashlb", 1, 0.01).items() if key != "ms"} | {"error": "no"}
+        rows = self.rows([self.shaped("vllm", 1, 40.0), failed, self.shaped("ours", 1, 1.0)])
+        self.assertEqual(rows["full plan 288/32: times as fast as the fastest peer policy"][1], "40.0")
+
+    def test_swift_is_met_by_the_fewest_moves_that_reach_its_balance(self):
+        common = {"mode": "incremental", "slots": 256}
+        swift = self.shaped("swift", 1, 9.0, balancedness=0.7, moves=20.0, **common)
+        ours = [
+            self.shaped("ours", 1, 1.0, balancedness=0.75, moves=30.0, **common),
+            self.shaped("ours 8", 1, 1.0, balancedness=0.71, moves=8.0, **common),
+            self.shaped("ours 4", 1, 1.0, balancedness=0.69, moves=4.0, **common),
+        ]
+        what = "no redundancy 256/32, gone stale: moves for at least Swift's balancedness, of Swift's moves"
+        self.assertEqual(self.rows([swift, *ours])[what], ["< 1", "0.400", 1, True])
+        self.assertEqual(self.rows([swift, ours[0]])[what], ["< 1", "1.500", 1, False])
+        self.assertEqual(self.rows([swift, ours[0], ours[2]])[what], ["< 1", "1.500", 1, False])
+        never = self.shaped("ours", 1, 1.0, balancedness=0.69, moves=1.0, **common)
+        self.assertEqual(self.rows([swift, never])[what], ["< 1", "never in 1 of 1", 1, False])
+
+    def test_replays_count_by_their_worst_seed(self):
+        def seed(decided, ratio, alarms):
+            ours = {"steps_until_decided": decided}
+            return {"switch": {"schedules": {"ours": ours}, "ratio": ratio}, "stationary": {"changes_seen": alarms}}
+
+        series = [{"loads": "zipf", "seeds": [seed(8, 0.09, 0), seed(12, 0.05, 1)]}]
+        series += [{"loads": "a.npy", "seeds": [seed(None, 0.2, 0)]}]
+        rows = self.rows([], replay={"series": series, "missing": []})
+        of = {what.removeprefix("replay, "): row for what, row in rows.items() if what.startswith("replay")}
+        self.assertEqual(
+            list(of.values()),
+            [
+                ["<= 10", "12", 2, False],
+                ["<= 0.1", "0.090", 2, True],
+                ["<= 0", "1", 2, False],
+                ["<= 10", "never in 1 of 1", 1, False],
+                ["<= 0.1", "0.200", 1, False],
+                ["<= 0", "0", 1, True],
+            ],
+        )
+
+    def test_every_goal_is_in_the_page(self):
+        report = report_of([])
+        page = planner_report.page(report)
+        for what, goal, *_ in planner_goals.Goals(report).rows:
+            self.assertIn(f"| {what} | {goal} |", page)
+        self.assertIn("| split 320/32: time of a layer | <= 3 us | 2.50 us | 1 | yes |", page)
 
 
 class Page(unittest.TestCase):
@@ -155,11 +479,11 @@ class Page(unittest.TestCase):
         page = planner_report.page(report_of(self.RESULTS))
         self.assertEqual(
             self.line(page, "| **SwiftBalancer** |"),
-            "| **SwiftBalancer** | 0.50 · 0.50 | 30 | 80 | 1.0100 · 1.0200 | 1.5000 · 1.5000 | 1.1250 · 1.1250 | "
-            "1.5000 · 1.5000 | 1.2500 · 1.2500 | 3.0 · 3.0 | 1 · 2 |",
+            "| **SwiftBalancer** | 0.50 | 30 | 80 | 1.0100 · 1.0200 | 1.5000 | 25.00 | 1.1250 | 1.5000 | 1.2500 | 3.0 "
+            "| 1 · 2 |",
         )
         summary = self.line(page, "| 6 slots on 2 ranks")
-        self.assertIn("| 30 (SGLang deepseek_vec) | 80 | 1.0150 | 1.5000 | 1.2500 in ", summary)
+        self.assertIn("| 30 (SGLang deepseek_vec) | 80 | 25.00 | 1.5000 | 25.00 % in ", summary)
 
     def test_a_peer_that_fails_shows_its_error_and_is_not_the_fastest(self):
         failed = result_of("flashlb", 1, 0.001)
@@ -172,13 +496,39 @@ class Page(unittest.TestCase):
 
     def test_page_names_machine_date_versions_command_and_what_was_left_out(self):
         page = planner_report.page(report_of(self.RESULTS, ["some loads: not here"]))
-        for text in ("2026-01-02", "a machine", "peer 1.2", "`bench.sh`", "- some loads: not here"):
+        for text in ("2026-01-02", "a machine", "a kernel", "peer 1.2", "`bench.sh`", "- some loads: not here"):
             self.assertIn(text, page)
+
+    def test_what_failed_is_in_the_page(self):
+        page = planner_report.page(report_of(self.RESULTS))
+        self.assertIn("Failed: no replay here", page)
+        self.assertIn("Failed: it crashed", page)
+        self.assertIn("| a split | `split` | failed: no valgrind | layer |", page)
+        self.assertIn("| a plan | `plan` | 1,234,567 | layer |", page)
+
+    def test_a_machine_that_was_not_idle_is_pointed_out(self):
+        for others, idle in ((0.05, True), (0.25, False)):
+            page = planner_report.page(report_of(self.RESULTS, others=others))
+            self.assertIn(f"programs used {others:.2f} cores", page)
+            self.assertEqual("not idle" in page, not idle)
+        machine, mine = planner_benchmark.busy_seconds()
+        self.assertGreater(machine, mine)
+
+    def test_the_machine_and_the_build_are_named(self):
+        self.assertEqual(list(planner_benchmark.machine()), ["processor", "kernel"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "CMakeCache.txt"
+            path.write_text(f"CMAKE_CXX_COMPILER:STRING={sys.executable}\nCMAKE_BUILD_TYPE:STRING=Release\n")
+            self.assertRegex(planner_benchmark.build(folder)["compiler"], r"^Python 3\..*, Release$")
+        self.assertEqual(planner_benchmark.build(folder), {})
 
     def test_tables_are_well_formed(self):
         budget = result_of("ours 4", 1, 1.0, mode="incremental", next=None, next_split=None)
-        page = planner_report.page(report_of((*self.RESULTS, budget)))
+        moved = [result_of(f"ours moved{text}", 1, 1.0) for text in ("", " 8")]
+        page = planner_report.page(report_of((*self.RESULTS, budget, *moved)))
         self.assertIn("| **SwiftBalancer**, at most 4 |", page)
+        self.assertIn("| **SwiftBalancer**, incremental |", page)
+        self.assertIn("| **SwiftBalancer**, incremental, at most 8 |", page)
         for block in re.findall(r"(?:^\|.*\n)+", page, flags=re.MULTILINE):
             bars = {line.count("|") for line in block.splitlines()}
             self.assertEqual(len(bars), 1, block)
