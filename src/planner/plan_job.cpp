@@ -4,10 +4,16 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <numeric>
+#include <optional>
 #include <utility>
 
 #include "planner/layer_problem.hpp"
+#include "planner/limits.hpp"
+#include "planner/move_budget.hpp"
+#include "planner/rank_moves.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -43,30 +49,37 @@ double gain_per_move(const LayerPlan& plan) {
 class Job final : public PlanJob {
  public:
   explicit Job(PlanInput input)
-      : input_(std::move(input)), policy_(make_policy(input_.config.policy)) {}
+      : input_(std::move(input)),
+        limits_(input_.config.limits),
+        policy_(make_policy(input_.config.policy)),
+        capabilities_(policy_->capabilities()),
+        planned_(static_cast<std::size_t>(input_.shape.num_moe_layers())),
+        gain_(planned_.size(), 0.0),
+        pinned_(static_cast<std::size_t>(input_.shape.num_slots()), 0) {}
 
   bool advance() override {
-    if (layer_ == input_.shape.num_moe_layers()) return true;
-    LayerPlan plan = input_.scenarios.size() > 1 ? plan_for_scenarios() : plan_for(load());
+    if (layer_ == input_.shape.num_moe_layers()) return settle();
+    LayerPlan plan = plan_layer(layer_, may_move() ? most_moves() : 0);
     before_.push_back(plan.imbalance_before);
-    after_.push_back(plan.imbalance_before);
-    if (changes(plan, input_.served, layer_) && is_worth_it(plan)) {
-      after_.back() = plan.imbalance_after;
-      plan_.changes.push_back({layer_, std::move(plan)});
-    }
-    return ++layer_ == input_.shape.num_moe_layers();
+    consider(layer_, std::move(plan));
+    if (++layer_ < input_.shape.num_moe_layers()) return false;
+    spend_budgets();
+    return to_settle_.empty();
   }
 
   Plan take() override {
     plan_.imbalance_before = aggregate_imbalance(before_);
-    const bool gated = policy_->capabilities().gated;
-    const double price = input_.config.max_moves_per_layer == 0 ? kSharesPrice : 1.0;
-    if (gated && gain_ < price * input_.config.min_gain * input_.shape.num_moe_layers()) {
-      plan_.changes.clear();
-      after_ = before_;
+    const double price = may_move() ? 1.0 : kSharesPrice;
+    const double gain = std::accumulate(gain_.begin(), gain_.end(), 0.0);
+    if (!capabilities_.gated ||
+        gain >= price * input_.config.min_gain * input_.shape.num_moe_layers())
+      collect_changes();
+    std::vector<double> after = before_;
+    for (const LayerChange& change : plan_.changes) {
+      after[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.imbalance_after;
+      plan_.moves += change.plan.moves;
     }
-    plan_.imbalance_after = aggregate_imbalance(after_);
-    for (const LayerChange& change : plan_.changes) plan_.moves += change.plan.moves;
+    plan_.imbalance_after = aggregate_imbalance(after);
     std::stable_sort(plan_.changes.begin(), plan_.changes.end(),
                      [](const LayerChange& a, const LayerChange& b) {
                        return gain_per_move(a.plan) > gain_per_move(b.plan);
@@ -76,71 +89,220 @@ class Job final : public PlanJob {
 
  private:
   double price() const {
-    return input_.gate ? input_.gate->price() : kMovePrice * input_.config.min_gain;
+    return limits_.gate ? limits_.gate->price() : kMovePrice * input_.config.min_gain;
+  }
+  int most_moves() const { return input_.config.max_moves_per_layer; }
+  bool may_move() const {
+    return most_moves() != 0 && limits_.max_moves_per_rebalance != 0 &&
+           limits_.max_bytes_per_rebalance != 0 && limits_.max_bytes_per_rank != 0;
   }
 
-  std::span<const std::int64_t> load() const { return input_.load.layer(layer_); }
-
-  LayerPlan plan_for(std::span<const std::int64_t> load) const {
-    return policy_->plan_layer(problem(load));
+  // Keeps a plan that changes something and is worth it.
+  void consider(int layer, LayerPlan plan) {
+    const auto at = static_cast<std::size_t>(layer);
+    leave_as_is(layer);
+    if (changes(plan, input_.served, layer) && is_worth_it(layer, plan))
+      planned_[at] = std::move(plan);
+  }
+  void leave_as_is(int layer) {
+    planned_[static_cast<std::size_t>(layer)].reset();
+    gain_[static_cast<std::size_t>(layer)] = 0.0;
   }
 
-  // The better of two plans: for the blend, and for the most that each expert gets in any scenario,
-  // which holds apart what is hot at different times.
-  LayerPlan plan_for_scenarios() const {
-    LayerPlan best = plan_for(load());
-    rate(best);
-    LayerPlan other = plan_for(envelope(input_.scenarios, layer_));
-    rate(other);
+  LayerPlan plan_layer(int layer, int max_moves) {
+    const auto plan_for = [&](std::span<const std::int64_t> load) {
+      return policy_->plan_layer(problem(layer, load, max_moves));
+    };
+    if (input_.scenarios.size() < 2) return plan_for(input_.load.layer(layer));
+    // The better of two plans: for the blend, and for the most that each expert gets in any
+    // scenario, which holds apart what is hot at different times.
+    LayerPlan best = plan_for(input_.load.layer(layer));
+    rate(layer, best);
+    LayerPlan other = plan_for(envelope(input_.scenarios, layer));
+    rate(layer, other);
     if (other.imbalance_after + price() * other.moves < best.imbalance_after + price() * best.moves)
       best = std::move(other);
     return best;
   }
 
-  void rate(LayerPlan& plan) const {
+  void rate(int layer, LayerPlan& plan) const {
+    const auto imbalance_of = [&](std::span<const std::int32_t> placement,
+                                  std::span<const std::uint32_t> shares) {
+      return mean_imbalance(input_.shape, placement, shares, input_.scenarios, layer,
+                            limits_.rank_speeds);
+    };
     plan.imbalance_before =
-        mean_imbalance(input_.shape, input_.served.placement.layer(layer_),
-                       shares_of(input_.served, layer_), input_.scenarios, layer_);
-    plan.imbalance_after =
-        mean_imbalance(input_.shape, plan.placement, plan.shares, input_.scenarios, layer_);
+        imbalance_of(input_.served.placement.layer(layer), shares_of(input_.served, layer));
+    plan.imbalance_after = imbalance_of(plan.placement, plan.shares);
+    plan.trade_offs.clear();  // They are of one load.
   }
 
-  LayerProblem problem(std::span<const std::int64_t> load) const {
+  LayerProblem problem(int layer, std::span<const std::int64_t> load, int max_moves) {
     LayerProblem problem;
     problem.shape = &input_.shape;
     problem.load = load;
-    problem.placement = input_.served.placement.layer(layer_);
-    problem.shares = shares_of(input_.served, layer_);
-    problem.max_moves = input_.config.max_moves_per_layer;
+    problem.placement = input_.served.placement.layer(layer);
+    problem.shares = shares_of(input_.served, layer);
+    problem.max_moves = max_moves;
     problem.min_gain = price();
     problem.dispatch = input_.dispatch;
+    problem.rank_speed = limits_.rank_speeds;
+    problem.max_replicas = limits_.max_replicas;
+    problem.max_rank_moves = limits_.max_rank_moves;
+    problem.max_cross_node_replicas = -1;
+    if (!limits_.pinned_experts.empty()) problem.pinned = pin(problem.placement);
     // Layers of one plan get unrelated seeds, whatever the loads.
-    problem.seed = Mixer(input_.seed ^ Mixer(static_cast<std::uint64_t>(layer_)).next()).next();
+    problem.seed = Mixer(input_.seed ^ Mixer(static_cast<std::uint64_t>(layer)).next()).next();
     return problem;
   }
 
+  // Slots that hold pinned experts; of one with more replicas than allowed the first ones.
+  std::span<const std::uint8_t> pin(std::span<const std::int32_t> placement) {
+    std::ranges::fill(pinned_, std::uint8_t{0});
+    for (const std::int32_t expert : limits_.pinned_experts) {
+      int count = 0;
+      for (std::size_t slot = 0; slot < placement.size(); ++slot) {
+        if (placement[slot] == expert &&
+            (limits_.max_replicas <= 0 || count++ < limits_.max_replicas))
+          pinned_[slot] = 1;
+      }
+    }
+    return pinned_;
+  }
+
   // What noise alone would show is no gain: a plan can not be better than its loads are known.
-  bool is_worth_it(const LayerPlan& plan) {
-    if (!policy_->capabilities().gated) return true;
-    const double noise =
-        noise_imbalance(input_.shape.num_ranks(), total(load()) / input_.unit, input_.dispersion);
+  bool is_worth_it(int layer, const LayerPlan& plan) {
+    if (!capabilities_.gated) return true;
+    const double noise = noise_imbalance(
+        input_.shape.num_ranks(), total(input_.load.layer(layer)) / input_.unit, input_.dispersion);
     const double gain = plan.imbalance_before - std::max(plan.imbalance_after, 1.0 + noise);
-    if (gain <= 0.0 || gain < price() * plan.moves) return false;
+    if (gain <= 0.0) return false;
     // What is served was planned on a sample as noisy as this one.
     if (input_.dispatch == Dispatch::kEven && plan.moves > 0 &&
         plan.imbalance_before - plan.imbalance_after <= kNoises * noise)
       return false;
-    if (input_.gate && !input_.gate->is_worth_it(gain, plan.moves)) return false;
-    gain_ += gain;
+    const bool pays = limits_.gate ? limits_.gate->is_worth_it(gain, busiest_rank(layer, plan))
+                                   : gain >= price() * plan.moves;
+    if (pays) gain_[static_cast<std::size_t>(layer)] = gain;
+    return pays;
+  }
+
+  RankMoves rank_moves_of(int layer, const LayerPlan& plan) const {
+    return rank_moves(input_.shape, input_.served.placement.layer(layer), plan.placement);
+  }
+  int busiest_rank(int layer, const LayerPlan& plan) const {
+    return plan.moves == 0 ? 0 : rank_moves_of(layer, plan).busiest();
+  }
+
+  std::int64_t expert_bytes(int layer) const {
+    const auto at = static_cast<std::size_t>(layer);
+    return input_.config.expert_bytes.empty() ? 1 : input_.config.expert_bytes[at];
+  }
+
+  // How many moves each layer may make of what the budgets of the whole rebalance allow.
+  void spend_budgets() {
+    const MoveBudget budget{limits_.max_moves_per_rebalance, limits_.max_bytes_per_rebalance};
+    if (budget.max_moves < 0 && budget.max_bytes < 0 && limits_.max_bytes_per_rank < 0) return;
+    std::vector<LayerCurve> curves;
+    for (int layer = 0; layer < input_.shape.num_moe_layers(); ++layer) {
+      const auto& plan = planned_[static_cast<std::size_t>(layer)];
+      curves.push_back({{{}}, expert_bytes(layer), capabilities_.incremental});
+      if (!plan || plan->moves == 0) continue;
+      curves.back().points = curve_of(*plan);
+      to_settle_.push_back(layer);
+    }
+    allowed_ = spend_budget(curves, budget);
+    const auto gain_per_byte = [&](int layer) {
+      const LayerPlan& plan = *planned_[static_cast<std::size_t>(layer)];
+      return gain_per_move(plan) / static_cast<double>(expert_bytes(layer));
+    };
+    // From the back.
+    std::ranges::reverse(to_settle_);
+    std::ranges::stable_sort(to_settle_, std::ranges::less(), gain_per_byte);
+    received_.assign(static_cast<std::size_t>(input_.shape.num_ranks()), 0);
+    sent_ = received_;
+  }
+
+  static std::vector<TradeOff> curve_of(const LayerPlan& plan) {
+    std::vector<TradeOff> points{{0, plan.imbalance_before}};
+    for (const TradeOff& point : plan.trade_offs) {
+      if (point.moves > 0 && point.moves < plan.moves) points.push_back(point);
+    }
+    points.push_back({plan.moves, plan.imbalance_after});
+    return points;
+  }
+
+  // Brings one more layer within the budgets, or a step nearer: a plan that is too large for a rank
+  // is made again with half as many moves. @returns true when all are.
+  bool settle() {
+    if (to_settle_.empty()) return true;
+    const int layer = to_settle_.back();
+    const auto at = static_cast<std::size_t>(layer);
+    if (planned_[at]->moves > allowed_[at]) {
+      plan_again(layer);
+    } else if (!fits_ranks(layer, *planned_[at])) {
+      allowed_[at] = planned_[at]->moves / 2;
+      plan_again(layer);
+    }
+    if (!planned_[at] || book(layer, *planned_[at])) to_settle_.pop_back();
+    return to_settle_.empty();
+  }
+
+  void plan_again(int layer) {
+    const auto at = static_cast<std::size_t>(layer);
+    const bool useful =
+        capabilities_.incremental &&
+        (allowed_[at] > 0 || (capabilities_.planned_shares && input_.dispatch == Dispatch::kSplit));
+    leave_as_is(layer);
+    if (!useful) return;
+    LayerPlan plan = plan_layer(layer, allowed_[at]);
+    if (plan.moves <= allowed_[at]) consider(layer, std::move(plan));
+  }
+
+  bool fits_ranks(int layer, const LayerPlan& plan) const {
+    if (limits_.max_bytes_per_rank < 0) return true;
+    const RankMoves moves = rank_moves_of(layer, plan);
+    for (std::size_t rank = 0; rank < received_.size(); ++rank) {
+      const std::int64_t most =
+          std::max(received_[rank] + moves.received[rank] * expert_bytes(layer),
+                   sent_[rank] + moves.sent[rank] * expert_bytes(layer));
+      if (most > limits_.max_bytes_per_rank) return false;
+    }
     return true;
   }
 
-  PlanInput input_;
+  // @returns whether the plan fits, and then counts what it moves.
+  bool book(int layer, const LayerPlan& plan) {
+    if (limits_.max_bytes_per_rank < 0) return true;
+    if (!fits_ranks(layer, plan)) return false;
+    const RankMoves moves = rank_moves_of(layer, plan);
+    for (std::size_t rank = 0; rank < received_.size(); ++rank) {
+      received_[rank] += moves.received[rank] * expert_bytes(layer);
+      sent_[rank] += moves.sent[rank] * expert_bytes(layer);
+    }
+    return true;
+  }
+
+  void collect_changes() {
+    for (std::size_t layer = 0; layer < planned_.size(); ++layer) {
+      if (planned_[layer])
+        plan_.changes.push_back({static_cast<int>(layer), std::move(*planned_[layer])});
+    }
+  }
+
+  const PlanInput input_;
+  const PlanLimits& limits_;
   std::unique_ptr<Policy> policy_;
+  PolicyCapabilities capabilities_;
   int layer_ = 0;
-  double gain_ = 0.0;  // sum over layers, beyond noise
-  std::vector<double> before_;
-  std::vector<double> after_;
+  std::vector<double> before_;                     // [layers planned]
+  std::vector<std::optional<LayerPlan>> planned_;  // [num_moe_layers] where it is worth it
+  std::vector<double> gain_;                       // [num_moe_layers] of those, beyond noise
+  std::vector<std::uint8_t> pinned_;               // [num_slots] of the layer being planned
+  // With budgets.
+  std::vector<int> to_settle_;                 // layers, those to settle first at the back
+  std::vector<int> allowed_;                   // [num_moe_layers] moves
+  std::vector<std::int64_t> received_, sent_;  // [num_ranks] bytes of settled layers
   Plan plan_;
 };
 
@@ -177,17 +339,19 @@ std::unique_ptr<PlanJob> make_plan_job(PlanInput input) {
   return std::make_unique<Job>(std::move(input));
 }
 
-std::unique_ptr<PlanJob> make_empty_job(const ClusterShape& shape, const ServedState& served,
-                                        const ExpertLoad& load) {
-  return std::make_unique<EmptyJob>(imbalance_per_layer(shape, served, load));
+std::unique_ptr<PlanJob> make_empty_job(const std::vector<double>& imbalance_per_layer) {
+  return std::make_unique<EmptyJob>(imbalance_per_layer);
 }
 
 std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served,
-                                        const ExpertLoad& load) {
+                                        const ExpertLoad& load,
+                                        std::span<const double> rank_speeds) {
   std::vector<double> result;
+  LayerProblem problem{.shape = &shape, .rank_speed = rank_speeds};
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    result.push_back(imbalance(rank_load(shape, served.placement.layer(layer),
-                                         shares_of(served, layer), load.layer(layer))));
+    problem.load = load.layer(layer);
+    result.push_back(
+        imbalance_of_times(problem, served.placement.layer(layer), shares_of(served, layer)));
   }
   return result;
 }

@@ -12,6 +12,7 @@
 
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/plan_limits.hpp>
 #include <swiftbalancer/policy.hpp>
 #include <swiftbalancer/shape.hpp>
 
@@ -42,7 +43,16 @@ struct PlannerConfig {
       0.01;  ///< Predicted fall of imbalance (mean over layers) below which a plan is dropped.
   std::int64_t window_assignments =
       4096;  ///< Token-expert assignments per layer that make a window worth judging.
+  PlanLimits limits{};
+  std::vector<std::int64_t> expert_bytes{};  ///< [num_moe_layers]; for budgets of bytes.
 };
+
+/// @throws Error kInvalidArgument naming the field: values out of range, lists that do not fit the
+/// shape, what the policy does not keep.
+void check_plan_limits(const PlanLimits& limits, const std::string& policy,
+                       const ClusterShape& shape);
+/// The config itself. @throws Error kInvalidArgument naming the field, as check_plan_limits().
+PlannerConfig checked(const PlannerConfig& config, const ClusterShape& shape);
 
 /// One layer that a plan changes.
 struct LayerChange {

@@ -172,12 +172,12 @@ Plan planned(const ClusterShape& shape, const Placement& served, const ExpertLoa
              const std::optional<CostGate>& gate) {
   PlannerConfig config;
   config.min_gain = 0.0;
+  config.limits.gate = gate;
   const auto job = make_plan_job({.shape = shape,
                                   .config = config,
                                   .served = ServedState::even(served, shape),
                                   .load = load,
-                                  .dispatch = Dispatch::kEven,
-                                  .gate = gate});
+                                  .dispatch = Dispatch::kEven});
   while (!job->advance()) {
   }
   return job->take();
