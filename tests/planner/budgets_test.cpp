@@ -116,7 +116,7 @@ class Budgets : public ::testing::TestWithParam<Dispatch> {
 
 TEST_P(Budgets, AreNeverExceededAndEachMoreOfThemBalancesMore) {
   const Plan free = planned({});
-  ASSERT_GT(free.moves, 30);
+  ASSERT_GT(free.moves, 10);
   double before = free.imbalance_before.mean_over_layers;
   for (const int budget : {0, 1, 4, 12, 30}) {
     const Plan plan = planned({.max_moves_per_rebalance = budget});
