@@ -335,6 +335,12 @@ double noise_imbalance(int num_ranks, double tokens, double dispersion) {
   return maximum * std::sqrt(dispersion * (num_ranks - 1) / tokens);
 }
 
+int most_advances(const ClusterShape& shape) {
+  constexpr int kFirstPlanAndBudget = 2;
+  return shape.num_moe_layers() *
+         (kFirstPlanAndBudget + std::bit_width(static_cast<unsigned>(shape.num_slots())));
+}
+
 std::unique_ptr<PlanJob> make_plan_job(PlanInput input) {
   return std::make_unique<Job>(std::move(input));
 }

@@ -71,11 +71,16 @@ struct Plan {
 class PlanJob {
  public:
   virtual ~PlanJob() = default;
-  /// Plans one more layer. @returns true when there is nothing left to do. Cost: one policy call.
+  /// Plans one more layer, or one again with fewer moves. @returns true when there is nothing left
+  /// to do. Cost: one policy call.
   virtual bool advance() = 0;
   /// After advance() returned true. An empty plan means: nothing is worth moving.
   virtual Plan take() = 0;
 };
+
+/// Calls of advance() after which any job has returned true: one a layer, and where budgets bind,
+/// one more for each time that its moves are halved.
+int most_advances(const ClusterShape& shape);
 
 class Planner {
  public:
