@@ -47,6 +47,9 @@ struct PlannerConfig {
   std::vector<std::int64_t> expert_bytes{};  ///< [num_moe_layers]; for budgets of bytes.
 };
 
+/// @throws Error kInvalidArgument naming what is given and the policy does not go by. Policies that
+/// move nothing go by everything.
+void check_policy_keeps(const PlanLimits& limits, const std::string& policy);
 /// @throws Error kInvalidArgument naming the field: values out of range, lists that do not fit the
 /// shape, what the policy does not keep.
 void check_plan_limits(const PlanLimits& limits, const std::string& policy,

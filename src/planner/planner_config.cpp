@@ -32,7 +32,9 @@ void check_gate(const CostGate& gate) {
   check("horizon_steps", gate.horizon_steps, gate.horizon_steps > 0.0);
 }
 
-void check_policy(const PlanLimits& limits, const std::string& policy) {
+}  // namespace
+
+void check_policy_keeps(const PlanLimits& limits, const std::string& policy) {
   const PolicyCapabilities capabilities = make_policy(policy)->capabilities();
   if (!capabilities.moves) return;
   const auto check = [&](const char* name, bool given, bool kept) {
@@ -45,8 +47,6 @@ void check_policy(const PlanLimits& limits, const std::string& policy) {
   check("max_replicas", limits.max_replicas > 0, capabilities.limited);
   check("max_rank_moves", limits.max_rank_moves >= 0, capabilities.limited);
 }
-
-}  // namespace
 
 void check_plan_limits(const PlanLimits& limits, const std::string& policy,
                        const ClusterShape& shape) {
@@ -73,7 +73,7 @@ void check_plan_limits(const PlanLimits& limits, const std::string& policy,
   }
   LayerProblem problem{.shape = &shape, .max_replicas = limits.max_replicas};
   check_limits(problem);
-  check_policy(limits, policy);
+  check_policy_keeps(limits, policy);
 }
 
 PlannerConfig checked(const PlannerConfig& config, const ClusterShape& shape) {
