@@ -30,6 +30,8 @@ constexpr double kTolerance = 5e-4;
 constexpr std::int64_t kDefaultWork = 2'000'000;
 constexpr std::int64_t kDefaultIncrementalWork = 400'000;
 constexpr int kMostChanges = 400;
+// Planned shares level what is left; a finer balance is far below any sampling noise.
+constexpr double kSplitTolerance = 5e-3;
 
 [[noreturn]] void refuse(const std::string& message) {
   throw Error(ErrorCode::kInvalidArgument, message);
@@ -323,9 +325,11 @@ LayerPlan improve_within_limits(const LayerProblem& problem) {
   if (layer.moves() > 0) offer(true);
   const std::int64_t most = problem.max_work >= 0 ? problem.max_work : kDefaultIncrementalWork;
   const double target = mean_time(problem) * (1.0 + kTolerance);
+  const double good = problem.dispatch == Dispatch::kSplit ? 1.0 + kSplitTolerance : 1.0;
   int changes = 0;
-  while (changes++ < kMostChanges && layer.work() < most && layer.highest_time() > target &&
-         1.0 + problem.min_gain * layer.moves() < price(best) && layer.improve_once()) {
+  while (changes++ < kMostChanges && best.imbalance_after > good && layer.work() < most &&
+         layer.highest_time() > target && 1.0 + problem.min_gain * layer.moves() < price(best) &&
+         layer.improve_once()) {
     offer(false);
   }
   best.work = layer.work();

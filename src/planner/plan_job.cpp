@@ -187,11 +187,13 @@ class Job final : public PlanJob {
     return pays;
   }
 
-  RankMoves rank_moves_of(int layer, const LayerPlan& plan) const {
-    return rank_moves(input_.shape, input_.served.placement.layer(layer), plan.placement);
-  }
   int busiest_rank(int layer, const LayerPlan& plan) const {
-    return plan.moves == 0 ? 0 : rank_moves_of(layer, plan).busiest();
+    if (plan.moves == 0) return 0;
+    return rank_moves(input_.shape, input_.served.placement.layer(layer), plan.placement).busiest();
+  }
+  RankMoves moves_of(int layer) const {
+    return rank_moves(input_.shape, input_.served.placement.layer(layer),
+                      planned_[static_cast<std::size_t>(layer)]->placement);
   }
 
   std::int64_t expert_bytes(int layer) const {
@@ -199,10 +201,19 @@ class Job final : public PlanJob {
     return input_.config.expert_bytes.empty() ? 1 : input_.config.expert_bytes[at];
   }
 
+  // Over all layers: ranks cannot receive more than their budgets together.
+  std::int64_t most_bytes() const {
+    const std::int64_t of_rank = limits_.max_bytes_per_rank;
+    const std::int64_t of_all = limits_.max_bytes_per_rebalance;
+    const int ranks = input_.shape.num_ranks();
+    if (of_rank < 0 || of_rank > std::numeric_limits<std::int64_t>::max() / ranks) return of_all;
+    return of_all < 0 ? of_rank * ranks : std::min(of_all, of_rank * ranks);
+  }
+
   // How many moves each layer may make of what the budgets of the whole rebalance allow.
   void spend_budgets() {
-    const MoveBudget budget{limits_.max_moves_per_rebalance, limits_.max_bytes_per_rebalance};
-    if (budget.max_moves < 0 && budget.max_bytes < 0 && limits_.max_bytes_per_rank < 0) return;
+    const MoveBudget budget{limits_.max_moves_per_rebalance, most_bytes()};
+    if (budget.max_moves < 0 && budget.max_bytes < 0) return;
     std::vector<LayerCurve> curves;
     for (int layer = 0; layer < input_.shape.num_moe_layers(); ++layer) {
       const auto& plan = planned_[static_cast<std::size_t>(layer)];
@@ -219,8 +230,7 @@ class Job final : public PlanJob {
     // From the back.
     std::ranges::reverse(to_settle_);
     std::ranges::stable_sort(to_settle_, std::ranges::less(), gain_per_byte);
-    received_.assign(static_cast<std::size_t>(input_.shape.num_ranks()), 0);
-    sent_ = received_;
+    rank_bytes_.emplace(input_.shape.num_ranks(), limits_.max_bytes_per_rank);
   }
 
   static std::vector<TradeOff> curve_of(const LayerPlan& plan) {
@@ -232,55 +242,61 @@ class Job final : public PlanJob {
     return points;
   }
 
-  // Brings one more layer within the budgets, or a step nearer: a plan that is too large for a rank
-  // is made again with half as many moves. @returns true when all are.
+  // One more call of the policy for layers that must be brought within the budgets.
+  // @returns true when all are.
   bool settle() {
-    if (to_settle_.empty()) return true;
-    const int layer = to_settle_.back();
-    const auto at = static_cast<std::size_t>(layer);
-    if (planned_[at]->moves > allowed_[at]) {
-      plan_again(layer);
-    } else if (!fits_ranks(layer, *planned_[at])) {
-      allowed_[at] = planned_[at]->moves / 2;
-      plan_again(layer);
+    if (!to_settle_.empty() && settle_layer(to_settle_.back())) {
+      const auto at = static_cast<std::size_t>(to_settle_.back());
+      if (planned_[at])
+        rank_bytes_->add(moves_of(to_settle_.back()), expert_bytes(to_settle_.back()));
+      to_settle_.pop_back();
     }
-    if (!planned_[at] || book(layer, *planned_[at])) to_settle_.pop_back();
     return to_settle_.empty();
   }
 
-  void plan_again(int layer) {
-    const auto at = static_cast<std::size_t>(layer);
+  // A plan that is too much for a rank is made again with fewer moves, the most that are not, by
+  // bisection. @returns whether the layer is done with.
+  bool settle_layer(int layer) {
+    std::optional<LayerPlan>& plan = planned_[static_cast<std::size_t>(layer)];
+    double& gain = gain_[static_cast<std::size_t>(layer)];
+    const auto fits = [&] {
+      return !plan || rank_bytes_->fits(moves_of(layer), expert_bytes(layer));
+    };
+    if (too_many_ == 0) {
+      const int allowed = allowed_[static_cast<std::size_t>(layer)];
+      if (plan->moves > allowed) plan_again(layer, allowed);
+      if (fits()) return true;
+      too_many_ = plan->moves;
+      not_too_many_ = 0;
+      return false;
+    }
+    const int moves = (not_too_many_ + too_many_) / 2;
+    if (moves == not_too_many_) {
+      plan = std::exchange(largest_, std::nullopt);
+      gain = largest_gain_;
+      if (moves == 0) plan_again(layer, 0);
+      too_many_ = 0;
+      return true;
+    }
+    plan_again(layer, moves);
+    if (!fits()) {
+      too_many_ = moves;
+    } else {
+      not_too_many_ = moves;
+      largest_ = plan;
+      largest_gain_ = gain;
+    }
+    return false;
+  }
+
+  void plan_again(int layer, int most) {
     const bool useful =
         capabilities_.incremental &&
-        (allowed_[at] > 0 || (capabilities_.planned_shares && input_.dispatch == Dispatch::kSplit));
+        (most > 0 || (capabilities_.planned_shares && input_.dispatch == Dispatch::kSplit));
     leave_as_is(layer);
     if (!useful) return;
-    LayerPlan plan = plan_layer(layer, allowed_[at]);
-    if (plan.moves <= allowed_[at]) consider(layer, std::move(plan));
-  }
-
-  bool fits_ranks(int layer, const LayerPlan& plan) const {
-    if (limits_.max_bytes_per_rank < 0) return true;
-    const RankMoves moves = rank_moves_of(layer, plan);
-    for (std::size_t rank = 0; rank < received_.size(); ++rank) {
-      const std::int64_t most =
-          std::max(received_[rank] + moves.received[rank] * expert_bytes(layer),
-                   sent_[rank] + moves.sent[rank] * expert_bytes(layer));
-      if (most > limits_.max_bytes_per_rank) return false;
-    }
-    return true;
-  }
-
-  // @returns whether the plan fits, and then counts what it moves.
-  bool book(int layer, const LayerPlan& plan) {
-    if (limits_.max_bytes_per_rank < 0) return true;
-    if (!fits_ranks(layer, plan)) return false;
-    const RankMoves moves = rank_moves_of(layer, plan);
-    for (std::size_t rank = 0; rank < received_.size(); ++rank) {
-      received_[rank] += moves.received[rank] * expert_bytes(layer);
-      sent_[rank] += moves.sent[rank] * expert_bytes(layer);
-    }
-    return true;
+    LayerPlan plan = plan_layer(layer, most);
+    if (plan.moves <= most) consider(layer, std::move(plan));
   }
 
   void collect_changes() {
@@ -300,9 +316,12 @@ class Job final : public PlanJob {
   std::vector<double> gain_;                       // [num_moe_layers] of those, beyond noise
   std::vector<std::uint8_t> pinned_;               // [num_slots] of the layer being planned
   // With budgets.
-  std::vector<int> to_settle_;                 // layers, those to settle first at the back
-  std::vector<int> allowed_;                   // [num_moe_layers] moves
-  std::vector<std::int64_t> received_, sent_;  // [num_ranks] bytes of settled layers
+  std::vector<int> to_settle_;           // layers, those to settle first at the back
+  std::vector<int> allowed_;             // [num_moe_layers] moves
+  std::optional<RankBytes> rank_bytes_;  // of settled layers
+  int too_many_ = 0, not_too_many_ = 0;  // moves of the layer at the back, while it is bisected
+  std::optional<LayerPlan> largest_;     // of its plans that fit
+  double largest_gain_ = 0.0;
   Plan plan_;
 };
 
@@ -336,9 +355,9 @@ double noise_imbalance(int num_ranks, double tokens, double dispersion) {
 }
 
 int most_advances(const ClusterShape& shape) {
-  constexpr int kFirstPlanAndBudget = 2;
+  constexpr int kBesideBisection = 4;
   return shape.num_moe_layers() *
-         (kFirstPlanAndBudget + std::bit_width(static_cast<unsigned>(shape.num_slots())));
+         (kBesideBisection + std::bit_width(static_cast<unsigned>(shape.num_slots())));
 }
 
 std::unique_ptr<PlanJob> make_plan_job(PlanInput input) {

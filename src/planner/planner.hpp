@@ -82,7 +82,7 @@ class PlanJob {
 };
 
 /// Calls of advance() after which any job has returned true: one a layer, and where budgets bind,
-/// one more for each time that its moves are halved.
+/// more to find how many moves fit a rank.
 int most_advances(const ClusterShape& shape);
 
 class Planner {

@@ -56,4 +56,21 @@ RankMoves rank_moves(const ClusterShape& shape, std::span<const std::int32_t> be
   return moves;
 }
 
+bool RankBytes::fits(const RankMoves& moves, std::int64_t expert_bytes) const {
+  if (most_ < 0) return true;
+  for (std::size_t rank = 0; rank < received_.size(); ++rank) {
+    if (received_[rank] + moves.received[rank] * expert_bytes > most_ ||
+        sent_[rank] + moves.sent[rank] * expert_bytes > most_)
+      return false;
+  }
+  return true;
+}
+
+void RankBytes::add(const RankMoves& moves, std::int64_t expert_bytes) {
+  for (std::size_t rank = 0; rank < received_.size(); ++rank) {
+    received_[rank] += moves.received[rank] * expert_bytes;
+    sent_[rank] += moves.sent[rank] * expert_bytes;
+  }
+}
+
 }  // namespace swiftbalancer

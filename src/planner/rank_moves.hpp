@@ -25,4 +25,18 @@ struct RankMoves {
 RankMoves rank_moves(const ClusterShape& shape, std::span<const std::int32_t> before,
                      std::span<const std::int32_t> after);
 
+/// Bytes that ranks have to receive and to send for several layers, against a budget.
+class RankBytes {
+ public:
+  /// @param most that a rank may receive, and may send; < 0: no limit.
+  RankBytes(int num_ranks, std::int64_t most)
+      : received_(static_cast<std::size_t>(num_ranks), 0), sent_(received_), most_(most) {}
+  bool fits(const RankMoves& moves, std::int64_t expert_bytes) const;
+  void add(const RankMoves& moves, std::int64_t expert_bytes);
+
+ private:
+  std::vector<std::int64_t> received_, sent_;  // [num_ranks]
+  std::int64_t most_;
+};
+
 }  // namespace swiftbalancer
