@@ -35,15 +35,44 @@ std::vector<int> integers(const std::vector<std::string>& items, const char* fla
   return numbers;
 }
 
+std::vector<double> speeds_of(const std::vector<std::string>& items) {
+  std::vector<double> speeds;
+  for (const std::string& item : items) {
+    const auto speed = parse<double>(item);
+    if (!speed || !std::isfinite(*speed) || *speed <= 0.0) {
+      refuse(
+          fmt::format("--rank-speeds: '{}' is no speed; give numbers above 0, with commas", item));
+    }
+    speeds.push_back(*speed);
+  }
+  return speeds;
+}
+
 }  // namespace
 
 void LimitSettings::declare(Settings& settings) {
   settings.list("rank_speeds", rank_speeds_,
                 "Relative speed of each rank, with commas: the time of a rank is its load / speed");
   settings.list("pinned_experts", pinned_experts_,
-                "Experts whose slots in --from stay as they are, in every layer");
-  settings.integer("max_replicas", max_replicas_, 0, 1'000'000,
+                "Experts that stay in the slots that hold them, in every layer");
+  settings.integer("max_replicas", limits_.max_replicas, 0, 1'000'000,
                    "Slots of one expert at most; 0: no limit");
+}
+
+void LimitSettings::declare_budgets(Settings& settings) {
+  constexpr std::int64_t kMostMoves = 1'000'000'000;
+  constexpr std::int64_t kMostBytes = std::int64_t{1} << 60;
+  settings.integer("max_moves_per_rebalance", limits_.max_moves_per_rebalance, -1, kMostMoves,
+                   "Moves over all layers, spent where they win most; -1: no limit");
+  settings.integer("max_bytes_per_rebalance", limits_.max_bytes_per_rebalance, -1, kMostBytes,
+                   "Bytes of moved experts, likewise; -1: no limit");
+  settings.integer("max_bytes_per_rank", limits_.max_bytes_per_rank, -1, kMostBytes,
+                   "Bytes that a rank receives in a rebalance, and that it sends; -1: no limit");
+  settings.integer("max_rank_moves", limits_.max_rank_moves, -1, 1'000'000,
+                   "Moves that a rank receives in one layer, and that it sends; -1: no limit");
+}
+
+void LimitSettings::declare_offline(Settings& settings) {
   settings.integer("max_cross_node_replicas", max_cross_node_replicas_, -1, 1'000'000,
                    "Keeps expert groups on nodes, but for so many replicas a layer; -1: groups "
                    "bind nothing");
@@ -52,24 +81,23 @@ void LimitSettings::declare(Settings& settings) {
 }
 
 bool LimitSettings::given() const noexcept {
-  return !rank_speeds_.empty() || !pinned_experts_.empty() || max_replicas_ > 0 ||
-         max_cross_node_replicas_ >= 0;
+  return !rank_speeds_.empty() || !pinned_experts_.empty() || limits_.max_replicas > 0 ||
+         binds_groups();
 }
 
 std::vector<int> LimitSettings::dead_ranks() const {
   return integers(dead_ranks_, "--dead-ranks", "rank");
 }
 
+PlanLimits LimitSettings::limits() const {
+  PlanLimits limits = limits_;
+  limits.rank_speeds = speeds_of(rank_speeds_);
+  limits.pinned_experts = integers(pinned_experts_, "--pinned-experts", "expert");
+  return limits;
+}
+
 void LimitSettings::prepare(const ClusterShape& shape, const Placement* placement) {
-  speed_.clear();
-  for (const std::string& item : rank_speeds_) {
-    const auto speed = parse<double>(item);
-    if (!speed || !std::isfinite(*speed) || *speed <= 0.0) {
-      refuse(
-          fmt::format("--rank-speeds: '{}' is no speed; give numbers above 0, with commas", item));
-    }
-    speed_.push_back(*speed);
-  }
+  speed_ = speeds_of(rank_speeds_);
   if (!speed_.empty() && speed_.size() != static_cast<std::size_t>(shape.num_ranks())) {
     refuse(fmt::format("--rank-speeds has {} speeds for {} ranks; give one per rank", speed_.size(),
                        shape.num_ranks()));
@@ -96,7 +124,7 @@ void LimitSettings::prepare(const ClusterShape& shape, const Placement* placemen
 
 void LimitSettings::fill(int moe_layer_id, LayerProblem& problem) const {
   problem.rank_speed = speed_;
-  problem.max_replicas = max_replicas_;
+  problem.max_replicas = limits_.max_replicas;
   problem.max_cross_node_replicas = max_cross_node_replicas_;
   if (!pinned_.empty()) problem.pinned = pinned_[static_cast<std::size_t>(moe_layer_id)];
 }

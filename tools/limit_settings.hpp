@@ -1,12 +1,14 @@
 #pragma once
-// The settings by which `plan` limits what a full plan may do: speeds of ranks, pinned experts,
-// replicas of one expert, groups bound to nodes, dead ranks. Main thread.
+// The settings by which `plan` and `serve` limit plans: speeds of ranks, pinned experts, replicas
+// of one expert, budgets of a rebalance; for `plan` also groups bound to nodes, and dead ranks.
+// Main thread.
 
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/plan_limits.hpp>
 #include <swiftbalancer/policy.hpp>
 #include <swiftbalancer/shape.hpp>
 
@@ -16,11 +18,21 @@ namespace swiftbalancer::tool {
 
 class LimitSettings {
  public:
-  /// Declares rank_speeds, pinned_experts, max_replicas, max_cross_node_replicas and dead_ranks.
+  /// Declares rank_speeds, pinned_experts and max_replicas.
   void declare(Settings& settings);
+  /// Declares max_moves_per_rebalance, max_bytes_per_rebalance, max_bytes_per_rank, max_rank_moves.
+  void declare_budgets(Settings& settings);
+  /// Declares max_cross_node_replicas and dead_ranks.
+  void declare_offline(Settings& settings);
   /// Whether anything but dead ranks is asked for.
   bool given() const noexcept;
-  bool pins_experts() const noexcept { return !pinned_experts_.empty(); }
+  bool binds_groups() const noexcept { return max_cross_node_replicas_ >= 0; }
+  bool limits_bytes() const noexcept {
+    return limits_.max_bytes_per_rebalance >= 0 || limits_.max_bytes_per_rank >= 0;
+  }
+  /// What incremental plans go by. @throws Error kInvalidArgument: not numbers; what depends on the
+  /// shape is left to check_plan_limits().
+  PlanLimits limits() const;
 
   /// @returns the ranks that are dead, none unless given. @throws Error kInvalidArgument: not
   /// numbers.
@@ -37,7 +49,7 @@ class LimitSettings {
   std::vector<std::string> rank_speeds_;
   std::vector<std::string> pinned_experts_;
   std::vector<std::string> dead_ranks_;
-  int max_replicas_ = 0;
+  PlanLimits limits_;  // without the lists
   int max_cross_node_replicas_ = -1;
   std::vector<double> speed_;
   std::vector<std::vector<std::uint8_t>> pinned_;  // [num_moe_layers][num_slots], empty: none

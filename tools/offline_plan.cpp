@@ -92,8 +92,7 @@ OfflinePlan incremental_plan(const OfflineProblem& given) {
                         .config = given.config,
                         .served = *given.from,
                         .load = given.load,
-                        .dispatch = given.dispatch,
-                        .gate = given.gate};
+                        .dispatch = given.dispatch};
   Plan plan;
   const double milliseconds = best_time([&] {
     const auto job = make_plan_job(input);
@@ -121,9 +120,12 @@ std::span<const double> rank_speed_of(const OfflineProblem& problem) {
   return limited.rank_speed;
 }
 
+bool is_full(const OfflineProblem& problem) {
+  return !problem.from || (problem.limits != nullptr && problem.limits->binds_groups());
+}
+
 OfflinePlan make_offline_plan(const OfflineProblem& problem) {
-  OfflinePlan plan =
-      problem.from && !is_limited(problem) ? incremental_plan(problem) : full_plan(problem);
+  OfflinePlan plan = is_full(problem) ? full_plan(problem) : incremental_plan(problem);
   const Placement& placement = plan.planned.placement;
   plan.planned = problem.dispatch == Dispatch::kEven
                      ? ServedState::even(placement, problem.shape)

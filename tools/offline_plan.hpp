@@ -10,7 +10,6 @@
 #include <swiftbalancer/shape.hpp>
 
 #include "limit_settings.hpp"
-#include "planner/cost_gate.hpp"
 #include "planner/planner.hpp"
 
 namespace swiftbalancer::tool {
@@ -21,10 +20,10 @@ struct OfflineProblem {
   ExpertLoad load;
   Dispatch dispatch = Dispatch::kEven;
   std::optional<ServedState> from;  ///< Without it: a full plan.
-  /// If not null, prepared, and it limits something: a full plan within the limits, also with
-  /// `from`, which then counts the moves and says what is pinned.
+  /// If not null, prepared. Full plans keep them; incremental ones go by config.limits. Where they
+  /// bind groups to nodes the plan is a full one also with `from`, which then counts the moves and
+  /// says what is pinned.
   const LimitSettings* limits = nullptr;
-  std::optional<CostGate> gate{};  ///< Of an incremental plan.
 };
 
 /// Relative speeds of the ranks that a problem is limited by; empty: all alike.
@@ -36,6 +35,9 @@ struct OfflinePlan {
   int changed_layers = 0;
   double milliseconds = 0.0;  ///< Planning alone, the shortest of several runs.
 };
+
+/// Whether a problem is planned from scratch.
+bool is_full(const OfflineProblem& problem);
 
 /// Plans on the calling thread. @throws Error kInvalidArgument: policy unknown, problem not valid.
 OfflinePlan make_offline_plan(const OfflineProblem& problem);

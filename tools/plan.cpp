@@ -72,7 +72,9 @@ class PlanCommand final : public Command {
         "dispatch", {"even", "split"}, [this](std::size_t i) { split_ = i == 1; },
         [this] { return split_ ? std::size_t{1} : std::size_t{0}; },
         "Tokens of a replicated expert: the same to each replica, or by planned shares");
+    limits_.declare_budgets(settings);
     limits_.declare(settings);
+    limits_.declare_offline(settings);
     sweep_.declare(settings);
     settings.text(
         "hardware", hardware_,
@@ -108,8 +110,8 @@ class PlanCommand final : public Command {
     const ServedState before =
         from_.empty() ? ServedState::initial(shape) : served_state(file, shape);
     if (!from_.empty()) problem.from = before;
-    if (horizon_ > 0) problem.gate = sweep_.gate(shape.num_ranks(), horizon_, hardware_);
     limits_.prepare(shape, from_.empty() ? nullptr : &before.placement);
+    if (!is_full(problem)) problem.config = incremental_config(shape);
     OfflinePlan plan = make_offline_plan(problem);
     plan.moves += lost;
     const Outcome outcome = judge(shape, problem, plan);
@@ -132,35 +134,30 @@ class PlanCommand final : public Command {
       throw Error(ErrorCode::kInvalidArgument, message);
     };
     if (!loads_.given()) refuse("--loads is needed: recorded loads, .npy or JSON");
-    const bool moves_limited = settings.given("max_moves_per_layer");
-    if (from_.empty() && moves_limited)
-      refuse("--max-moves-per-layer goes with --from: a full plan starts from nothing");
+    bool budget = false;
+    for (const char* key : {"max_moves_per_layer", "max_moves_per_rebalance",
+                            "max_bytes_per_rebalance", "max_bytes_per_rank", "max_rank_moves"}) {
+      if (!settings.given(key)) continue;
+      budget = true;
+      if (from_.empty())
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("{} goes with --from: a full plan starts from nothing", key));
+    }
     if (from_.empty() && settings.given("dead_ranks"))
       refuse("--dead-ranks goes with --from: it says what the dead ranks held");
-    if (limits_.given() && (moves_limited || config_.policy != "swift")) {
+    if (limits_.given() && config_.policy != "swift")
       refuse(
-          "rank_speeds, pinned_experts, max_replicas and max_cross_node_replicas are kept by full "
-          "plans of policy swift, without --max-moves-per-layer");
-    }
+          "rank_speeds, pinned_experts, max_replicas and max_cross_node_replicas are kept by plans "
+          "of policy swift");
+    if (limits_.binds_groups() && (budget || horizon_ > 0))
+      refuse(
+          "max_cross_node_replicas makes full plans, which go without budgets of moves and "
+          "--horizon");
     if (horizon_ > 0) {
-      if (from_.empty() || hardware_.empty() || limits_.given() || sweep_.given())
-        refuse("--horizon goes with --from and --hardware, without limits and --sweep");
-      for (const char* key : {"expert_bytes", "context_length", "replica_budget"}) {
-        if (settings.given(key))
-          refuse("expert_bytes, context_length and replica_budget go with --sweep");
-      }
-      return;
+      if (from_.empty() || hardware_.empty() || sweep_.given())
+        refuse("--horizon goes with --from and --hardware, without --sweep");
     }
-    if (!sweep_.given()) {
-      for (const char* key : {"hardware", "expert_bytes", "tokens_per_step", "top_k",
-                              "context_length", "replica_budget"}) {
-        if (settings.given(key))
-          refuse(
-              "hardware, expert_bytes, tokens_per_step, top_k, "
-              "context_length and replica_budget go with --sweep");
-      }
-      return;
-    }
+    if (!sweep_.given()) return check_step_settings(settings);
     for (const char* key :
          {"from", "out", "policy", "num_redundant_experts", "slots_per_rank", "pinned_experts"}) {
       if (settings.given(key)) {
@@ -170,6 +167,35 @@ class PlanCommand final : public Command {
                                 key));
       }
     }
+  }
+
+  void check_step_settings(const Settings& settings) const {
+    const bool bytes = limits_.limits_bytes();
+    const auto refuse = [&](const char* key, bool allowed) {
+      if (!settings.given(key) || allowed) return;
+      throw Error(
+          ErrorCode::kInvalidArgument,
+          fmt::format("{} is given, which goes with --sweep, or with --horizon or a budget of "
+                      "bytes where that needs it",
+                      key));
+    };
+    refuse("hardware", horizon_ > 0 || bytes);
+    refuse("expert_bytes", bytes);
+    refuse("tokens_per_step", horizon_ > 0);
+    refuse("top_k", horizon_ > 0);
+    refuse("context_length", false);
+    refuse("replica_budget", false);
+  }
+
+  PlannerConfig incremental_config(const ClusterShape& shape) const {
+    PlannerConfig config = config_;
+    config.limits = limits_.limits();
+    if (horizon_ > 0) config.limits.gate = sweep_.gate(shape.num_ranks(), horizon_, hardware_);
+    if (limits_.limits_bytes()) {
+      config.expert_bytes.assign(static_cast<std::size_t>(shape.num_moe_layers()),
+                                 sweep_.expert_bytes(hardware_));
+    }
+    return checked(config, shape);
   }
 
   void sweep(const Settings& settings, const ExpertLoad& load) {
@@ -288,8 +314,7 @@ class PlanCommand final : public Command {
         figures_of(shape, before_state, problem.load, rank_speed_of(problem));
     const PlacementFigures& after = outcome.figures;
     fmt::print("policy {}, {} plan for the {} of {}\n", config_.policy,
-               !problem.from || limits_.given() ? "full" : "incremental", loads_.description(),
-               loads_.file());
+               is_full(problem) ? "full" : "incremental", loads_.description(), loads_.file());
     fmt::print("{} layers of {} experts on {} slots, {} ranks, {} nodes; tokens are split {}\n\n",
                shape.num_moe_layers(), shape.num_logical_experts(), shape.num_slots(),
                shape.num_ranks(), shape.num_nodes(), split_ ? "by shares" : "evenly");

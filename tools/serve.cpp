@@ -9,15 +9,15 @@
 
 #include <fmt/format.h>
 
-#include <swiftbalancer/policy.hpp>
-
 #include "command.hpp"
 #include "engine/figures.hpp"
 #include "engine/run_json.hpp"
+#include "limit_settings.hpp"
 #include "observe/files.hpp"
 #include "observe/report.hpp"
 #include "operations.hpp"
 #include "output_folder.hpp"
+#include "planner/planner.hpp"
 #include "progress.hpp"
 #include "runtime/planner_child.hpp"
 
@@ -162,7 +162,8 @@ class ServeCommand final : public Command {
         },
         [this] { return options_.device == engine::DeviceKind::kNone ? 0 : 1; },
         "timed: virtual time of a large model on the hardware profile");
-    settings.text("hardware", options_.hardware, "Hardware profile, for --device timed");
+    settings.text("hardware", options_.hardware,
+                  "Hardware profile, for --device timed and --horizon");
     settings.integer("token_scale", options_.token_scale, 1, 1'000'000,
                      "Tokens of the large model that a token stands for");
     settings.integer("max_batch_tokens", options_.max_batch_tokens, 1, 65'536,
@@ -213,6 +214,11 @@ class ServeCommand final : public Command {
                     "Predicted fall of imbalance below which a plan is dropped");
     settings.integer("max_moves_per_layer", balancer.max_moves_per_layer, -1, 1'000'000,
                      "Moves per rebalance; -1: no limit");
+    limits_.declare_budgets(settings);
+    settings.integer("horizon", options_.horizon, 0, 1'000'000'000,
+                     "Steps over which moves must pay for their bytes on --hardware; 0: no cost "
+                     "gate");
+    limits_.declare(settings);
     settings.integer("window_assignments", balancer.window_assignments, 1, 1'000'000'000,
                      "Token-expert assignments per layer that make a window");
     settings.choice(
@@ -282,6 +288,7 @@ class ServeCommand final : public Command {
     }
     operations_.placement_file = options_.placement_file;
     options_.faults = engine::parse_faults(inject_);
+    options_.balancer.limits = limits_.limits();
     options_.balancer.staging_bytes = static_cast<std::size_t>(staging_bytes_);
     options_.balancer.deadline = std::chrono::milliseconds(deadline_ms_);
     options_.balancer.planner_deadline = std::chrono::milliseconds(planner_deadline_ms_);
@@ -289,16 +296,20 @@ class ServeCommand final : public Command {
       find_planner_program(options_.balancer.planner_program);
   }
 
-  // One configuration per run. Finds unknown policies before anything is served.
+  // One configuration per run. Finds policies that are unknown, or do not go by what is asked for,
+  // before anything is served.
   std::vector<BalancerConfig> plan_runs() const {
     std::vector<BalancerConfig> runs;
     const std::vector<std::string> only_swift = {"swift"};
+    PlanLimits limits = options_.balancer.limits;
+    if (options_.horizon > 0) limits.gate.emplace();
     for (const std::string& policy : policies_.empty() && !stress_ ? only_swift : policies_) {
-      make_policy(policy);
+      check_policy_keeps(limits, policy);
       runs.push_back(options_.balancer);
       runs.back().policy = policy;
     }
     if (stress_) {
+      check_policy_keeps(limits, "stress");
       runs.push_back(options_.balancer);
       runs.back().policy = "stress";
       runs.back().rebalance_interval = 1;
@@ -317,6 +328,7 @@ class ServeCommand final : public Command {
   }
 
   engine::ServeOptions options_;
+  LimitSettings limits_;
   Operations::Options operations_;
   std::size_t mode_ = 0;
   std::string out_ = "out";

@@ -10,6 +10,7 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "engine/step_model.hpp"
 #include "engine/timed_device.hpp"
 
 namespace swiftbalancer::tool {
@@ -64,28 +65,6 @@ std::vector<int> parse_counts(const std::string& text) {
   return counts;
 }
 
-StepModel step_model(const engine::HardwareProfile& profile) {
-  StepModel model;
-  model.expert_bytes = profile.value("expert_bytes");
-  model.expert_flops_per_token = profile.value("expert_flops_per_token");
-  model.attention_flops_per_token = profile.value("attention_flops_per_token");
-  model.attention_weight_bytes = profile.value("attention_weight_bytes");
-  model.attention_bytes_per_context_token = profile.value("attention_bytes_per_context_token");
-  model.head_flops_per_token = profile.value("head_flops_per_token");
-  model.head_weight_bytes = profile.value("head_weight_bytes");
-  model.dispatch_bytes_per_row = profile.value("dispatch_bytes_per_row");
-  model.combine_bytes_per_row = profile.value("combine_bytes_per_row");
-  model.flops = profile.value("flops");
-  model.hbm_bandwidth = profile.value("hbm_bandwidth");
-  model.link_bandwidth = profile.value("link_bandwidth");
-  model.link_latency = profile.value("link_latency");
-  model.node_link_bandwidth = profile.value("node_link_bandwidth");
-  model.node_link_latency = profile.value("node_link_latency");
-  model.kernel_overhead = profile.value("kernel_overhead");
-  model.step_barrier = profile.value("step_barrier");
-  return model;
-}
-
 std::string gib(const std::optional<std::int64_t>& bytes) {
   return bytes ? fmt::format("{:.2f}", static_cast<double>(*bytes) / kBytesPerGib) : "-";
 }
@@ -138,8 +117,10 @@ void SweepSettings::declare(Settings& settings) {
   settings.text("sweep", counts_,
                 "Counts of redundant experts to compare, 0,16,32 or FROM:TO:STEP, instead of one "
                 "plan");
-  settings.number("expert_bytes", expert_bytes_, 1.0, 1e15,
-                  "For --sweep: bytes of one expert in one layer; --hardware says it too");
+  settings.number(
+      "expert_bytes", expert_bytes_, 1.0, 1e15,
+      "For --sweep and budgets of bytes: bytes of one expert in one layer; --hardware says "
+      "it too");
   settings.integer("tokens_per_step", tokens_per_step_, 1, 1'000'000'000,
                    "With --hardware: tokens of a step, over all ranks");
   settings.integer("top_k", top_k_, 1, 100'000,
@@ -172,7 +153,7 @@ SweepOptions SweepSettings::options(const Settings& settings, const ShapeOptions
   }
   if (settings.given("expert_bytes"))
     refuse("expert_bytes is given, and so is --hardware, which says it; leave one out");
-  options.step = step_model(engine::load_hardware_profile(hardware));
+  options.step = engine::step_model(engine::load_hardware_profile(hardware));
   options.step->tokens_per_step = static_cast<double>(tokens_per_step_);
   options.step->top_k = top_k_;
   options.step->context_length = context_length_;
@@ -181,11 +162,18 @@ SweepOptions SweepSettings::options(const Settings& settings, const ShapeOptions
 }
 
 CostGate SweepSettings::gate(int num_ranks, int horizon_steps, const std::string& hardware) const {
-  const engine::HardwareProfile profile = engine::load_hardware_profile(hardware);
-  StepModel model = step_model(profile);
-  model.tokens_per_step = static_cast<double>(tokens_per_step_);
-  model.top_k = top_k_;
-  return cost_gate(model, num_ranks, profile.value("copy_link_share"), horizon_steps);
+  return engine::cost_gate_of(engine::load_hardware_profile(hardware),
+                              {.tokens_per_step = static_cast<double>(tokens_per_step_),
+                               .top_k = top_k_,
+                               .num_ranks = num_ranks,
+                               .horizon_steps = horizon_steps});
+}
+
+std::int64_t SweepSettings::expert_bytes(const std::string& hardware) const {
+  if (expert_bytes_ > 0.0) return static_cast<std::int64_t>(expert_bytes_);
+  if (hardware.empty())
+    refuse("budgets of bytes need --expert-bytes, or --hardware PROFILE, which says it");
+  return static_cast<std::int64_t>(engine::load_hardware_profile(hardware).value("expert_bytes"));
 }
 
 void print_sweep(const SweepOptions& options, const SweepResult& result) {

@@ -30,6 +30,9 @@ class SweepSettings {
   /// The gate of an incremental plan, from a hardware profile and what a step carries.
   /// @throws as load_hardware_profile().
   CostGate gate(int num_ranks, int horizon_steps, const std::string& hardware) const;
+  /// Of one expert in one layer, as given or as the profile says. @throws Error kInvalidArgument:
+  /// neither; as load_hardware_profile().
+  std::int64_t expert_bytes(const std::string& hardware) const;
 
  private:
   std::string counts_;

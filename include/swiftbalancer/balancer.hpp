@@ -29,6 +29,7 @@
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/migration_plan.hpp>
 #include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/plan_limits.hpp>
 #include <swiftbalancer/shape.hpp>
 #include <swiftbalancer/transport.hpp>
 
@@ -81,6 +82,8 @@ struct BalancerConfig {
       1.10;  ///< Imbalance, beyond sampling noise, that calls for a rebalance at once.
   double min_gain = 0.01;        ///< Predicted fall of imbalance below which a plan is dropped.
   int max_moves_per_layer = -1;  ///< Per rebalance; < 0: no limit.
+  PlanLimits limits{};           ///< Budgets over all layers, cost gate, what placements keep.
+                                 ///< rank_speeds are those of the first shape's ranks.
   std::int64_t window_assignments =
       4096;                     ///< Token-expert assignments per layer that are worth judging.
   bool locality_first = false;  ///< dispatch_table() prefers slots of its own rank, then of its

@@ -22,6 +22,7 @@ struct PolicyCapabilities {
   bool incremental = false;     ///< Staying experts keep their slot and max_moves is respected.
   bool gated = false;           ///< Does nothing where the predicted gain is not worth the moves.
   bool planned_shares = false;  ///< Shares other than even.
+  bool limited = false;         ///< Keeps rank_speed, pinned, max_replicas and max_rank_moves.
   bool hierarchical =
       false;  ///< Keeps expert groups on nodes when groups divide evenly over nodes.
 };

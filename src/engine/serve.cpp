@@ -8,9 +8,11 @@
 #include <swiftbalancer/policy.hpp>
 
 #include "engine/launch.hpp"
+#include "engine/step_model.hpp"
 #include "io/checkpoint_digest.hpp"
 #include "io/placement_file.hpp"
 #include "io/text_file.hpp"
+#include "planner/planner.hpp"
 
 namespace swiftbalancer::engine {
 namespace {
@@ -45,6 +47,11 @@ void check_options(const ServeOptions& options) {
   if (options.device == DeviceKind::kTimed && options.hardware.empty()) {
     throw Error(ErrorCode::kInvalidArgument,
                 "device timed needs a hardware profile: name one, e.g. of data/hardware");
+  }
+  check_at_least("horizon", options.horizon, 0);
+  if (options.horizon > 0 && options.hardware.empty()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "horizon needs a hardware profile: name one, e.g. of data/hardware");
   }
   for (const Fault& fault : options.faults) check_fault(options, fault);
 }
@@ -90,6 +97,21 @@ Placement load_placement(const std::string& path, const ClusterShape& shape) {
   return std::move(file.placement);
 }
 
+// With the gate, whose figures depend on model and ranks.
+void complete_limits(RunPlan& plan) {
+  const ServeOptions& options = plan.options;
+  PlanLimits& limits = plan.options.balancer.limits;
+  if (options.horizon > 0) {
+    limits.gate = cost_gate_of(load_hardware_profile(options.hardware),
+                               {.tokens_per_step = 1.0 * options.num_ranks *
+                                                   options.max_batch_tokens * options.token_scale,
+                                .top_k = plan.model->info().top_k,
+                                .num_ranks = options.num_ranks,
+                                .horizon_steps = options.horizon});
+  }
+  check_plan_limits(limits, options.balancer.policy, *plan.shape);
+}
+
 RunPlan make_plan(const ServeOptions& options) {
   check_options(options);
   RunPlan plan;
@@ -105,6 +127,7 @@ RunPlan make_plan(const ServeOptions& options) {
   plan.shape_options.num_slots = model.num_logical_experts + options.num_redundant_experts;
   plan.shape_options.num_nodes = options.num_nodes;
   plan.shape = std::make_unique<ClusterShape>(plan.shape_options);
+  complete_limits(plan);
   plan.warm_start = std::filesystem::exists(options.placement_file);
   plan.initial = plan.warm_start ? load_placement(options.placement_file, *plan.shape)
                                  : Placement::initial(*plan.shape);

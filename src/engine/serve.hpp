@@ -26,7 +26,9 @@ struct ServeOptions {
   int num_nodes = 1;
   TransportKind transport = TransportKind::kShm;
   DeviceKind device = DeviceKind::kNone;
-  std::string hardware;  ///< Profile file, for kTimed.
+  std::string hardware;  ///< Profile file, for kTimed and horizon.
+  int horizon = 0;  ///< Steps over which moves must pay for their bytes, on `hardware` with full
+                    ///< batches; 0: no cost gate.
   int token_scale = 1;
   int max_batch_tokens = 64;  ///< Tokens a rank runs per step, prefill chunks and decodes together.
   TrafficOptions traffic;

@@ -107,11 +107,13 @@ void LimitedLayer::set(int slot, std::int32_t expert) {
   const int rank = shape_.rank_of_slot(slot);
   const std::int32_t before = slots_[index(slot)];
   if (before != kEmptySlot) {
+    count_leaving(rank, before);
     std::erase(slots_of_[index(before)], slot);
     --held(rank, before);
   }
   auto& of_expert = slots_of_[index(expert)];
   of_expert.insert(std::ranges::lower_bound(of_expert, slot), slot);
+  count_arrival(rank, expert);
   ++held(rank, expert);
   slots_[index(slot)] = expert;
   if (before != kEmptySlot) {

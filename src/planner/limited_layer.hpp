@@ -28,6 +28,18 @@ class LimitedLayer {
   /// until none is, or `max_cross_node_replicas` are out.
   void spill(double level, int max_cross_node_replicas);
 
+  /// From now on changes count as moves from the placement that is assigned, and refine() and
+  /// make_room() stay within these. @param max_moves, max_rank_moves as in LayerProblem.
+  void limit_moves(int max_moves, int max_rank_moves);
+  int moves() const noexcept { return moves_; }
+  /// Changes looked at so far.
+  std::int64_t work() const noexcept { return work_; }
+  /// With limit_moves(): gives slots of experts with more than max_replicas, and slots that repeat
+  /// an expert of their rank, to others, as far as moves allow.
+  void make_room();
+  /// One change of refine(). @returns false where nothing helps.
+  bool improve_once();
+
   /// Lowers the highest rank time by changes that send no expert out of its node, until it is at
   /// most `target`, nothing helps, or the work is spent. @returns work done: changes looked at.
   std::int64_t refine(double target, std::int64_t max_work);
@@ -65,6 +77,15 @@ class LimitedLayer {
   void recompute(int rank);
   void add_delta(int rank, double load);
   bool may_enter(int rank, std::int32_t expert) const;
+  bool comes(int rank, std::int32_t expert) const;
+  int held_before(int rank, std::int32_t expert) const;
+  bool affords(int slot, std::int32_t expert) const;
+  bool affords_swap(int slot, int other_slot);
+  int cost_of(int slot, std::int32_t expert) const;
+  int sender_of(std::int32_t expert) const;
+  void count_leaving(int rank, std::int32_t expert);
+  void count_arrival(int rank, std::int32_t expert);
+  bool is_better(const Change& replacement, const Change& swap, double now) const;
   bool is_pinned(int slot) const;
   bool is_foreign(int slot) const;
   int slowest_rank() const;
@@ -91,6 +112,14 @@ class LimitedLayer {
   std::vector<double> delta_;               // [num_ranks], of the change looked at
   std::vector<int> touched_;                // ranks with a delta
   std::int64_t work_ = 0;
+  // Of limit_moves(); empty lists without it.
+  std::vector<int> held_before_;           // as held_
+  std::vector<std::vector<int>> holders_;  // [num_logical_experts] ranks that held it
+  std::vector<int> received_, sent_;       // [num_ranks]
+  std::vector<int> source_;                // as held_: the rank that sends it there
+  int moves_ = 0;
+  int max_moves_ = -1;
+  int max_rank_moves_ = -1;
 };
 
 }  // namespace swiftbalancer

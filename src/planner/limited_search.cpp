@@ -23,24 +23,33 @@ constexpr double kWorthACrossing = 4.0;
 
 std::int64_t LimitedLayer::refine(double target, std::int64_t max_work) {
   const std::int64_t start = work_;
-  while (work_ - start < max_work) {
-    const int rank = slowest_rank();
-    const double now = time_[index(rank)];
-    if (now <= target) break;
-    Change best{now * (1.0 - kLeastGain), -1, -1, -1};
-    consider_swaps(rank, best);
-    if (best.slot < 0) consider_replacements(rank, best);
-    if (best.slot < 0) break;
-    if (best.other_slot < 0) {
-      set(best.slot, best.expert);
-    } else {
-      const std::int32_t expert = slots_[index(best.slot)];
-      const std::int32_t other = slots_[index(best.other_slot)];
-      set(best.slot, other);
-      set(best.other_slot, expert);
-    }
+  while (work_ - start < max_work && highest_time() > target && improve_once()) {
   }
   return work_ - start;
+}
+
+// Where moves are counted, a replacement may be worth more than a swap, which takes two.
+bool LimitedLayer::improve_once() {
+  const int rank = slowest_rank();
+  const double now = time_[index(rank)];
+  const Change none{now * (1.0 - kLeastGain), -1, -1, -1};
+  Change best = none;
+  consider_swaps(rank, best);
+  if (best.slot < 0 || !held_before_.empty()) {
+    Change replacement = none;
+    consider_replacements(rank, replacement);
+    if (is_better(replacement, best, now)) best = replacement;
+  }
+  if (best.slot < 0) return false;
+  if (best.other_slot < 0) {
+    set(best.slot, best.expert);
+    return true;
+  }
+  const std::int32_t expert = slots_[index(best.slot)];
+  const std::int32_t other = slots_[index(best.other_slot)];
+  set(best.slot, other);
+  set(best.other_slot, expert);
+  return true;
 }
 
 void LimitedLayer::consider_swaps(int rank, Change& best) {
@@ -60,6 +69,7 @@ void LimitedLayer::consider_swaps(int rank, Change& best) {
                                    time_[index(other_rank)] + shed * slowness_[index(other_rank)]);
       if (time >= best.time) continue;
       if (held(other_rank, expert) > 0 || held(rank, other_expert) > 0) continue;
+      if (!affords_swap(slot, other)) continue;
       best = {time, slot, other, -1};
     }
   }
@@ -84,7 +94,7 @@ void LimitedLayer::consider_replacement(int slot, std::int32_t expert, int rank,
   double time = time_after_replacing(slot, expert, -1);
   if (std::ranges::find(touched_, rank) == touched_.end())
     time = std::max(time, time_[index(rank)]);
-  if (time < best.time) best = {time, slot, -1, expert};
+  if (time < best.time && affords(slot, expert)) best = {time, slot, -1, expert};
 }
 
 void LimitedLayer::add_delta(int rank, double load) {

@@ -18,6 +18,7 @@
 #include "planner/layer_problem.hpp"
 #include "planner/limited_layer.hpp"
 #include "planner/node_partition.hpp"
+#include "planner/rank_moves.hpp"
 #include "planner/split.hpp"
 
 namespace swiftbalancer {
@@ -27,6 +28,10 @@ std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 constexpr double kTolerance = 5e-4;
 constexpr std::int64_t kDefaultWork = 2'000'000;
+constexpr std::int64_t kDefaultIncrementalWork = 400'000;
+constexpr int kMostChanges = 400;
+// Planned shares level what is left; a finer balance is far below any sampling noise.
+constexpr double kSplitTolerance = 5e-3;
 
 [[noreturn]] void refuse(const std::string& message) {
   throw Error(ErrorCode::kInvalidArgument, message);
@@ -215,6 +220,24 @@ std::vector<std::uint32_t> shares_of(const LayerProblem& problem,
              : even;
 }
 
+bool has_too_many_replicas(const LayerProblem& problem) {
+  if (problem.max_replicas <= 0) return false;
+  std::vector<int> count(index(problem.shape->num_logical_experts()), 0);
+  return std::ranges::any_of(problem.placement, [&](std::int32_t expert) {
+    return expert >= 0 && index(expert) < count.size() &&
+           ++count[index(expert)] > problem.max_replicas;
+  });
+}
+
+LayerPlan make_limited_plan(const LayerProblem& problem, std::vector<std::int32_t> slots,
+                            std::int64_t work) {
+  std::vector<std::uint32_t> shares = shares_of(problem, slots);
+  LayerPlan plan = make_plan(problem, std::move(slots), std::move(shares), work);
+  plan.imbalance_before = imbalance_of_times(problem, problem.placement, problem.shares);
+  plan.imbalance_after = imbalance_of_times(problem, plan.placement, plan.shares);
+  return plan;
+}
+
 }  // namespace
 
 bool has_limits(const LayerProblem& problem) {
@@ -240,6 +263,13 @@ double imbalance_of_times(const LayerProblem& problem, std::span<const std::int3
   return mean > 0.0 ? highest / mean : 1.0;
 }
 
+bool needs_limited_search(const LayerProblem& problem) {
+  if (!problem.rank_speed.empty() || groups_are_bound(problem) || has_too_many_replicas(problem))
+    return true;
+  return problem.dispatch == Dispatch::kSplit &&
+         (has_pins(problem) || problem.max_replicas > 0 || problem.max_rank_moves >= 0);
+}
+
 LayerPlan plan_within_limits(const LayerProblem& problem) {
   check_problem(problem);
   check_limits(problem);
@@ -259,11 +289,53 @@ LayerPlan plan_within_limits(const LayerProblem& problem) {
   if (problem.rank_speed.empty() && !has_pins(problem))
     align_ranks(*problem.shape, problem.placement, bound, slots);
   keep_slots(problem, slots);
-  std::vector<std::uint32_t> shares = shares_of(problem, slots);
-  LayerPlan plan = make_plan(problem, std::move(slots), std::move(shares), work);
-  plan.imbalance_before = imbalance_of_times(problem, problem.placement, problem.shares);
-  plan.imbalance_after = imbalance_of_times(problem, plan.placement, plan.shares);
-  return plan;
+  return make_limited_plan(problem, std::move(slots), work);
+}
+
+LayerPlan improve_within_limits(const LayerProblem& problem) {
+  check_problem(problem);
+  check_limits(problem);
+  if (std::ranges::find(problem.placement, kEmptySlot) != problem.placement.end())
+    refuse("the placement has an empty slot; an incremental plan starts from full ones");
+  std::vector<std::int32_t> served(problem.placement.begin(), problem.placement.end());
+  if (groups_are_bound(problem)) {
+    LayerPlan plan = plan_within_limits(problem);
+    const bool fits =
+        (problem.max_moves < 0 || plan.moves <= problem.max_moves) &&
+        rank_moves(*problem.shape, served, plan.placement).fit(problem.max_rank_moves);
+    return fits ? plan : make_limited_plan(problem, std::move(served), plan.work);
+  }
+  LimitedLayer layer(problem, {});
+  layer.assign(served);
+  layer.limit_moves(problem.max_moves, problem.max_rank_moves);
+  LayerPlan best = make_limited_plan(problem, std::move(served), 0);
+  std::vector<TradeOff> curve{{0, best.imbalance_after}};
+  const auto price = [&](const LayerPlan& plan) {
+    return plan.imbalance_after + problem.min_gain * plan.moves;
+  };
+  const auto offer = [&](bool at_any_price) {
+    std::vector<std::int32_t> slots = layer.slots();
+    keep_slots(problem, slots);
+    LayerPlan plan = make_limited_plan(problem, std::move(slots), 0);
+    while (!curve.empty() && curve.back().moves >= plan.moves) curve.pop_back();
+    curve.push_back({plan.moves, plan.imbalance_after});
+    if (at_any_price || price(plan) < price(best)) best = std::move(plan);
+  };
+  layer.make_room();
+  if (layer.moves() > 0) offer(true);
+  const std::int64_t most = problem.max_work >= 0 ? problem.max_work : kDefaultIncrementalWork;
+  const double target = mean_time(problem) * (1.0 + kTolerance);
+  const double good = problem.dispatch == Dispatch::kSplit ? 1.0 + kSplitTolerance : 1.0;
+  int changes = 0;
+  while (changes++ < kMostChanges && best.imbalance_after > good && layer.work() < most &&
+         layer.highest_time() > target && 1.0 + problem.min_gain * layer.moves() < price(best) &&
+         layer.improve_once()) {
+    offer(false);
+  }
+  best.work = layer.work();
+  std::erase_if(curve, [&](const TradeOff& point) { return point.moves > best.moves; });
+  best.trade_offs = std::move(curve);
+  return best;
 }
 
 }  // namespace swiftbalancer

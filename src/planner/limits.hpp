@@ -1,7 +1,7 @@
 #pragma once
-// Full plans for layers with limits: ranks of unequal speed, pinned slots, at most so many replicas
-// of an expert, expert groups bound to nodes (strictly, or but for a few replicas). Called by
-// policies and by the tool on the balancer worker. Pure, deterministic.
+// Plans, full and incremental, for layers with limits: ranks of unequal speed, pinned slots, at
+// most so many replicas of an expert, expert groups bound to nodes (strictly, or but for a few
+// replicas). Called by policies and by the tool on the balancer worker. Pure, deterministic.
 
 #include <cstdint>
 #include <span>
@@ -32,5 +32,18 @@ double imbalance_of_times(const LayerProblem& problem, std::span<const std::int3
 /// Cost: some 0.5 ms for a strict layer of 256 experts on 32 ranks, 5 ms for a relaxed one; bounded
 /// by problem.max_work.
 LayerPlan plan_within_limits(const LayerProblem& problem);
+
+/// Whether an incremental plan must be made by improve_within_limits(): it has rank_speed, bound
+/// groups or more than max_replicas of an expert, or, under Dispatch::kSplit, anything else that a
+/// placement must keep or max_rank_moves.
+bool needs_limited_search(const LayerProblem& problem);
+
+/// Plans one layer from its placement, within its limits, max_moves and max_rank_moves: the best
+/// point, at min_gain a move, on a way of single changes that relieve the slowest rank. Slots of
+/// experts with more than max_replicas go to others first, as far as moves allow. Bound groups are
+/// placed as a whole (plan_within_limits()) or, where that takes too many moves, not at all.
+/// @returns as plan_within_limits(), with trade_offs. @throws Error as check_limits(), or where the
+/// placement has an empty slot. Cost: some ms for 256 experts on 32 ranks, within max_work.
+LayerPlan improve_within_limits(const LayerProblem& problem);
 
 }  // namespace swiftbalancer

@@ -1,13 +1,19 @@
 #include "planner/plan_job.hpp"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <numeric>
+#include <optional>
 #include <utility>
 
 #include "planner/layer_problem.hpp"
+#include "planner/limits.hpp"
+#include "planner/move_budget.hpp"
+#include "planner/noise.hpp"
+#include "planner/rank_moves.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -40,144 +46,309 @@ double gain_per_move(const LayerPlan& plan) {
   return plan.moves == 0 ? std::numeric_limits<double>::infinity() : gain / plan.moves;
 }
 
-// What a plan does with the layers so far.
+// What to do with a layer; without a plan it is left as it is.
 struct Choice {
-  std::vector<LayerChange> changes{};
-  std::vector<double> imbalance{};  // [layers] after them
-  double gain = 0.0;                // sum over layers, beyond noise
+  std::optional<LayerPlan> plan{};
+  double gain = 0.0;  // beyond noise
 };
+
+double sum_of_gains(const std::vector<Choice>& choices) {
+  double sum = 0.0;
+  for (const Choice& choice : choices) sum += choice.gain;
+  return sum;
+}
 
 class Job final : public PlanJob {
  public:
   explicit Job(PlanInput input)
-      : input_(std::move(input)), policy_(make_policy(input_.config.policy)) {}
+      : input_(std::move(input)),
+        limits_(input_.config.limits),
+        policy_(make_policy(input_.config.policy)),
+        capabilities_(policy_->capabilities()),
+        planned_(static_cast<std::size_t>(input_.shape.num_moe_layers())),
+        unmoved_(planned_.size()),
+        unmoved_imbalance_(planned_.size()),
+        pinned_(static_cast<std::size_t>(input_.shape.num_slots()), 0) {}
 
   bool advance() override {
-    if (layer_ == input_.shape.num_moe_layers()) return true;
-    LayerPlan plan = plan_for_traffic();
+    if (layer_ == input_.shape.num_moe_layers()) return settle();
+    LayerPlan plan = plan_layer(layer_, may_move() ? most_moves() : 0);
     before_.push_back(plan.imbalance_before);
-    if (policy_->capabilities().gated) {
-      LayerPlan kept = plan.moves == 0 ? plan : plan_without_moves();
-      if (is_noise(kept, plan)) plan = kept;
-      take_layer(unmoved_, std::move(kept));
-    }
-    take_layer(choice_, std::move(plan));
-    return ++layer_ == input_.shape.num_moe_layers();
+    if (capabilities_.gated) plan_without_moves(plan);
+    consider(layer_, std::move(plan));
+    if (++layer_ < input_.shape.num_moe_layers()) return false;
+    spend_budgets();
+    return to_settle_.empty();
   }
 
   Plan take() override {
-    if (policy_->capabilities().gated) pass_gate();
-    Plan plan;
-    plan.imbalance_before = aggregate_imbalance(before_);
-    plan.imbalance_after = aggregate_imbalance(choice_.imbalance);
-    plan.changes = std::move(choice_.changes);
-    for (const LayerChange& change : plan.changes) plan.moves += change.plan.moves;
-    std::stable_sort(plan.changes.begin(), plan.changes.end(),
+    plan_.imbalance_before = aggregate_imbalance(before_);
+    if (capabilities_.gated) pass_gate();
+    collect_changes();
+    std::vector<double> after = before_;
+    for (const LayerChange& change : plan_.changes) {
+      after[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.imbalance_after;
+      plan_.moves += change.plan.moves;
+    }
+    plan_.imbalance_after = aggregate_imbalance(after);
+    std::stable_sort(plan_.changes.begin(), plan_.changes.end(),
                      [](const LayerChange& a, const LayerChange& b) {
                        return gain_per_move(a.plan) > gain_per_move(b.plan);
                      });
-    return plan;
+    return std::move(plan_);
   }
 
  private:
   double price() const {
-    return input_.gate ? input_.gate->price() : kMovePrice * input_.config.min_gain;
+    return limits_.gate ? limits_.gate->price() : kMovePrice * input_.config.min_gain;
+  }
+  int most_moves() const { return input_.config.max_moves_per_layer; }
+  bool may_move() const {
+    return most_moves() != 0 && limits_.max_moves_per_rebalance != 0 &&
+           limits_.max_bytes_per_rebalance != 0 && limits_.max_bytes_per_rank != 0;
   }
 
-  std::span<const std::int64_t> load() const { return input_.load.layer(layer_); }
-
-  LayerPlan plan_for_traffic() const {
-    return input_.scenarios.size() > 1 ? plan_for_scenarios() : plan_for(load());
+  // What new shares win alone, which cost no transfer, is not the gain of moves.
+  void plan_without_moves(const LayerPlan& plan) {
+    const auto at = static_cast<std::size_t>(layer_);
+    unmoved_imbalance_[at] = plan.imbalance_before;
+    if (plan.moves > 0 && !plans_shares()) return;
+    LayerPlan unmoved = plan.moves == 0 ? plan : plan_layer(layer_, 0);
+    unmoved_imbalance_[at] = unmoved.imbalance_after;
+    unmoved_[at] = choose(layer_, std::move(unmoved));
+  }
+  bool plans_shares() const {
+    return capabilities_.planned_shares && input_.dispatch == Dispatch::kSplit;
   }
 
-  LayerPlan plan_for(std::span<const std::int64_t> load) const {
-    return policy_->plan_layer(problem(load));
+  // Moves must win more than the noise of two samples: this one, and the one that what is served
+  // was planned on.
+  void consider(int layer, LayerPlan plan) {
+    const auto at = static_cast<std::size_t>(layer);
+    const bool is_noise = capabilities_.gated && plan.moves > 0 &&
+                          unmoved_imbalance_[at] - plan.imbalance_after <= kNoises * noise(layer);
+    planned_[at] = is_noise ? unmoved_[at] : choose(layer, std::move(plan));
   }
 
-  // The better of two plans: for the blend, and for the most that each expert gets in any scenario,
-  // which holds apart what is hot at different times.
-  LayerPlan plan_for_scenarios() const {
-    LayerPlan best = plan_for(load());
-    rate(best);
-    LayerPlan other = plan_for(envelope(input_.scenarios, layer_));
-    rate(other);
+  // The whole plan: its moves must win enough, or else what its shares win alone.
+  void pass_gate() {
+    const double least = input_.config.min_gain * input_.shape.num_moe_layers();
+    const double of_shares = sum_of_gains(unmoved_);
+    if (sum_of_gains(planned_) - of_shares >= least) return;
+    if (of_shares < kSharesPrice * least) unmoved_.assign(unmoved_.size(), {});
+    planned_ = std::move(unmoved_);
+  }
+
+  LayerPlan plan_layer(int layer, int max_moves) {
+    const auto plan_for = [&](std::span<const std::int64_t> load) {
+      return policy_->plan_layer(problem(layer, load, max_moves));
+    };
+    if (input_.scenarios.size() < 2) return plan_for(input_.load.layer(layer));
+    // The better of two plans: for the blend, and for the most that each expert gets in any
+    // scenario, which holds apart what is hot at different times.
+    LayerPlan best = plan_for(input_.load.layer(layer));
+    rate(layer, best);
+    LayerPlan other = plan_for(envelope(input_.scenarios, layer));
+    rate(layer, other);
     if (other.imbalance_after + price() * other.moves < best.imbalance_after + price() * best.moves)
       best = std::move(other);
     return best;
   }
 
-  LayerPlan plan_without_moves() {
-    const int max_moves = std::exchange(input_.config.max_moves_per_layer, 0);
-    LayerPlan plan = plan_for_traffic();
-    input_.config.max_moves_per_layer = max_moves;
-    return plan;
-  }
-
-  // Moves must win more than the noise of two samples, the one that what is served was planned on
-  // and this one.
-  bool is_noise(const LayerPlan& kept, const LayerPlan& plan) const {
-    return kept.imbalance_after - plan.imbalance_after <= kNoises * noise();
-  }
-
-  void take_layer(Choice& choice, LayerPlan plan) const {
-    const double gain = plan.imbalance_before - std::max(plan.imbalance_after, 1.0 + noise());
-    const bool taken = changes(plan, input_.served, layer_) &&
-                       (!policy_->capabilities().gated || is_worth_it(gain, plan.moves));
-    choice.imbalance.push_back(taken ? plan.imbalance_after : plan.imbalance_before);
-    if (!taken) return;
-    choice.gain += gain;
-    choice.changes.push_back({layer_, std::move(plan)});
-  }
-
-  // What noise alone would show is no gain: a plan can not be better than its loads are known.
-  bool is_worth_it(double gain, int moves) const {
-    return gain > 0.0 && gain >= price() * moves &&
-           (!input_.gate || input_.gate->is_worth_it(gain, moves));
-  }
-
-  // Moves must win over what new shares win alone, which cost no transfer.
-  void pass_gate() {
-    const double least = input_.config.min_gain * input_.shape.num_moe_layers();
-    if (choice_.gain - unmoved_.gain >= least) return;
-    choice_ = std::move(unmoved_);
-    if (choice_.gain >= kSharesPrice * least) return;
-    choice_.changes.clear();
-    choice_.imbalance = before_;
-  }
-
-  double noise() const {
-    return noise_imbalance(input_.shape.num_ranks(), total(load()) / input_.unit,
-                           input_.dispersion);
-  }
-
-  void rate(LayerPlan& plan) const {
+  void rate(int layer, LayerPlan& plan) const {
+    const auto imbalance_of = [&](std::span<const std::int32_t> placement,
+                                  std::span<const std::uint32_t> shares) {
+      return mean_imbalance(input_.shape, placement, shares, input_.scenarios, layer,
+                            limits_.rank_speeds);
+    };
     plan.imbalance_before =
-        mean_imbalance(input_.shape, input_.served.placement.layer(layer_),
-                       shares_of(input_.served, layer_), input_.scenarios, layer_);
-    plan.imbalance_after =
-        mean_imbalance(input_.shape, plan.placement, plan.shares, input_.scenarios, layer_);
+        imbalance_of(input_.served.placement.layer(layer), shares_of(input_.served, layer));
+    plan.imbalance_after = imbalance_of(plan.placement, plan.shares);
+    plan.trade_offs.clear();  // They are of one load.
   }
 
-  LayerProblem problem(std::span<const std::int64_t> load) const {
+  LayerProblem problem(int layer, std::span<const std::int64_t> load, int max_moves) {
     LayerProblem problem;
     problem.shape = &input_.shape;
     problem.load = load;
-    problem.placement = input_.served.placement.layer(layer_);
-    problem.shares = shares_of(input_.served, layer_);
-    problem.max_moves = input_.config.max_moves_per_layer;
+    problem.placement = input_.served.placement.layer(layer);
+    problem.shares = shares_of(input_.served, layer);
+    problem.max_moves = max_moves;
     problem.min_gain = price();
     problem.dispatch = input_.dispatch;
+    problem.rank_speed = limits_.rank_speeds;
+    problem.max_replicas = limits_.max_replicas;
+    problem.max_rank_moves = limits_.max_rank_moves;
+    problem.max_cross_node_replicas = -1;
+    if (!limits_.pinned_experts.empty()) problem.pinned = pin(problem.placement);
     // Layers of one plan get unrelated seeds, whatever the loads.
-    problem.seed = Mixer(input_.seed ^ Mixer(static_cast<std::uint64_t>(layer_)).next()).next();
+    problem.seed = Mixer(input_.seed ^ Mixer(static_cast<std::uint64_t>(layer)).next()).next();
     return problem;
   }
 
-  PlanInput input_;
+  // Slots that hold pinned experts; of one with more replicas than allowed the first ones.
+  std::span<const std::uint8_t> pin(std::span<const std::int32_t> placement) {
+    std::ranges::fill(pinned_, std::uint8_t{0});
+    for (const std::int32_t expert : limits_.pinned_experts) {
+      int count = 0;
+      for (std::size_t slot = 0; slot < placement.size(); ++slot) {
+        if (placement[slot] == expert &&
+            (limits_.max_replicas <= 0 || count++ < limits_.max_replicas))
+          pinned_[slot] = 1;
+      }
+    }
+    return pinned_;
+  }
+
+  // A plan that changes something and is worth it. What noise alone would show is no gain: a plan
+  // can not be better than its loads are known.
+  Choice choose(int layer, LayerPlan plan) const {
+    if (!changes(plan, input_.served, layer)) return {};
+    const double gain = plan.imbalance_before - std::max(plan.imbalance_after, 1.0 + noise(layer));
+    const bool pays =
+        gain > 0.0 && (limits_.gate ? limits_.gate->is_worth_it(gain, busiest_rank(layer, plan))
+                                    : gain >= price() * plan.moves);
+    if (capabilities_.gated && !pays) return {};
+    return {std::move(plan), gain};
+  }
+
+  double noise(int layer) const {
+    return noise_imbalance(input_.shape.num_ranks(), total(input_.load.layer(layer)) / input_.unit,
+                           input_.dispersion);
+  }
+
+  int busiest_rank(int layer, const LayerPlan& plan) const {
+    if (plan.moves == 0) return 0;
+    return rank_moves(input_.shape, input_.served.placement.layer(layer), plan.placement).busiest();
+  }
+  const std::optional<LayerPlan>& plan_of(int layer) const {
+    return planned_[static_cast<std::size_t>(layer)].plan;
+  }
+  RankMoves moves_of(int layer) const {
+    return rank_moves(input_.shape, input_.served.placement.layer(layer),
+                      plan_of(layer)->placement);
+  }
+
+  std::int64_t expert_bytes(int layer) const {
+    const auto at = static_cast<std::size_t>(layer);
+    return input_.config.expert_bytes.empty() ? 1 : input_.config.expert_bytes[at];
+  }
+
+  // Over all layers: ranks cannot receive more than their budgets together.
+  std::int64_t most_bytes() const {
+    const std::int64_t of_rank = limits_.max_bytes_per_rank;
+    const std::int64_t of_all = limits_.max_bytes_per_rebalance;
+    const int ranks = input_.shape.num_ranks();
+    if (of_rank < 0 || of_rank > std::numeric_limits<std::int64_t>::max() / ranks) return of_all;
+    return of_all < 0 ? of_rank * ranks : std::min(of_all, of_rank * ranks);
+  }
+
+  // How many moves each layer may make of what the budgets of the whole rebalance allow.
+  void spend_budgets() {
+    const MoveBudget budget{limits_.max_moves_per_rebalance, most_bytes()};
+    if (budget.max_moves < 0 && budget.max_bytes < 0) return;
+    std::vector<LayerCurve> curves;
+    for (int layer = 0; layer < input_.shape.num_moe_layers(); ++layer) {
+      const std::optional<LayerPlan>& plan = plan_of(layer);
+      curves.push_back({{{}}, expert_bytes(layer), capabilities_.incremental});
+      if (!plan || plan->moves == 0) continue;
+      curves.back().points = curve_of(*plan);
+      to_settle_.push_back(layer);
+    }
+    allowed_ = spend_budget(curves, budget);
+    const auto gain_per_byte = [&](int layer) {
+      return gain_per_move(*plan_of(layer)) / static_cast<double>(expert_bytes(layer));
+    };
+    // From the back.
+    std::ranges::reverse(to_settle_);
+    std::ranges::stable_sort(to_settle_, std::ranges::less(), gain_per_byte);
+    rank_bytes_.emplace(input_.shape.num_ranks(), limits_.max_bytes_per_rank);
+  }
+
+  static std::vector<TradeOff> curve_of(const LayerPlan& plan) {
+    std::vector<TradeOff> points{{0, plan.imbalance_before}};
+    for (const TradeOff& point : plan.trade_offs) {
+      if (point.moves > 0 && point.moves < plan.moves) points.push_back(point);
+    }
+    points.push_back({plan.moves, plan.imbalance_after});
+    return points;
+  }
+
+  // One more call of the policy for layers that must be brought within the budgets.
+  // @returns true when all are.
+  bool settle() {
+    if (!to_settle_.empty() && settle_layer(to_settle_.back())) {
+      const int layer = to_settle_.back();
+      if (plan_of(layer)) rank_bytes_->add(moves_of(layer), expert_bytes(layer));
+      to_settle_.pop_back();
+    }
+    return to_settle_.empty();
+  }
+
+  // A plan that is too much for a rank is made again with fewer moves, the most that are not, by
+  // bisection. @returns whether the layer is done with.
+  bool settle_layer(int layer) {
+    Choice& choice = planned_[static_cast<std::size_t>(layer)];
+    const auto fits = [&] {
+      return !choice.plan || rank_bytes_->fits(moves_of(layer), expert_bytes(layer));
+    };
+    if (too_many_ == 0) {
+      const int allowed = allowed_[static_cast<std::size_t>(layer)];
+      if (choice.plan->moves > allowed) plan_again(layer, allowed);
+      if (fits()) return true;
+      too_many_ = choice.plan->moves;
+      not_too_many_ = 0;
+      largest_ = unmoved_[static_cast<std::size_t>(layer)];
+      return false;
+    }
+    const int moves = (not_too_many_ + too_many_) / 2;
+    if (moves == not_too_many_) {
+      choice = std::move(largest_);
+      too_many_ = 0;
+      return true;
+    }
+    plan_again(layer, moves);
+    if (!fits()) {
+      too_many_ = moves;
+    } else {
+      not_too_many_ = moves;
+      largest_ = choice;
+    }
+    return false;
+  }
+
+  void plan_again(int layer, int most) {
+    const auto at = static_cast<std::size_t>(layer);
+    planned_[at] = unmoved_[at];
+    if (!capabilities_.incremental || most == 0) return;
+    LayerPlan plan = plan_layer(layer, most);
+    if (plan.moves <= most) consider(layer, std::move(plan));
+  }
+
+  void collect_changes() {
+    for (std::size_t layer = 0; layer < planned_.size(); ++layer) {
+      if (planned_[layer].plan)
+        plan_.changes.push_back({static_cast<int>(layer), std::move(*planned_[layer].plan)});
+    }
+  }
+
+  const PlanInput input_;
+  const PlanLimits& limits_;
   std::unique_ptr<Policy> policy_;
+  PolicyCapabilities capabilities_;
   int layer_ = 0;
-  std::vector<double> before_;  // [layers]
-  Choice choice_;
-  Choice unmoved_;  // of gated policies: the best that takes no moves
+  std::vector<double> before_;             // [layers planned]
+  std::vector<Choice> planned_;            // [num_moe_layers]
+  std::vector<Choice> unmoved_;            // [num_moe_layers] of gated policies: without moves
+  std::vector<double> unmoved_imbalance_;  // [num_moe_layers] of those
+  std::vector<std::uint8_t> pinned_;       // [num_slots] of the layer being planned
+  // With budgets.
+  std::vector<int> to_settle_;           // layers, those to settle first at the back
+  std::vector<int> allowed_;             // [num_moe_layers] moves
+  std::optional<RankBytes> rank_bytes_;  // of settled layers
+  int too_many_ = 0, not_too_many_ = 0;  // moves of the layer at the back, while it is bisected
+  Choice largest_;                       // of its plans that fit
+  Plan plan_;
 };
 
 class EmptyJob final : public PlanJob {
@@ -194,36 +365,29 @@ class EmptyJob final : public PlanJob {
 
 }  // namespace
 
-double noise_imbalance(int num_ranks, double tokens, double dispersion) {
-  if (num_ranks < 2 || tokens <= 0.0) return 0.0;
-  // Expected maximum of 2^k standard normal values (order statistics, e.g. Harter 1961); linear in
-  // between.
-  constexpr std::array kExpectedMaximum = {0.0,   0.564, 1.029, 1.424, 1.766, 2.070,
-                                           2.344, 2.594, 2.826, 3.041, 3.243, 3.434};
-  const auto k =
-      std::min(static_cast<std::size_t>(std::bit_width(static_cast<unsigned>(num_ranks)) - 1),
-               kExpectedMaximum.size() - 2);
-  const double part = static_cast<double>(num_ranks) / static_cast<double>(1U << k) - 1.0;
-  const double maximum =
-      kExpectedMaximum[k] + part * (kExpectedMaximum[k + 1] - kExpectedMaximum[k]);
-  return maximum * std::sqrt(dispersion * (num_ranks - 1) / tokens);
+int most_advances(const ClusterShape& shape) {
+  constexpr int kBesideBisection = 4;
+  return shape.num_moe_layers() *
+         (kBesideBisection + std::bit_width(static_cast<unsigned>(shape.num_slots())));
 }
 
 std::unique_ptr<PlanJob> make_plan_job(PlanInput input) {
   return std::make_unique<Job>(std::move(input));
 }
 
-std::unique_ptr<PlanJob> make_empty_job(const ClusterShape& shape, const ServedState& served,
-                                        const ExpertLoad& load) {
-  return std::make_unique<EmptyJob>(imbalance_per_layer(shape, served, load));
+std::unique_ptr<PlanJob> make_empty_job(const std::vector<double>& imbalance_per_layer) {
+  return std::make_unique<EmptyJob>(imbalance_per_layer);
 }
 
 std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served,
-                                        const ExpertLoad& load) {
+                                        const ExpertLoad& load,
+                                        std::span<const double> rank_speeds) {
   std::vector<double> result;
+  LayerProblem problem{.shape = &shape, .rank_speed = rank_speeds};
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    result.push_back(imbalance(rank_load(shape, served.placement.layer(layer),
-                                         shares_of(served, layer), load.layer(layer))));
+    problem.load = load.layer(layer);
+    result.push_back(
+        imbalance_of_times(problem, served.placement.layer(layer), shares_of(served, layer)));
   }
   return result;
 }

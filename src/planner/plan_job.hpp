@@ -1,13 +1,13 @@
 #pragma once
 // A plan in the making: one policy call per layer, then the gate that drops what is not worth
-// moving. Created by the planner; balancer worker only.
+// moving, then further calls for layers that get a part of a budget only. Created by the planner;
+// balancer worker only.
 
 #include <cstdint>
 #include <memory>
-#include <optional>
+#include <span>
 #include <vector>
 
-#include "planner/cost_gate.hpp"
 #include "planner/planner.hpp"
 #include "planner/scenarios.hpp"
 
@@ -26,20 +26,17 @@ struct PlanInput {
   /// rank may be hot in one because it is cold in another. Helps only for loads like these.
   std::vector<Scenario> scenarios{};
   Dispatch dispatch = Dispatch::kSplit;  ///< What plans are judged under.
-  std::optional<CostGate> gate{};        ///< In place of config.min_gain, for gated policies.
 };
 
-/// What sampling noise alone adds to the imbalance of a layer that is in truth even, on average.
-/// @param tokens of the layer in the sample.
-double noise_imbalance(int num_ranks, double tokens, double dispersion);
-
+/// @param input with expert_bytes in its config where that limits bytes.
 std::unique_ptr<PlanJob> make_plan_job(PlanInput input);
 /// A job that is done at once and moves nothing.
-std::unique_ptr<PlanJob> make_empty_job(const ClusterShape& shape, const ServedState& served,
-                                        const ExpertLoad& load);
+std::unique_ptr<PlanJob> make_empty_job(const std::vector<double>& imbalance_per_layer);
 
 /// Imbalance of each layer of a load under what is served.
+/// @param rank_speeds [num_ranks], or empty: all alike; else it is the imbalance of times.
 std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served,
-                                        const ExpertLoad& load);
+                                        const ExpertLoad& load,
+                                        std::span<const double> rank_speeds = {});
 
 }  // namespace swiftbalancer

@@ -11,6 +11,7 @@
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 
+#include "planner/noise.hpp"
 #include "planner/plan_job.hpp"
 #include "planner/scenarios.hpp"
 #include "planner/traffic.hpp"
@@ -27,18 +28,6 @@ constexpr double kExcessWorthALook = 0.3;
 
 void require(bool condition, const std::string& message) {
   if (!condition) throw Error(ErrorCode::kInvalidArgument, message);
-}
-
-PlannerConfig checked(const PlannerConfig& config) {
-  require(std::isfinite(config.imbalance_trigger) && config.imbalance_trigger >= 1.0,
-          "imbalance_trigger is " + std::to_string(config.imbalance_trigger) +
-              "; it must be at least 1 (max / mean rank load)");
-  require(std::isfinite(config.min_gain) && config.min_gain >= 0.0,
-          "min_gain is " + std::to_string(config.min_gain) + "; it must be at least 0");
-  require(config.window_assignments > 0, "window_assignments is " +
-                                             std::to_string(config.window_assignments) +
-                                             "; it must be at least 1");
-  return config;
 }
 
 }  // namespace
@@ -79,7 +68,7 @@ ServedState without_empty_slots(const ServedState& served, const ClusterShape& s
 struct Planner::Impl {
   Impl(const ClusterShape& given_shape, const PlannerConfig& given_config)
       : shape(given_shape),
-        config(checked(given_config)),
+        config(checked(given_config, given_shape)),
         capabilities(make_policy(config.policy)->capabilities()),
         served(ServedState::initial(shape)) {}
 
@@ -124,7 +113,8 @@ struct Planner::Impl {
   }
 
   double imbalance_beyond_noise(const ExpertLoad& load, double dispersion) const {
-    const std::vector<double> per_layer = imbalance_per_layer(shape, served, load);
+    const std::vector<double> per_layer =
+        imbalance_per_layer(shape, served, load, config.limits.rank_speeds);
     double sum = 0.0;
     for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
       std::int64_t tokens = 0;
@@ -263,7 +253,8 @@ std::unique_ptr<PlanJob> Planner::begin_plan(std::uint64_t seed) {
   impl_->wants = false;
   PlanInput input = gated ? impl_->input(seed) : impl_->input_of_last_window(seed);
   if ((gated && !due) || assignments_of(input.load) == 0)
-    return make_empty_job(impl_->shape, impl_->served, input.load);
+    return make_empty_job(imbalance_per_layer(impl_->shape, impl_->served, input.load,
+                                              impl_->config.limits.rank_speeds));
   if (gated) input.config.max_moves_per_layer = allowed_moves;
   return make_plan_job(std::move(input));
 }

@@ -12,6 +12,7 @@
 
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/plan_limits.hpp>
 #include <swiftbalancer/policy.hpp>
 #include <swiftbalancer/shape.hpp>
 
@@ -42,7 +43,19 @@ struct PlannerConfig {
       0.01;  ///< Predicted fall of imbalance (mean over layers) below which a plan is dropped.
   std::int64_t window_assignments =
       4096;  ///< Token-expert assignments per layer that make a window worth judging.
+  PlanLimits limits{};
+  std::vector<std::int64_t> expert_bytes{};  ///< [num_moe_layers]; for budgets of bytes.
 };
+
+/// @throws Error kInvalidArgument naming what is given and the policy does not go by. Policies that
+/// move nothing go by everything.
+void check_policy_keeps(const PlanLimits& limits, const std::string& policy);
+/// @throws Error kInvalidArgument naming the field: values out of range, lists that do not fit the
+/// shape, what the policy does not keep.
+void check_plan_limits(const PlanLimits& limits, const std::string& policy,
+                       const ClusterShape& shape);
+/// The config itself. @throws Error kInvalidArgument naming the field, as check_plan_limits().
+PlannerConfig checked(const PlannerConfig& config, const ClusterShape& shape);
 
 /// One layer that a plan changes.
 struct LayerChange {
@@ -61,11 +74,16 @@ struct Plan {
 class PlanJob {
  public:
   virtual ~PlanJob() = default;
-  /// Plans one more layer. @returns true when there is nothing left to do. Cost: one policy call.
+  /// Plans one more layer, or one again with fewer moves. @returns true when there is nothing left
+  /// to do. Cost: one policy call.
   virtual bool advance() = 0;
   /// After advance() returned true. An empty plan means: nothing is worth moving.
   virtual Plan take() = 0;
 };
+
+/// Calls of advance() after which any job has returned true: one a layer, and where budgets bind,
+/// more to find how many moves fit a rank.
+int most_advances(const ClusterShape& shape);
 
 class Planner {
  public:

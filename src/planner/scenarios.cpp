@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "planner/limits.hpp"
+
 namespace swiftbalancer {
 namespace {
 
@@ -89,12 +91,14 @@ std::vector<std::int64_t> envelope(std::span<const Scenario> scenarios, int moe_
 
 double mean_imbalance(const ClusterShape& shape, std::span<const std::int32_t> slots,
                       std::span<const std::uint32_t> shares, std::span<const Scenario> scenarios,
-                      int moe_layer_id) {
+                      int moe_layer_id, std::span<const double> rank_speeds) {
+  LayerProblem problem{.shape = &shape, .rank_speed = rank_speeds};
   double sum = 0.0, weights = 0.0;
   for (const Scenario& scenario : scenarios) {
     const auto load = scenario.load.layer(moe_layer_id);
     if (total(load) <= 0.0) continue;
-    sum += scenario.weight * imbalance(rank_load(shape, slots, shares, load));
+    problem.load = load;
+    sum += scenario.weight * imbalance_of_times(problem, slots, shares);
     weights += scenario.weight;
   }
   return weights > 0.0 ? sum / weights : 1.0;

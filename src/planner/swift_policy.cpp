@@ -148,11 +148,15 @@ class SwiftPolicy final : public Policy {
             .incremental = true,
             .gated = true,
             .planned_shares = true,
+            .limited = true,
             .hierarchical = false};
   }
   LayerPlan plan_layer(const LayerProblem& problem) const override {
-    if (has_limits(problem)) return plan_within_limits(problem);
+    if (problem.from_scratch && has_limits(problem)) return plan_within_limits(problem);
+    if (!problem.from_scratch && needs_limited_search(problem))
+      return improve_within_limits(problem);
     check_problem(problem);
+    check_limits(problem);
     if (problem.from_scratch) return full_plan(problem);
     if (problem.dispatch == Dispatch::kEven) return plan_even(problem);
     const ClusterShape& shape = *problem.shape;

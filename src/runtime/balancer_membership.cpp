@@ -6,6 +6,7 @@
 #include "core/test_fault.hpp"
 #include "planner/metro.hpp"
 #include "runtime/balancer_core.hpp"
+#include "runtime/config.hpp"
 #include "runtime/process_planning.hpp"
 #include "runtime/reconfiguration.hpp"
 
@@ -130,22 +131,21 @@ void BalancerCore::build_tables(const ServedState& served) {
   }
 }
 
-// The planner outlives memberships, only its history begins anew; but a planner process ends with
-// the worker's thread that started it.
+// A history begins anew with a membership, so the planner does too: what it plans by depends on the
+// ranks.
 void BalancerCore::make_planning() {
   const bool plans_here = config.control_mode == ControlMode::kReplicated || rank == 0;
   if (!plans_here || config.worker == WorkerKind::kProcess) {
-    planning.reset();
     restarts_before = health.planner_restarts;
     health.planner_running = !planner_off;
   }
-  if (!plans_here || planning != nullptr) return;
+  planning.reset();
+  if (!plans_here) return;
   if (own_planning) {
     planning = own_planning();
     return;
   }
-  const PlannerConfig planner{config.policy, config.max_moves_per_layer, config.imbalance_trigger,
-                              config.min_gain, config.window_assignments};
+  const PlannerConfig planner = planner_config(config, first_shape, ranks, expert_bytes);
   if (config.worker == WorkerKind::kProcess) {
     planning = make_process_planning(planner, {.program = config.planner_program,
                                                .max_restarts = config.planner_restarts,

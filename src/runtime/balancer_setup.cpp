@@ -27,7 +27,7 @@ BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConf
                            int first_rank, std::unique_ptr<Transport> worker_transport)
     : first_shape(cluster_shape),
       shape(cluster_shape),
-      config((validate(balancer_config), balancer_config)),
+      config((validate(balancer_config, cluster_shape), balancer_config)),
       transport(std::move(worker_transport)),
       rank((check_rank(first_rank, shape), first_rank)),
       num_local_slots(shape.slots_per_rank(rank)),
@@ -37,7 +37,6 @@ BalancerCore::BalancerCore(const ClusterShape& cluster_shape, const BalancerConf
       expert_bytes(static_cast<std::size_t>(shape.num_moe_layers()), 0),
       slot_contents(slot_parts.size(), kEmptySlot),
       counters(layout.num_counters(), 0) {
-  make_policy(config.policy);  // Throws now, with the names that exist, rather than on the worker.
   ranks.resize(static_cast<std::size_t>(shape.num_ranks()));
   std::iota(ranks.begin(), ranks.end(), 0);
   plans.reserve(16);

@@ -1,6 +1,7 @@
 #include "runtime/config.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <sstream>
@@ -27,9 +28,33 @@ std::string exact(double value) {
   return text.str();
 }
 
+std::string limits_text(const PlanLimits& limits) {
+  std::uint64_t speeds = limits.rank_speeds.size(), pinned = limits.pinned_experts.size();
+  for (const double speed : limits.rank_speeds)
+    speeds = mix(speeds, std::bit_cast<std::uint64_t>(speed));
+  for (const int expert : limits.pinned_experts)
+    pinned = mix(pinned, static_cast<std::uint64_t>(expert));
+  std::ostringstream lines;
+  lines << "max_moves_per_rebalance " << limits.max_moves_per_rebalance << '\n'
+        << "max_bytes_per_rebalance " << limits.max_bytes_per_rebalance << '\n'
+        << "max_bytes_per_rank " << limits.max_bytes_per_rank << '\n'
+        << "max_rank_moves " << limits.max_rank_moves << '\n'
+        << "max_replicas " << limits.max_replicas << '\n'
+        << "rank_speeds (digest) " << speeds << '\n'
+        << "pinned_experts (digest) " << pinned << '\n';
+  if (limits.gate) {
+    lines << "cost gate: seconds_per_imbalance " << exact(limits.gate->seconds_per_imbalance)
+          << ", seconds_per_move " << exact(limits.gate->seconds_per_move) << ", horizon_steps "
+          << exact(limits.gate->horizon_steps) << '\n';
+  } else {
+    lines << "cost gate: none\n";
+  }
+  return lines.str();
+}
+
 }  // namespace
 
-void validate(const BalancerConfig& config) {
+void validate(const BalancerConfig& config, const ClusterShape& shape) {
   require_positive("rebalance_interval", config.rebalance_interval);
   require_positive("packet_interval", config.packet_interval);
   require_positive("packet_lag", config.packet_lag);
@@ -45,6 +70,7 @@ void validate(const BalancerConfig& config) {
   if (config.window_assignments <= 0) {
     refuse("window_assignments", std::to_string(config.window_assignments), "at least 1");
   }
+  check_plan_limits(config.limits, config.policy, shape);
   if (config.deadline.count() <= 0)
     refuse("deadline", std::to_string(config.deadline.count()) + " ms", "at least 1 ms");
   if (config.planner_restarts < 0)
@@ -53,6 +79,31 @@ void validate(const BalancerConfig& config) {
     refuse("planner_deadline", std::to_string(config.planner_deadline.count()) + " ms",
            "at least 1 ms");
   }
+}
+
+PlannerConfig planner_config(const BalancerConfig& config, const ClusterShape& first_shape,
+                             std::span<const int> live_ranks,
+                             std::span<const std::size_t> expert_bytes) {
+  PlannerConfig planner;
+  planner.policy = config.policy;
+  planner.max_moves_per_layer = config.max_moves_per_layer;
+  planner.imbalance_trigger = config.imbalance_trigger;
+  planner.min_gain = config.min_gain;
+  planner.window_assignments = config.window_assignments;
+  planner.limits = config.limits;
+  planner.expert_bytes.assign(expert_bytes.begin(), expert_bytes.end());
+  if (!config.limits.rank_speeds.empty()) {
+    planner.limits.rank_speeds.clear();
+    for (const int rank : live_ranks)
+      planner.limits.rank_speeds.push_back(
+          config.limits.rank_speeds[static_cast<std::size_t>(rank)]);
+  }
+  if (planner.limits.gate) {
+    // Fewer ranks carry the same tokens: each more of them.
+    planner.limits.gate->seconds_per_imbalance *=
+        static_cast<double>(first_shape.num_ranks()) / static_cast<double>(live_ranks.size());
+  }
+  return planner;
 }
 
 ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
@@ -68,7 +119,7 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
         << "imbalance_trigger " << exact(config.imbalance_trigger) << '\n'
         << "min_gain " << exact(config.min_gain) << '\n'
         << "max_moves_per_layer " << config.max_moves_per_layer << '\n'
-        << "window_assignments " << config.window_assignments << '\n'
+        << limits_text(config.limits) << "window_assignments " << config.window_assignments << '\n'
         << "locality_first " << (config.locality_first ? "yes" : "no") << '\n'
         << "decode_dispatch "
         << (config.decode_dispatch == DispatchObjective::kTokens ? "tokens" : "activated_experts")

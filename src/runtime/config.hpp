@@ -9,10 +9,19 @@
 
 #include <swiftbalancer/balancer.hpp>
 
+#include "planner/planner.hpp"
+
 namespace swiftbalancer {
 
 /// @throws Error kInvalidArgument: key, value, what is allowed.
-void validate(const BalancerConfig& config);
+void validate(const BalancerConfig& config, const ClusterShape& shape);
+
+/// What is planned by. @param first_shape that the config was made for. @param live_ranks numbers
+/// in it of the ranks that are left: their speeds, and a step's tokens are theirs alone.
+/// @param expert_bytes [num_moe_layers]
+PlannerConfig planner_config(const BalancerConfig& config, const ClusterShape& first_shape,
+                             std::span<const int> live_ranks,
+                             std::span<const std::size_t> expert_bytes);
 
 /// Everything that must be equal on all ranks, as lines "key value": build, configuration, shape,
 /// expert sizes, checkpoint, initial placement. Of fixed size, to be gathered.

@@ -27,6 +27,11 @@ class Writer {
     bytes_.resize(at + values.size_bytes());
     if (!values.empty()) std::memcpy(bytes_.data() + at, values.data(), values.size_bytes());
   }
+  template <typename T>
+  void put_list(const std::vector<T>& values) {
+    put<std::uint64_t>(values.size());
+    put_all(std::span<const T>(values));
+  }
   Bytes take() { return std::move(bytes_); }
 
  private:
@@ -46,6 +51,14 @@ class Reader {
   void take_all(std::span<T> values) {
     const auto from = take_bytes(values.size_bytes());
     if (!from.empty()) std::memcpy(values.data(), from.data(), from.size());
+  }
+  template <typename T>
+  std::vector<T> take_list() {
+    const auto count = take<std::uint64_t>();
+    if (count > bytes_.size() / sizeof(T)) refuse("it is too short for a list");
+    std::vector<T> values(static_cast<std::size_t>(count));
+    take_all(std::span<T>(values));
+    return values;
   }
   std::span<const std::byte> take_bytes(std::size_t bytes) {
     if (bytes > bytes_.size()) refuse("it is too short");
@@ -88,6 +101,40 @@ ClusterShape take_shape(Reader& reader) {
   return ClusterShape(options);
 }
 
+void put_limits(Writer& writer, const PlanLimits& limits) {
+  writer.put(limits.max_moves_per_rebalance);
+  writer.put(limits.max_bytes_per_rebalance);
+  writer.put(limits.max_bytes_per_rank);
+  writer.put<std::int32_t>(limits.max_rank_moves);
+  writer.put<std::int32_t>(limits.max_replicas);
+  writer.put_list(limits.rank_speeds);
+  writer.put_list(limits.pinned_experts);
+  writer.put<std::uint8_t>(limits.gate ? 1 : 0);
+  if (!limits.gate) return;
+  writer.put(limits.gate->seconds_per_imbalance);
+  writer.put(limits.gate->seconds_per_move);
+  writer.put(limits.gate->horizon_steps);
+}
+
+PlanLimits take_limits(Reader& reader) {
+  PlanLimits limits;
+  limits.max_moves_per_rebalance = reader.take<std::int64_t>();
+  limits.max_bytes_per_rebalance = reader.take<std::int64_t>();
+  limits.max_bytes_per_rank = reader.take<std::int64_t>();
+  limits.max_rank_moves = reader.take<std::int32_t>();
+  limits.max_replicas = reader.take<std::int32_t>();
+  limits.rank_speeds = reader.take_list<double>();
+  limits.pinned_experts = reader.take_list<int>();
+  const auto gated = reader.take<std::uint8_t>();
+  if (gated > 1) Reader::refuse("its gate is neither there nor not");
+  if (gated == 0) return limits;
+  CostGate& gate = limits.gate.emplace();
+  gate.seconds_per_imbalance = reader.take<double>();
+  gate.seconds_per_move = reader.take<double>();
+  gate.horizon_steps = reader.take<double>();
+  return limits;
+}
+
 void put_config(Writer& writer, const PlannerConfig& config) {
   writer.put<std::uint64_t>(config.policy.size());
   writer.put_all(std::span<const char>(config.policy));
@@ -95,6 +142,8 @@ void put_config(Writer& writer, const PlannerConfig& config) {
   writer.put(config.imbalance_trigger);
   writer.put(config.min_gain);
   writer.put(config.window_assignments);
+  put_limits(writer, config.limits);
+  writer.put_list(config.expert_bytes);
 }
 
 PlannerConfig take_config(Reader& reader) {
@@ -105,6 +154,8 @@ PlannerConfig take_config(Reader& reader) {
   config.imbalance_trigger = reader.take<double>();
   config.min_gain = reader.take<double>();
   config.window_assignments = reader.take<std::int64_t>();
+  config.limits = take_limits(reader);
+  config.expert_bytes = reader.take_list<std::int64_t>();
   return config;
 }
 

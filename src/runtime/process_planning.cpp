@@ -76,7 +76,7 @@ class ProcessPlanning final : public Planning {
   void open(const GenerationId& generation) override {
     if (has_state_) send(Kind::kOpen, messages::encode_generation(generation));
     open_ = generation;
-    layers_planned_ = 0;
+    advances_ = 0;
     if (!has_state_) fail_open({});  // Why was told when it was lost.
   }
 
@@ -168,8 +168,8 @@ class ProcessPlanning final : public Planning {
   bool hear_working(std::span<const std::byte> content) {
     std::span<const std::byte> rest;
     if (messages::decode_generation(content, rest) != open_ || !open_) return false;
-    if (++layers_planned_ > shape_->num_moe_layers())
-      throw Error(ErrorCode::kTransport, "it plans more layers than there are");
+    if (++advances_ > most_advances(*shape_))
+      throw Error(ErrorCode::kTransport, "it plans on without an end");
     return true;
   }
 
@@ -270,7 +270,7 @@ class ProcessPlanning final : public Planning {
   std::size_t most_answer_bytes_ = 0;     // of any shape so far: old answers may be under way
   std::deque<std::uint64_t> unanswered_;  // steps observed
   GenerationId open_;
-  int layers_planned_ = 0;  // of it
+  int advances_ = 0;  // of it
   std::deque<PlanningEvent> events_;
   std::uint64_t ignored_ = 0;
 

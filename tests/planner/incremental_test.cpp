@@ -168,19 +168,23 @@ TEST(CostGate, APriceIsCopyTimeOverWhatBalanceWins) {
   EXPECT_FALSE(cost_gate(model, 4, 0.2, 0.0).is_worth_it(1.0, 1));
 }
 
-Plan planned(const ClusterShape& shape, const Placement& served, const ExpertLoad& load,
-             const std::optional<CostGate>& gate) {
+Plan planned(const ClusterShape& shape, const ServedState& served, const ExpertLoad& load,
+             const std::optional<CostGate>& gate, Dispatch dispatch) {
   PlannerConfig config;
-  config.min_gain = 0.0;
-  const auto job = make_plan_job({.shape = shape,
-                                  .config = config,
-                                  .served = ServedState::even(served, shape),
-                                  .load = load,
-                                  .dispatch = Dispatch::kEven,
-                                  .gate = gate});
+  config.min_gain = dispatch == Dispatch::kEven ? 0.0 : PlannerConfig().min_gain;
+  config.limits.gate = gate;
+  const auto job = make_plan_job(
+      {.shape = shape, .config = config, .served = served, .load = load, .dispatch = dispatch});
   while (!job->advance()) {
   }
   return job->take();
+}
+
+void commit(const Plan& plan, ServedState& served) {
+  for (const LayerChange& change : plan.changes) {
+    std::ranges::copy(change.plan.placement, served.placement.layer(change.moe_layer_id).begin());
+    served.shares[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.shares;
+  }
 }
 
 TEST(CostGate, ASecondSampleMovesNothingAndASwitchIsAnsweredAtOnce) {
@@ -188,27 +192,26 @@ TEST(CostGate, ASecondSampleMovesNothingAndASwitchIsAnsweredAtOnce) {
   const ClusterShape shape = shape_of(kLayers, 288);
   const auto first = generated_distribution(kLayers, 256, Skew::kLognormal, 1);
   const auto second = generated_distribution(kLayers, 256, Skew::kLognormal, 2);
-  Placement served = Placement::initial(shape);
   const CostGate gate{
       .seconds_per_imbalance = 1e-4, .seconds_per_move = 3e-4, .horizon_steps = 3000.0};
-  const auto commit = [&](const Plan& plan) {
-    for (const LayerChange& change : plan.changes)
-      std::ranges::copy(change.plan.placement, served.layer(change.moe_layer_id).begin());
-  };
-  for (const auto& chosen : {std::optional<CostGate>(), std::optional(gate)}) {
-    served = Placement::initial(shape);
-    commit(planned(shape, served, sampled(first, kTokens, 3), chosen));
-    for (unsigned seed = 10; seed < 14; ++seed)
-      EXPECT_EQ(planned(shape, served, sampled(first, kTokens, seed), chosen).moves, 0);
-    const Plan answer = planned(shape, served, sampled(second, kTokens, 20), chosen);
-    EXPECT_EQ(answer.changes.size(), static_cast<std::size_t>(kLayers));
-    EXPECT_GT(answer.imbalance_before.mean_over_layers, 1.5);
-    EXPECT_LT(answer.imbalance_after.mean_over_layers, 1.03);
+  for (const Dispatch dispatch : {Dispatch::kEven, Dispatch::kSplit}) {
+    ServedState served = ServedState::initial(shape);
+    for (const auto& chosen : {std::optional<CostGate>(), std::optional(gate)}) {
+      served = ServedState::initial(shape);
+      commit(planned(shape, served, sampled(first, kTokens, 3), chosen, dispatch), served);
+      for (unsigned seed = 10; seed < 14; ++seed) {
+        EXPECT_EQ(planned(shape, served, sampled(first, kTokens, seed), chosen, dispatch).moves, 0);
+      }
+      const Plan answer = planned(shape, served, sampled(second, kTokens, 20), chosen, dispatch);
+      EXPECT_EQ(answer.changes.size(), static_cast<std::size_t>(kLayers));
+      EXPECT_GT(answer.imbalance_before.mean_over_layers, 1.5);
+      EXPECT_LT(answer.imbalance_after.mean_over_layers, 1.03);
+    }
+    // Where it must pay within a few steps, nothing moves.
+    CostGate brief = gate;
+    brief.horizon_steps = 1.0;
+    EXPECT_EQ(planned(shape, served, sampled(second, kTokens, 21), brief, dispatch).moves, 0);
   }
-  // Where it must pay within a few steps, nothing moves.
-  CostGate brief = gate;
-  brief.horizon_steps = 1.0;
-  EXPECT_EQ(planned(shape, served, sampled(first, kTokens, 21), brief).moves, 0);
 }
 
 }  // namespace

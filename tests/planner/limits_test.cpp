@@ -1,4 +1,4 @@
-// Full plans under limits: whatever is asked for is kept, over random shapes.
+// Plans under limits, full and incremental: whatever is asked for is kept, over random shapes.
 
 #include "planner/limits.hpp"
 
@@ -15,6 +15,7 @@
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "planner/rank_moves.hpp"
 #include "planner/topology_scenes.hpp"
 
 namespace swiftbalancer {
@@ -158,6 +159,121 @@ TEST(Limits, SameProblemGivesSameBytes) {
     RC_ASSERT(first.placement == second.placement);
     RC_ASSERT(first.shares == second.shares);
     RC_ASSERT(first.work == second.work);
+  }));
+}
+
+// Random limits and budgets of moves.
+LayerProblem any_incremental(LayerScene& scene) {
+  if (pick(0, 1) == 1) scene.rank_speed = topology::any_speeds(scene.shape);
+  if (pick(0, 1) == 1) scene.pinned = any_pins(scene);
+  if (pick(0, 1) == 1) scene.max_replicas = pick(1, 4);
+  LayerProblem problem = scene.problem();
+  problem.from_scratch = false;
+  problem.dispatch = pick(0, 1) == 0 ? Dispatch::kEven : Dispatch::kSplit;
+  problem.max_moves = pick(-1, 8);
+  problem.max_rank_moves = pick(-1, 3);
+  return problem;
+}
+
+TEST(LimitsFromAPlacement, MovesStayWithinTheirBudgetsAndLimitsAreKept) {
+  EXPECT_TRUE(rc::check([] {
+    LayerScene scene = topology::any_scene();
+    const LayerProblem problem = any_incremental(scene);
+    if (!refusal(problem).empty()) return;
+    const LayerPlan plan = improve_within_limits(problem);
+    RC_ASSERT(is_valid_layer(plan.placement, scene.shape));
+    RC_ASSERT(problem.max_moves < 0 || plan.moves <= problem.max_moves);
+    RC_ASSERT(plan.moves == count_moves(scene.placement, plan.placement, scene.shape));
+    const RankMoves moves = rank_moves(scene.shape, scene.placement, plan.placement);
+    if (problem.max_rank_moves >= 0)
+      RC_ASSERT(std::ranges::max(moves.received) <= problem.max_rank_moves);
+    for (std::size_t slot = 0; slot < scene.pinned.size(); ++slot)
+      RC_ASSERT(!scene.pinned[slot] || plan.placement[slot] == scene.placement[slot]);
+    const auto before = replica_count(scene.placement, scene.shape.num_logical_experts());
+    const auto after = replica_count(plan.placement, scene.shape.num_logical_experts());
+    for (std::size_t expert = 0; expert < after.size(); ++expert) {
+      RC_ASSERT(scene.max_replicas == 0 ||
+                after[expert] <= std::max(scene.max_replicas, before[expert]));
+    }
+    RC_ASSERT(plan.trade_offs.empty() || plan.trade_offs.back().moves <= plan.moves);
+    RC_ASSERT(improve_within_limits(problem).placement == plan.placement);
+  }));
+}
+
+TEST(LimitsFromAPlacement, ExpertsThatStayOnARankKeepTheirSlot) {
+  EXPECT_TRUE(rc::check([] {
+    LayerScene scene = topology::any_scene();
+    RC_PRE(count_same_rank_duplicates(scene.placement, scene.shape) == 0);
+    LayerProblem problem = any_incremental(scene);
+    if (!refusal(problem).empty()) return;
+    const LayerPlan plan = improve_within_limits(problem);
+    int changed = 0;
+    for (std::size_t slot = 0; slot < plan.placement.size(); ++slot)
+      changed += plan.placement[slot] != scene.placement[slot] ? 1 : 0;
+    RC_ASSERT(changed == plan.moves);
+  }));
+}
+
+TEST(LimitsFromAPlacement, MoreMovesNeverBalanceWorseAndManyDoAsWellAsAFullPlan) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80});
+  const std::vector<std::int64_t> load = topology::skewed_load(64, 1.0, 5);
+  const std::vector<double> speed = {1.0, 1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 1.0};
+  const Placement initial = Placement::initial(shape);
+  for (const Dispatch dispatch : {Dispatch::kEven, Dispatch::kSplit}) {
+    LayerProblem problem{.shape = &shape,
+                         .load = load,
+                         .placement = initial.layer(0),
+                         .dispatch = dispatch,
+                         .rank_speed = speed};
+    double before = imbalance_of_times(problem, initial.layer(0), {});
+    for (const int budget : {0, 1, 2, 4, 8, 16, 32, 64}) {
+      problem.max_moves = budget;
+      const LayerPlan plan = make_policy("swift")->plan_layer(problem);
+      EXPECT_LE(plan.moves, budget);
+      EXPECT_LE(plan.imbalance_after, before + 1e-9);
+      EXPECT_EQ(plan.trade_offs.front().moves, 0);
+      EXPECT_EQ(plan.trade_offs.back().moves, plan.moves);
+      before = plan.imbalance_after;
+    }
+    EXPECT_LT(before, 1.01);
+    // A price ends the way where moves win less.
+    problem.max_moves = -1;
+    problem.min_gain = 0.02;
+    const LayerPlan cheap = make_policy("swift")->plan_layer(problem);
+    EXPECT_LT(cheap.moves, 64);
+    EXPECT_GT(cheap.moves, 0);
+  }
+}
+
+TEST(LimitsFromAPlacement, TooManyReplicasComeDownAsMovesAllow) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 4, .num_ranks = 4, .num_slots = 8});
+  const std::vector<std::int64_t> load = {100, 1, 1, 1};
+  const std::vector<std::int32_t> served = {0, 1, 0, 2, 0, 3, 0, 1};
+  LayerProblem problem{.shape = &shape, .load = load, .placement = served, .max_replicas = 2};
+  for (const Dispatch dispatch : {Dispatch::kEven, Dispatch::kSplit}) {
+    problem.dispatch = dispatch;
+    for (const int budget : {0, 1, 2}) {
+      problem.max_moves = budget;
+      const LayerPlan plan = make_policy("swift")->plan_layer(problem);
+      EXPECT_EQ(replica_count(plan.placement, 4)[0], 4 - budget);
+      EXPECT_LE(plan.moves, budget);
+    }
+  }
+}
+
+TEST(LimitsFromAPlacement, BoundGroupsMoveAsAWholeOrNotAtAll) {
+  EXPECT_TRUE(rc::check([] {
+    LayerScene scene = topology::any_grouped_scene();
+    LayerProblem problem = scene.problem();
+    problem.from_scratch = false;
+    const LayerPlan whole = improve_within_limits(problem);
+    RC_ASSERT(whole.placement == plan_within_limits(scene.problem()).placement);
+    problem.max_moves = pick(0, 10);
+    const LayerPlan plan = improve_within_limits(problem);
+    RC_ASSERT(plan.placement ==
+              (whole.moves <= problem.max_moves ? whole.placement : scene.placement));
   }));
 }
 

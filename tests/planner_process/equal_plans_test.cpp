@@ -97,15 +97,14 @@ class Pair {
   int num_moves_ = 0;
 };
 
-class EqualPlans : public ::testing::TestWithParam<std::string_view> {};
-
-TEST_P(EqualPlans, OverManyRoundsOfDriftingTraffic) {
+// @returns moves.
+int plan_alike(const PlannerConfig& config) {
   const RecordedRouting routing;
   RoutingTraffic traffic(routing, 256, 0, 7);
   const ClusterShape shape = testing::shape_of(RecordedRouting::kLayers, RecordedRouting::kExperts,
                                                8, RecordedRouting::kExperts + 16);
-  Pair pair(shape, {.policy = std::string(GetParam())});
-  for (int step = 1; step <= kSteps && !HasFailure(); ++step) {
+  Pair pair(shape, config);
+  for (int step = 1; step <= kSteps && !::testing::Test::HasFailure(); ++step) {
     if (step % 60 == 0) traffic.switch_to(step / 60 % RecordedRouting::kDomains);
     if (step % 100 == 0) traffic.drift_to((step / 100 + 1) % RecordedRouting::kDomains);
     const auto at = static_cast<std::uint64_t>(step);
@@ -119,9 +118,29 @@ TEST_P(EqualPlans, OverManyRoundsOfDriftingTraffic) {
       pair.plan_and_commit();
     }
   }
+  return pair.num_moves();
+}
+
+class EqualPlans : public ::testing::TestWithParam<std::string_view> {};
+
+TEST_P(EqualPlans, OverManyRoundsOfDriftingTraffic) {
+  const int moves = plan_alike({.policy = std::string(GetParam())});
   if (make_policy(GetParam())->capabilities().moves) {
-    EXPECT_GT(pair.num_moves(), 0);
+    EXPECT_GT(moves, 0);
   }
+}
+
+TEST(EqualPlansWithLimits, OverManyRoundsOfDriftingTraffic) {
+  PlannerConfig config;
+  config.limits = {.max_moves_per_rebalance = 12,
+                   .max_bytes_per_rank = 500,
+                   .gate = CostGate{1e-4, 1e-5, 1000.0},
+                   .max_rank_moves = 2,
+                   .max_replicas = 3,
+                   .rank_speeds = {1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 2.0, 1.0},
+                   .pinned_experts = {3}};
+  config.expert_bytes.assign(RecordedRouting::kLayers, 100);
+  EXPECT_GT(plan_alike(config), 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, EqualPlans, ::testing::ValuesIn(policy_names()),

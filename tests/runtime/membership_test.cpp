@@ -168,6 +168,40 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
 INSTANTIATE_TEST_SUITE_P(BothControlModes, Membership,
                          testing::Values(ControlMode::kReplicated, ControlMode::kLeader));
 
+// Rank 1 of unequal ones is lost: the plans of those left go by their own speeds.
+TEST(MembershipLimits, SpeedsStayWithTheirRanks) {
+  const ClusterShape shape = make_shape(2, 8, 3, 18);
+  BalancerConfig config = moving_config(ControlMode::kReplicated);
+  config.policy = "swift";
+  config.limits.rank_speeds = {1.0, 1.0, 0.25};
+  config.limits.max_moves_per_rebalance = 5;
+  auto first = make_thread_transports(3), second = make_thread_transports(2);
+  const std::vector<int> survivors = {0, 2};
+  std::latch left(3);
+  std::barrier over(3);
+  std::atomic<std::uint64_t> plans_after{0};
+  std::vector<std::jthread> threads;
+  for (int rank = 0; rank < 3; ++rank) {
+    threads.emplace_back([&, rank] {
+      MemberRank member(shape, config, rank, std::move(first[static_cast<std::size_t>(rank)]));
+      for (int step = 0; step < 20; ++step) ASSERT_TRUE(member.step().ok());
+      left.arrive_and_wait();
+      if (rank != 1) {
+        const Status status =
+            member.balancer->reconfigure(survivors, std::move(second[rank == 0 ? 0 : 1]));
+        ASSERT_TRUE(status.ok()) << status.message();
+        const auto before = member.balancer->stats().plans_adopted;
+        for (int step = 0; step < 60; ++step) ASSERT_TRUE(member.step().ok());
+        EXPECT_TRUE(member.balancer->health().ok) << member.balancer->health().reason;
+        plans_after += member.balancer->stats().plans_adopted - before;
+      }
+      over.arrive_and_wait();
+    });
+  }
+  threads.clear();
+  EXPECT_GT(plans_after, 0U);
+}
+
 // Rank 1 comes back with another packet_lag: nobody takes it in, and the others go on without it.
 TEST(Join, ARankThatWasStartedDifferentlyIsRefusedAndTheOthersGoOn) {
   const ClusterShape shape = make_shape(2, 8, 3, 18);
