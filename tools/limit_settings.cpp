@@ -75,9 +75,22 @@ void LimitSettings::declare_budgets(Settings& settings) {
 void LimitSettings::declare_offline(Settings& settings) {
   settings.integer("max_cross_node_replicas", max_cross_node_replicas_, -1, 1'000'000,
                    "Keeps expert groups on nodes, but for so many replicas a layer; -1: groups "
-                   "bind nothing");
+                   "bind nothing. Not given: 0 in plans from nothing for groups and nodes");
   settings.list("dead_ranks", dead_ranks_,
                 "Ranks of --from that are lost: plans for those that are left");
+}
+
+void LimitSettings::bind_groups(const Settings& settings, const ShapeOptions& shape) {
+  const bool has_both =
+      shape.num_expert_groups > 1 && (shape.num_nodes > 1 || !shape.node_of_rank.empty());
+  if (!settings.given("max_cross_node_replicas")) {
+    if (has_both) max_cross_node_replicas_ = 0;
+  } else if (!has_both && max_cross_node_replicas_ >= 0) {
+    refuse(
+        fmt::format("--max-cross-node-replicas is {}, which needs groups and nodes to keep them "
+                    "on: --num-expert-groups, and --num-nodes or --nodes, above 1",
+                    max_cross_node_replicas_));
+  }
 }
 
 bool LimitSettings::given() const noexcept {

@@ -27,6 +27,9 @@ class LimitSettings {
   /// Whether anything but dead ranks is asked for.
   bool given() const noexcept;
   bool binds_groups() const noexcept { return max_cross_node_replicas_ >= 0; }
+  /// Expert groups stay on nodes, strictly, where there are both and max_cross_node_replicas is not
+  /// given. @throws Error kInvalidArgument: it is given where there are not both.
+  void bind_groups(const Settings& settings, const ShapeOptions& shape);
   bool limits_bytes() const noexcept {
     return limits_.max_bytes_per_rebalance >= 0 || limits_.max_bytes_per_rank >= 0;
   }

@@ -99,6 +99,7 @@ class PlanCommand final : public Command {
     const ExpertLoad load = loads_.chosen();
     if (sweep_.given()) return sweep(settings, load);
     io::PlacementFile file = start(settings, load);
+    if (from_.empty() && config_.policy == "swift") limits_.bind_groups(settings, file.shape);
     const int lost = bury_dead_ranks(load, file);
     const ClusterShape shape(file.shape);
     const formats::PlacementFormat* format = nullptr;
@@ -157,15 +158,30 @@ class PlanCommand final : public Command {
       if (from_.empty() || hardware_.empty() || sweep_.given())
         refuse("--horizon goes with --from and --hardware, without --sweep");
     }
-    if (!sweep_.given()) return check_step_settings(settings);
-    for (const char* key :
-         {"from", "out", "policy", "num_redundant_experts", "slots_per_rank", "pinned_experts"}) {
+    if (settings.given("max_moves_per_layer") &&
+        !make_policy(config_.policy)->capabilities().incremental)
+      refuse("--max-moves-per-layer is kept by policy swift; other policies do not count moves");
+    if (!sweep_.given()) {
+      check_output_settings(settings);
+      return check_step_settings(settings);
+    }
+    for (const char* key : {"from", "out", "format", "model", "model_layers", "policy",
+                            "num_redundant_experts", "slots_per_rank", "pinned_experts"}) {
       if (settings.given(key)) {
         throw Error(ErrorCode::kInvalidArgument,
                     fmt::format("{} is given, which does not go with --sweep: it makes full plans "
                                 "of policy swift for several counts and writes none",
                                 key));
       }
+    }
+  }
+
+  // What says how a file is written goes with a file.
+  void check_output_settings(const Settings& settings) const {
+    for (const char* key : {"format", "model", "model_layers"}) {
+      if (settings.given(key) && out_.empty() && from_.empty())
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("{} is given, which goes with -o or --from", key));
     }
   }
 
@@ -200,6 +216,7 @@ class PlanCommand final : public Command {
 
   void sweep(const Settings& settings, const ExpertLoad& load) {
     ShapeOptions shape = shape_.shape(settings, load.num_moe_layers(), load.num_logical_experts());
+    limits_.bind_groups(settings, shape);
     limits_.prepare(ClusterShape(shape), nullptr);
     LayerProblem limits;
     limits_.fill(0, limits);

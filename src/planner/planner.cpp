@@ -179,18 +179,27 @@ struct Planner::Impl {
     return input;
   }
 
-  // As their originals do, ungated policies follow the last window.
+  // As their originals do, ungated policies follow the last window. Each phase has one of its own:
+  // they count by what came of them of late.
   PlanInput input_of_last_window(std::uint64_t seed) const {
     PlanInput input{shape,  config,
                     served, ExpertLoad(shape.num_moe_layers(), shape.num_logical_experts()),
                     1.0,    seed};
-    for (const PhaseTraffic& phase : phases) {
-      if (!phase.traffic) continue;
-      const ExpertLoad window = phase.traffic->history().last_window();
+    const std::vector<const PhaseTraffic*> known = known_phases();
+    std::vector<ExpertLoad> windows;
+    std::vector<double> weights;
+    for (const PhaseTraffic* phase : known) {
+      windows.push_back(phase->traffic->history().last_window());
+      weights.push_back(phase->recent_assignments / static_cast<double>(std::max<std::int64_t>(
+                                                        1, assignments_of(windows.back()))));
+    }
+    for (std::size_t i = 0; i < windows.size(); ++i) {
+      const double weight = weights[i] / *std::ranges::max_element(weights);
       for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
         const auto to = input.load.layer(layer);
-        for (std::size_t expert = 0; expert < to.size(); ++expert)
-          to[expert] += window.layer(layer)[expert];
+        for (std::size_t expert = 0; expert < to.size(); ++expert) {
+          to[expert] += std::llround(weight * static_cast<double>(windows[i].layer(layer)[expert]));
+        }
       }
     }
     return input;

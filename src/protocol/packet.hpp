@@ -13,7 +13,7 @@
 namespace swiftbalancer {
 
 /// Of packets and of what they mean: ranks of different versions do not serve together.
-inline constexpr int kProtocolVersion = 2;
+inline constexpr int kProtocolVersion = 3;
 
 inline constexpr std::uint32_t kNoUnit = 0xFFFFFFFFU;
 

@@ -258,7 +258,7 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
       {"loads.json --num-ranks 2 --score-window 7", "--score-window is 7"},
       {"loads.json --num-ranks 2 --policy best", "unknown policy 'best'"},
       {"loads.json --num-ranks 2 --dispatch odd", "--dispatch is 'odd'; allowed: even, split"},
-      {"loads.json --num-ranks 2 --model-layers 3,2", "2 model layers for 1 MoE"},
+      {"loads.json --num-ranks 2 --model-layers 3,2 -o p.json", "2 model layers for 1 MoE"},
       {"loads.json --num-ranks 2 --max-moves-per-layer 3", "goes with --from"},
       {"loads.json", "--num-ranks is needed"},
       {"loads.json --num-ranks 2 --dead-ranks 1", "--dead-ranks goes with --from"},
