@@ -69,11 +69,14 @@ class Budgets : public ::testing::TestWithParam<Dispatch> {
     config.min_gain = 0.001;
     config.limits = limits;
     for (int layer = 0; layer < kLayers; ++layer) config.expert_bytes.push_back(bytes_of(layer));
-    const auto job = make_plan_job(
-        {.shape = shape, .config = config, .served = served, .load = load, .dispatch = GetParam()});
+    const auto job = make_plan_job({.shape = shape_,
+                                    .config = config,
+                                    .served = served_,
+                                    .load = load_,
+                                    .dispatch = GetParam()});
     int advances = 1;
     while (!job->advance()) ++advances;
-    EXPECT_LE(advances, most_advances(shape));
+    EXPECT_LE(advances, most_advances(shape_));
     return job->take();
   }
 
@@ -90,15 +93,15 @@ class Budgets : public ::testing::TestWithParam<Dispatch> {
   std::vector<std::int64_t> busiest_bytes(const Plan& plan) const {
     std::vector<std::int64_t> received(kRanks, 0), sent(kRanks, 0);
     for (const LayerChange& change : plan.changes) {
-      const auto before = served.placement.layer(change.moe_layer_id);
+      const auto before = served_.placement.layer(change.moe_layer_id);
       std::vector<std::vector<int>> holders(64);
-      for (int slot = 0; slot < shape.num_slots(); ++slot)
+      for (int slot = 0; slot < shape_.num_slots(); ++slot)
         holders[static_cast<std::size_t>(before[static_cast<std::size_t>(slot)])].push_back(
-            shape.rank_of_slot(slot));
-      for (int slot = 0; slot < shape.num_slots(); ++slot) {
+            shape_.rank_of_slot(slot));
+      for (int slot = 0; slot < shape_.num_slots(); ++slot) {
         const std::int32_t expert = change.plan.placement[static_cast<std::size_t>(slot)];
         const auto& from = holders[static_cast<std::size_t>(expert)];
-        const int rank = shape.rank_of_slot(slot);
+        const int rank = shape_.rank_of_slot(slot);
         if (std::ranges::find(from, rank) != from.end()) continue;
         received[static_cast<std::size_t>(rank)] += bytes_of(change.moe_layer_id);
         if (from.size() == 1)
@@ -110,9 +113,9 @@ class Budgets : public ::testing::TestWithParam<Dispatch> {
     return received;
   }
 
-  const ClusterShape shape = shape_of();
-  const ServedState served = balanced_before(shape);
-  const ExpertLoad load = drifted_load();
+  const ClusterShape shape_ = shape_of();
+  const ServedState served_ = balanced_before(shape_);
+  const ExpertLoad load_ = drifted_load();
 };
 
 TEST_P(Budgets, AreNeverExceededAndEachMoreOfThemBalancesMore) {
@@ -162,9 +165,9 @@ TEST_P(Budgets, GoToTheLayersThatWinMost) {
   double even = 0.0;
   for (int layer = 0; layer < kLayers; ++layer) {
     even += make_policy("swift")
-                ->plan_layer({.shape = &shape,
-                              .load = load.layer(layer),
-                              .placement = served.placement.layer(layer),
+                ->plan_layer({.shape = &shape_,
+                              .load = load_.layer(layer),
+                              .placement = served_.placement.layer(layer),
                               .max_moves = layer < 2 ? 2 : 1,
                               .dispatch = GetParam()})
                 .imbalance_after /

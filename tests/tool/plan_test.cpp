@@ -171,6 +171,35 @@ TEST(PlanCommand, SlowRanksGetLess) {
   EXPECT_NEAR(json.at("lower_bound_gap_mean").get<double>(), 0.0, 1e-12);
 }
 
+// Layer 0 is far from level, layer 1 is nearly so: the budget goes to layer 0.
+TEST(PlanCommand, ABudgetOfAllLayersGoesWhereItWinsMost) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[90000, 80000, 10000, 1000], [50000, 52000, 45000, 46000]]");
+  folder.write("served.npy", npy("<i4", "2, 4", raw<std::int32_t>({0, 1, 2, 3, 0, 1, 2, 3})));
+  const std::string plan = "plan --loads loads.json --num-ranks 2 --from served.npy";
+  EXPECT_GT(json_of(folder, plan).at("moves_per_layer"), 1.0);
+  const std::string bytes = " --expert-bytes 1000 --max-bytes-per-";
+  for (const std::string& budget : {std::string(" --max-moves-per-rebalance 2"),
+                                    bytes + "rebalance 2999", bytes + "rank 1000"}) {
+    const Json json = json_of(folder, plan + budget + " -o planned.json");
+    EXPECT_EQ(json.at("moves_per_layer"), 1.0) << budget;
+    const Json kept = json_of(folder, "compare served.npy planned.json --num-ranks 2");
+    EXPECT_EQ(kept.at("changed_layers"), 1) << budget;
+    EXPECT_LT(json.at("imbalance_mean"), 1.1) << budget;
+  }
+}
+
+TEST(PlanCommand, LimitsAreKeptWithFewMovesFromAPlacement) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[90000, 80000, 10000, 1000]]");
+  folder.write("served.npy", npy("<i4", "1, 4", raw<std::int32_t>({0, 1, 2, 3})));
+  const std::string plan =
+      "plan --loads loads.json --num-ranks 2 --from served.npy --pinned-experts 0 -o planned.npy";
+  EXPECT_EQ(json_of(folder, plan).at("moves_per_layer"), 2.0);
+  EXPECT_EQ(json_of(folder, plan + " --max-moves-per-layer 0").at("moves_per_layer"), 0.0);
+  EXPECT_EQ(json_of(folder, plan + " --rank-speeds 20,1").at("moves_per_layer"), 0.0);
+}
+
 TEST(PlanCommand, ASweepComparesCountsOfRedundantExperts) {
   const TemporaryFolder folder;
   folder.write("loads.json", "[[60, 20, 10, 10]]");

@@ -5,7 +5,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <utility>
+
+#include <nlohmann/json.hpp>
 
 #include "tool/run_tool.hpp"
 
@@ -57,6 +61,37 @@ TEST(ServeCommand, FlagsOverrideTheFileAndTheEffectiveSettingsAreRecorded) {
   EXPECT_NE(run.find("\"transport\": \"thread\""), std::string::npos);
   EXPECT_EQ(result.out.find(" %  "), std::string::npos) << "progress in spite of quiet:\n"
                                                         << result.out;
+}
+
+TEST(ServeCommand, BudgetsAndLimitsOfAFileBindThePlansThatAreServed) {
+  const TemporaryFolder folder;
+  folder.write("serve.yaml", "model: " + data_path("models/tiny_qwen3_moe") + "\nhardware: " +
+                                 data_path("hardware/h100_nvlink_deepseek_v3.yaml") +
+                                 "\nnum_ranks: 2\nnum_requests: 40\nsteps_per_segment: 20\n"
+                                 "domains: [python, english]\nmin_prompt_tokens: 8\n"
+                                 "max_prompt_tokens: 24\nmin_output_tokens: 2\n"
+                                 "max_output_tokens: 4\nwindow_assignments: 64\n"
+                                 "rebalance_interval: 4\nquiet: true\ntransport: thread\n"
+                                 "rank_speeds: [1, 0.5]\npinned_experts: [0, 1]\n"
+                                 "max_moves_per_rebalance: 3\nmax_replicas: 3\n");
+  // Moves of the largest plan, and of all.
+  const auto moves_with = [&](const std::string& horizon) {
+    const ToolResult result =
+        run_tool(folder, "serve --config serve.yaml --out results --horizon " + horizon);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    const auto run = nlohmann::json::parse(read_file(folder.file("results/run.json")));
+    EXPECT_EQ(run.at("config").at("max_moves_per_rebalance"), 3);
+    std::pair<int, int> moves{0, 0};
+    for (const auto& generation : run.at("runs").at(0).at("generations")) {
+      moves.first = std::max(moves.first, generation.at("moves").get<int>());
+      moves.second += generation.at("moves").get<int>();
+    }
+    return moves;
+  };
+  const auto [largest, all] = moves_with("1000000");
+  EXPECT_LE(largest, 3);
+  EXPECT_GT(all, 0);
+  EXPECT_EQ(moves_with("1").second, 0) << "nothing pays within one step";
 }
 
 TEST(ServeCommand, CleansUpAfterARunThatWasKilledAndSaysSo) {
