@@ -84,9 +84,9 @@ struct BalancerConfig {
   std::int64_t window_assignments =
       4096;                     ///< Token-expert assignments per layer that are worth judging.
   bool locality_first = false;  ///< dispatch_table() prefers slots of its own rank, then of its
-                                ///< own node, as far as the planned shares allow (all ranks are
-                                ///< taken to have as many tokens: where they differ, rank loads are
-                                ///< less level than planned).
+                                ///< own node, as far as the shares allow, which are planned for
+                                ///< it (all ranks are taken to have as many tokens: where they
+                                ///< differ, rank loads are less level than planned).
   DispatchObjective decode_dispatch =
       DispatchObjective::kTokens;  ///< Of dispatch_table() in steps of Phase::kDecode.
   // How it is carried out.

@@ -114,6 +114,7 @@ class Job final : public PlanJob {
     problem.max_moves = input_.config.max_moves_per_layer;
     problem.min_gain = price();
     problem.dispatch = input_.dispatch;
+    problem.locality_first = input_.config.locality_first;
     // Layers of one plan get unrelated seeds, whatever the loads.
     problem.seed = Mixer(input_.seed ^ Mixer(static_cast<std::uint64_t>(layer_)).next()).next();
     return problem;

@@ -42,6 +42,7 @@ struct PlannerConfig {
       0.01;  ///< Predicted fall of imbalance (mean over layers) below which a plan is dropped.
   std::int64_t window_assignments =
       4096;  ///< Token-expert assignments per layer that make a window worth judging.
+  bool locality_first = false;  ///< As in LayerProblem.
 };
 
 /// One layer that a plan changes.

@@ -21,7 +21,8 @@ namespace {
 std::vector<std::uint32_t> split_shares(const LayerProblem& problem,
                                         std::span<const std::int32_t> slots) {
   ReplicaSplit split(*problem.shape);
-  split.level(slots, std::vector<double>(problem.load.begin(), problem.load.end()));
+  split.level(slots, std::vector<double>(problem.load.begin(), problem.load.end()),
+              problem.locality_first);
   std::vector<std::uint32_t> shares(slots.size());
   split.shares(shares);
   return shares;

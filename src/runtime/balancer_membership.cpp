@@ -145,7 +145,7 @@ void BalancerCore::make_planning() {
     return;
   }
   const PlannerConfig planner{config.policy, config.max_moves_per_layer, config.imbalance_trigger,
-                              config.min_gain, config.window_assignments};
+                              config.min_gain, config.window_assignments, config.locality_first};
   if (config.worker == WorkerKind::kProcess) {
     planning = make_process_planning(planner, {.program = config.planner_program,
                                                .max_restarts = config.planner_restarts,

@@ -95,6 +95,7 @@ void put_config(Writer& writer, const PlannerConfig& config) {
   writer.put(config.imbalance_trigger);
   writer.put(config.min_gain);
   writer.put(config.window_assignments);
+  writer.put<std::uint8_t>(config.locality_first ? 1 : 0);
 }
 
 PlannerConfig take_config(Reader& reader) {
@@ -105,6 +106,7 @@ PlannerConfig take_config(Reader& reader) {
   config.imbalance_trigger = reader.take<double>();
   config.min_gain = reader.take<double>();
   config.window_assignments = reader.take<std::int64_t>();
+  config.locality_first = reader.take<std::uint8_t>() != 0;
   return config;
 }
 
