@@ -47,6 +47,12 @@ void validate(const BalancerConfig& config) {
   }
   if (config.deadline.count() <= 0)
     refuse("deadline", std::to_string(config.deadline.count()) + " ms", "at least 1 ms");
+  const bool by_shares_alone =
+      !config.locality_first && config.decode_dispatch == DispatchObjective::kTokens;
+  if (config.table_kind == TableKind::kDraw && !by_shares_alone) {
+    refuse("table_kind", "draw",
+           "fixed with locality_first or decode_dispatch: a draw goes by the shares alone");
+  }
   if (config.planner_restarts < 0)
     refuse("planner_restarts", std::to_string(config.planner_restarts), "0 or more");
   if (config.planner_deadline.count() <= 0) {

@@ -172,6 +172,29 @@ TEST(Swift, KeepsItsBudgetThoughSlotsThatMovedMoveOnForFree) {
   }
 }
 
+TEST(Swift, LocalityFirstChangesTheSharesAloneAndMakesNoRankHotter) {
+  const ClusterShape shape({.num_moe_layers = 1,
+                            .num_logical_experts = 64,
+                            .num_ranks = 8,
+                            .num_slots = 96,
+                            .num_nodes = 2});
+  const Placement initial = Placement::initial(shape);
+  const auto swift = make_policy("swift");
+  int changed = 0;
+  for (unsigned seed = 0; seed < 10; ++seed) {
+    SCOPED_TRACE(seed);
+    const auto load = lognormal_load(64, seed);
+    LayerProblem problem{.shape = &shape, .load = load, .placement = initial.layer(0)};
+    const LayerPlan plain = swift->plan_layer(problem);
+    problem.locality_first = true;
+    const LayerPlan near = swift->plan_layer(problem);
+    EXPECT_EQ(near.placement, plain.placement);
+    EXPECT_LE(near.imbalance_after, plain.imbalance_after + 2e-3);
+    changed += near.shares != plain.shares ? 1 : 0;
+  }
+  EXPECT_GT(changed, 0);
+}
+
 TEST(Swift, AWorkBudgetBoundsTheSearch) {
   const ClusterShape shape(
       {.num_moe_layers = 1, .num_logical_experts = 256, .num_ranks = 32, .num_slots = 288});
