@@ -71,7 +71,7 @@ class LocalityFirst {
   void keep_on_node(std::span<const std::int32_t> slots, std::size_t node);
   bool make_room(std::span<const std::int32_t> slots, std::span<const int> sources, int node);
   void take(std::span<const std::int32_t> slots, std::span<const int> sources, const Turns& turns);
-  void give_out(std::span<const std::int32_t> slots, std::span<const int> sources,
+  bool give_out(std::span<const std::int32_t> slots, std::span<const int> sources,
                 const Turns& turns);
   Turns turns_of(std::span<const int> sources) const;
 

@@ -88,7 +88,10 @@ void LocalityFirst::keep_on_node(std::span<const std::int32_t> slots, std::size_
   const std::span<const int> sources = ranks_of_node_[node];
   if (!make_room(slots, sources, static_cast<int>(node))) return;
   const Turns turns = turns_of(sources);
-  if (node == index(node_of_rank_[source_])) give_out(slots, sources, turns);
+  if (node == index(node_of_rank_[source_]) && give_out(slots, sources, turns)) {
+    left_[source_] = 0;  // Its row is full: what the others take does not matter.
+    return;
+  }
   take(slots, sources, turns);
 }
 
@@ -130,8 +133,8 @@ LocalityFirst::Turns LocalityFirst::turns_of(std::span<const int> sources) const
   return turns;
 }
 
-// This source's entries.
-void LocalityFirst::give_out(std::span<const std::int32_t> slots, std::span<const int> sources,
+// This source's entries. @returns whether there was a slot for each.
+bool LocalityFirst::give_out(std::span<const std::int32_t> slots, std::span<const int> sources,
                              const Turns& turns) {
   Turns before{};  // Those of the sources before it, by the turn that is their last.
   std::int64_t ahead = 0;
@@ -145,9 +148,10 @@ void LocalityFirst::give_out(std::span<const std::int32_t> slots, std::span<cons
     ahead -= before[turn];
     const std::int64_t middle = turns[turn] + ahead + weight_[source_] / 2;
     while (at < slots.size() && middle >= upto_[at]) ++at;
-    if (at == slots.size()) return;
+    if (at == slots.size()) return false;
     *next_++ = slots[at];
   }
+  return true;
 }
 
 // What all these sources take, off what they have left and what the slots are open for.

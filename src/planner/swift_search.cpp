@@ -11,7 +11,7 @@ namespace swiftbalancer {
 namespace {
 
 constexpr double kTolerance =
-    0.002;  // Above the lower bound; a finer balance is far below any sampling noise.
+    0.005;  // Above the lower bound; a finer balance is far below any sampling noise.
 constexpr int kShortlist = 8;  // Slots to give away that are tried exactly.
 constexpr int kKicks = 6;      // Changes against the gain when stuck.
 constexpr int kStartSweeps = 6;
@@ -19,6 +19,9 @@ constexpr int kStepSweeps = 1;
 constexpr std::int64_t kDefaultWork = 400'000;
 constexpr int kMaxSteps = 400;
 constexpr double kLeastGain = 1e-9;  // Less is rounding.
+// What moves must win over better shares alone, in prices of one: another sample of the same
+// traffic would ask for a few others.
+constexpr double kLeastPrices = 5.0;
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
@@ -60,11 +63,13 @@ class Search {
     state_.level(kStartSweeps);
     repair_duplicates();
     keep_if_best(true);
+    const bool shares_help = !result_.slots.empty();
+    const double without_moves = best_value_;
     target_ = state_.lower_bound() * (1.0 + kTolerance);
     int kicks = 0;
     for (int step = 0; step < kMaxSteps && state_.mean() > 0.0 && work_ < max_work_; ++step) {
       const int hottest = state_.hottest_rank();
-      if (state_.rank_load(hottest) <= target_ || !can_improve()) break;
+      if (imbalance_ * state_.mean() <= target_ || !can_improve()) break;
       const Change change = best_change(hottest);
       if (change.kind == Kind::kReplace) {
         state_.replace(change.slot, change.other);
@@ -75,6 +80,10 @@ class Search {
       }
       state_.level(kStepSweeps);
       keep_if_best(false);
+    }
+    if (!repaired_ && best_value_ > without_moves - kLeastPrices * problem_.min_gain) {
+      result_.slots.clear();
+      if (shares_help) result_.slots.assign(problem_.placement.begin(), problem_.placement.end());
     }
     result_.work = work_;
     return std::move(result_);
@@ -240,7 +249,8 @@ class Search {
   // nothing to reach except where it had to repair duplicates, which is not optional; better shares
   // alone must be worth as much as one move.
   void keep_if_best(bool first) {
-    const TradeOff point{state_.moves(), imbalance()};
+    imbalance_ = imbalance();
+    const TradeOff point{state_.moves(), imbalance_};
     std::vector<TradeOff>& curve = result_.trade_offs;
     if (curve.empty() || point.imbalance < curve.back().imbalance - kLeastGain) {
       while (!curve.empty() && curve.back().moves >= point.moves) curve.pop_back();
@@ -263,6 +273,7 @@ class Search {
   std::int64_t max_work_;
   double best_value_;
   double target_ = 0.0;
+  double imbalance_ = 1.0;  // of the last point
   std::int64_t work_ = 0;
   bool repaired_ = false;
   std::vector<std::uint8_t> tabu_;
