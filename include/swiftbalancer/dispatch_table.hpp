@@ -82,9 +82,9 @@ class LocalityFirst {
   std::vector<std::vector<int>> ranks_of_node_;
   std::vector<int> all_ranks_;
   // Of the expert under way.
-  std::vector<int> left_;           // [num_ranks] entries not yet given a slot
-  std::vector<std::int64_t> open_;  // [slots of the expert] weight * kShareUnit still to be given
-  std::vector<std::int64_t> upto_;  // [slots of the expert] the end of its place on the line
+  std::vector<int> left_;             // [num_ranks] entries not yet given a slot
+  std::vector<std::int64_t> open_;    // [slots of the expert] weight * kShareUnit still to be given
+  std::vector<std::int64_t> end_of_;  // [slots of the expert] the end of its place on the line
   std::size_t source_ = 0;
   std::int32_t* next_ = nullptr;
 };
@@ -141,7 +141,7 @@ class DrawTable {
  private:
   struct Choice {
     std::int32_t slot;
-    std::uint32_t upto;  // shares of the expert's slots up to this one
+    std::uint32_t limit;  // shares of the expert's slots up to this one
   };
   std::uint32_t source_shift_;
   std::vector<std::uint32_t> first_;  // [num_logical_experts + 1] into choices_

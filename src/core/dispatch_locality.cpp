@@ -41,7 +41,7 @@ LocalityFirst::LocalityFirst(const ClusterShape& shape, std::span<const std::int
       ranks_of_node_(index(shape.num_nodes())),
       left_(weight_.size()),
       open_(index(shape.num_slots())),
-      upto_(open_.size()) {
+      end_of_(open_.size()) {
   for (int slot = 0; slot < shape.num_slots(); ++slot)
     rank_of_slot_.push_back(shape.rank_of_slot(slot));
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
@@ -107,12 +107,12 @@ bool LocalityFirst::make_room(std::span<const std::int32_t> slots, std::span<con
   if (open <= 0) return false;
   for (const int rank : sources) supply += left_[index(rank)] * weight_[index(rank)];
   const double part = static_cast<double>(supply) / static_cast<double>(open);
-  std::int64_t upto = 0;
+  std::int64_t end = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const std::int64_t room =
         part < 1.0 ? static_cast<std::int64_t>(part * static_cast<double>(open_[i])) : open_[i];
-    upto += is_here(i) ? room : 0;
-    upto_[i] = upto;
+    end += is_here(i) ? room : 0;
+    end_of_[i] = end;
   }
   return supply > 0;
 }
@@ -147,7 +147,7 @@ bool LocalityFirst::give_out(std::span<const std::int32_t> slots, std::span<cons
   for (std::size_t turn = 0; turn < index(left_[source_]); ++turn) {
     ahead -= before[turn];
     const std::int64_t middle = turns[turn] + ahead + weight_[source_] / 2;
-    while (at < slots.size() && middle >= upto_[at]) ++at;
+    while (at < slots.size() && middle >= end_of_[at]) ++at;
     if (at == slots.size()) return false;
     *next_++ = slots[at];
   }
@@ -161,12 +161,12 @@ void LocalityFirst::take(std::span<const std::int32_t> slots, std::span<const in
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const std::int64_t before = begin;
-    while (turn < kDispatchEntries && turns[turn + 1] <= upto_[i]) ++turn;
+    while (turn < kDispatchEntries && turns[turn + 1] <= end_of_[i]) ++turn;
     begin = turns[turn];
     for (stop = 0; stop < sources.size() && turn < kDispatchEntries; ++stop) {
       const std::size_t rank = index(sources[stop]);
       if (left_[rank] <= static_cast<int>(turn)) continue;
-      if (begin + weight_[rank] / 2 >= upto_[i]) break;
+      if (begin + weight_[rank] / 2 >= end_of_[i]) break;
       begin += weight_[rank];
     }
     open_[i] -= begin - before;

@@ -71,10 +71,10 @@ void DispatchTableBuilder::fill_row(std::size_t expert, std::span<const std::uin
       row[kTicketOfStratum[stratum] ^ start] = chosen[stratum];
     return;
   }
-  std::uint32_t upto = shares[static_cast<std::size_t>(slots_[at])];
+  std::uint32_t limit = shares[static_cast<std::size_t>(slots_[at])];
   for (std::uint32_t stratum = 0; stratum < kDispatchEntries; ++stratum) {
-    while (stratum * kStratum + offset >= upto && at + 1 < end)
-      upto += shares[static_cast<std::size_t>(slots_[++at])];
+    while (stratum * kStratum + offset >= limit && at + 1 < end)
+      limit += shares[static_cast<std::size_t>(slots_[++at])];
     row[kTicketOfStratum[stratum] ^ start] = slots_[at];
   }
 }
@@ -148,7 +148,7 @@ void DrawTable::build(std::span<const std::int32_t> slots, std::span<const std::
   }
   for (std::size_t expert = 0; expert + 1 < first_.size(); ++expert) {
     for (std::uint32_t i = first_[expert] + 1; i < first_[expert + 1]; ++i)
-      choices_[i].upto += choices_[i - 1].upto;
+      choices_[i].limit += choices_[i - 1].limit;
   }
 }
 
@@ -163,7 +163,7 @@ std::int32_t DrawTable::slot(int logical_id, std::uint32_t ticket, int source_ra
   point = (point & 0x0F0FU) << 4 | (point >> 4 & 0x0F0FU);
   point = (point & 0x00FFU) << 8 | (point >> 8 & 0x00FFU);
   point = (point + static_cast<std::uint32_t>(source_rank) * source_shift_) % kShareUnit;
-  while (choice != last && point >= choice->upto) ++choice;
+  while (choice != last && point >= choice->limit) ++choice;
   return choice->slot;
 }
 
