@@ -1,7 +1,7 @@
 // What follows a plan, for one rank of 32 and all 58 layers x 256 experts -> 288 slots: copies with
 // their sources, commit units, dispatch tables, hash (prepare_plan), this rank's send and receive
 // lists (transfers_of), expert_map and log2phy. For an incremental plan of 25 moves a layer and for
-// a full one. Run: prepare_bench
+// a full one; also with tables that prefer near slots. Run: prepare_bench
 
 #include <benchmark/benchmark.h>
 
@@ -68,7 +68,7 @@ Plan random_plan(const ServedState& served, int exchanges) {
   return plan;
 }
 
-void after_plan(benchmark::State& state, int exchanges, int capacity) {
+void after_plan(benchmark::State& state, int exchanges, int capacity, bool locality_first) {
   const ClusterShape shape = bench_shape();
   const ServedState served = ServedState::initial(shape);
   const Plan plan = random_plan(served, exchanges);
@@ -76,7 +76,8 @@ void after_plan(benchmark::State& state, int exchanges, int capacity) {
   const int rank = 5;
   int moves = 0;
   for ([[maybe_unused]] auto _ : state) {
-    const PreparedPlan prepared = prepare_plan({0, 1}, plan, served, epochs, shape, rank, capacity);
+    const PreparedPlan prepared =
+        prepare_plan({0, 1}, plan, served, epochs, shape, rank, capacity, false, locality_first);
     const PlanTransfers transfers = transfers_of(prepared.migration, shape, rank);
     benchmark::DoNotOptimize(transfers.arrivals.data());
     for (const LayerChange& change : plan.changes) {
@@ -88,9 +89,11 @@ void after_plan(benchmark::State& state, int exchanges, int capacity) {
   state.counters["moves_per_layer"] = static_cast<double>(moves) / kLayers;
 }
 
-BENCHMARK_CAPTURE(after_plan, incremental, 13, 16)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(after_plan, incremental_small_pool, 13, 2)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(after_plan, full, -1, 16)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(after_plan, incremental, 13, 16, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(after_plan, incremental_small_pool, 13, 2, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(after_plan, full, -1, 16, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(after_plan, incremental_locality, 13, 16, true)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(after_plan, full_locality, -1, 16, true)->Unit(benchmark::kMillisecond);
 
 }  // namespace
 

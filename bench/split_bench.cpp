@@ -1,8 +1,9 @@
 // What splitting a layer's tokens over replicas costs and wins: even, ReplicaSplit, and the exact
 // optimum by maximum flow, on a placement made for one load that meets another: the generator's,
 // and recorded ones where they are at hand. Each layer is timed on its own load in turn. Counters,
-// means over layers: imbalance even, split and exact, and the worst gap between the last two. Run:
-// split_bench [--benchmark_filter=320/32]
+// means over layers: imbalance even, split and exact, and the worst gap between the last two. Then
+// the same split so that tokens stay near, on 4 nodes: the part of tokens that can stay on their
+// own rank and node, before and after. Run: split_bench [--benchmark_filter=320/32]
 
 #include <benchmark/benchmark.h>
 
@@ -65,12 +66,13 @@ ExpertLoad make_load(double stale) {
   return load;
 }
 
-ClusterShape shape_of(const ExpertLoad& load, int slots, int ranks) {
+ClusterShape shape_of(const ExpertLoad& load, int slots, int ranks, int nodes = 1) {
   ShapeOptions options;
   options.num_moe_layers = load.num_moe_layers();
   options.num_logical_experts = load.num_logical_experts();
   options.num_ranks = ranks;
   options.num_slots = slots;
+  options.num_nodes = nodes;
   return ClusterShape(options);
 }
 
@@ -122,6 +124,58 @@ void split(benchmark::State& state, const ClusterShape& shape, const std::vector
   state.counters["worst_gap_percent"] = 100.0 * gap;
 }
 
+// The parts of all tokens that can stay where they come from if all ranks send the same.
+struct Near {
+  double own_rank = 0.0;
+  double own_node = 0.0;
+};
+
+Near near_of(const ClusterShape& shape, const Layer& layer, std::span<const double> amounts) {
+  const std::size_t experts = layer.tokens.size(),
+                    ranks = static_cast<std::size_t>(shape.num_ranks()),
+                    nodes = static_cast<std::size_t>(shape.num_nodes());
+  std::vector<double> on_node(experts * nodes, 0.0);
+  Near near;
+  for (std::size_t slot = 0; slot < amounts.size(); ++slot) {
+    const auto expert = static_cast<std::size_t>(layer.slots[slot]);
+    const int rank = shape.rank_of_slot(static_cast<int>(slot));
+    near.own_rank += std::min(amounts[slot], layer.tokens[expert] / static_cast<double>(ranks));
+    on_node[expert * nodes + static_cast<std::size_t>(shape.node_of_rank(rank))] += amounts[slot];
+  }
+  for (std::size_t i = 0; i < on_node.size(); ++i)
+    near.own_node += std::min(on_node[i], layer.tokens[i / nodes] / static_cast<double>(nodes));
+  const double all = std::accumulate(layer.tokens.begin(), layer.tokens.end(), 0.0);
+  return {near.own_rank / all, near.own_node / all};
+}
+
+void split_near(benchmark::State& state, const ClusterShape& shape,
+                const std::vector<Layer>& layers) {
+  const auto num_layers = static_cast<double>(layers.size());
+  ReplicaSplit splitter(shape);
+  Near before, after;
+  double worst = 0.0;
+  for (const Layer& layer : layers) {
+    const double highest = splitter.level(layer.slots, layer.tokens);
+    const Near leveled = near_of(shape, layer, splitter.amounts());
+    worst = std::max(worst, splitter.level(layer.slots, layer.tokens, true) / highest - 1.0);
+    const Near near = near_of(shape, layer, splitter.amounts());
+    before.own_rank += leveled.own_rank / num_layers;
+    before.own_node += leveled.own_node / num_layers;
+    after.own_rank += near.own_rank / num_layers;
+    after.own_node += near.own_node / num_layers;
+  }
+  std::size_t at = 0;
+  for ([[maybe_unused]] auto _ : state) {
+    benchmark::DoNotOptimize(splitter.level(layers[at].slots, layers[at].tokens, true));
+    at = (at + 1) % layers.size();
+  }
+  state.counters["rank_before"] = before.own_rank;
+  state.counters["rank_after"] = after.own_rank;
+  state.counters["node_before"] = before.own_node;
+  state.counters["node_after"] = after.own_node;
+  state.counters["worst_excess_percent"] = 100.0 * worst;
+}
+
 void add_case(const std::string& name, const ClusterShape& shape, std::vector<Layer> layers) {
   benchmark::RegisterBenchmark(name.c_str(), [shape,
                                               layers = std::move(layers)](benchmark::State& state) {
@@ -152,7 +206,12 @@ int main(int argc, char** argv) {
       const ClusterShape shape = shape_of(planned_on, slots, ranks);
       std::vector<Layer> layers;
       add_layers(shape, planned_on, make_load(stale), layers);
-      add_case(name, shape, std::move(layers));
+      add_case(name, shape, layers);
+      const ClusterShape on_nodes = shape_of(planned_on, slots, ranks, 4);
+      benchmark::RegisterBenchmark((name + "/near").c_str(), [on_nodes,
+                                                              layers](benchmark::State& state) {
+        split_near(state, on_nodes, layers);
+      })->Unit(benchmark::kMicrosecond);
     }
   }
   add_recorded("dsv2lite_tasks.npy", 80, 8);

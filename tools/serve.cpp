@@ -245,6 +245,13 @@ class ServeCommand final : public Command {
         },
         [&balancer] { return balancer.decode_dispatch == DispatchObjective::kTokens ? 0 : 1; },
         "What the choice of replicas keeps low on the worst rank in steps of decoding alone");
+    settings.choice(
+        "table_kind", {"fixed", "draw"},
+        [&balancer](std::size_t i) {
+          balancer.table_kind = i == 0 ? TableKind::kFixed : TableKind::kDraw;
+        },
+        [&balancer] { return balancer.table_kind == TableKind::kFixed ? 0 : 1; },
+        "Replica choice by a table of fixed width or by one draw a token among the shares");
     settings.integer("staging_bytes", staging_bytes_, 1, std::int64_t{1} << 40,
                      "Memory of a rank for arriving experts");
     settings.integer("packet_interval", balancer.packet_interval, 1, kMostSteps,

@@ -56,6 +56,12 @@ enum class DispatchObjective : std::uint8_t {
                       ///< the time (decode).
 };
 
+/// Where an engine reads which replica a token goes to.
+enum class TableKind : std::uint8_t {
+  kFixed,  ///< dispatch_table(): rows of one width, for kernels.
+  kDraw,   ///< draw_table() as well: the shares themselves, for engines that choose on the CPU.
+};
+
 /// Who plans.
 enum class ControlMode : std::uint8_t {
   kReplicated,  ///< Every rank plans; the hashes of the plans are compared.
@@ -87,11 +93,13 @@ struct BalancerConfig {
   std::int64_t window_assignments =
       4096;                     ///< Token-expert assignments per layer that are worth judging.
   bool locality_first = false;  ///< dispatch_table() prefers slots of its own rank, then of its
-                                ///< own node, as far as the planned shares allow (all ranks are
-                                ///< taken to have as many tokens: where they differ, rank loads are
-                                ///< less level than planned).
+                                ///< own node, as far as the shares allow, which are planned for
+                                ///< it (all ranks are taken to have as many tokens: where they
+                                ///< differ, rank loads are less level than planned).
   DispatchObjective decode_dispatch =
-      DispatchObjective::kTokens;  ///< Of dispatch_table() in steps of Phase::kDecode.
+      DispatchObjective::kTokens;            ///< Of dispatch_table() in steps of Phase::kDecode.
+  TableKind table_kind = TableKind::kFixed;  ///< kDraw goes by the shares alone: neither with
+                                             ///< locality_first nor with kActivatedExperts.
   // How it is carried out.
   InstallMode install_mode = InstallMode::kSwap;
   std::size_t staging_bytes = std::size_t{64}
@@ -264,6 +272,8 @@ class Balancer {
   /// The choices of one layer for this source rank and the phase of the step; valid until the next
   /// begin_step.
   DispatchView dispatch_table(int moe_layer_id) const noexcept;
+  /// Likewise with TableKind::kDraw, refreshed in place by begin_step; else nullptr.
+  const DrawTable* draw_table(int moe_layer_id) const noexcept;
   /// Adds one layer's tokens received per local slot after dispatch, [slots of this rank].
   void record(int moe_layer_id, std::span<const std::uint32_t> expert_token_counts) noexcept;
   /// Ends the step; posts this rank's packet when one is due.

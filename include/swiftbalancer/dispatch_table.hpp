@@ -2,6 +2,7 @@
 // Per-token replica choice with planned shares. A DispatchTable is built by the balancer worker for
 // one source rank and read by the engine; refreshed in place at commits, at a fixed address.
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -56,24 +57,34 @@ class LocalityFirst {
   /// @param source_load [num_ranks] tokens of each source rank, >= 0; empty: all alike.
   explicit LocalityFirst(const ClusterShape& shape, std::span<const std::int64_t> source_load = {});
   /// What one source gets, its own rank's slots first. Together the sources follow the shares
-  /// within two entries of the largest source a slot. Does not allocate. Cost: O(sources *
-  /// entries).
+  /// within two entries of the largest source a slot. Does not allocate. Cost: O(sources + entries)
+  /// for each node with a slot of the expert.
   /// @param slots of the expert, ascending. @param shares [num_slots] of the layer.
   void choose(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares,
               std::size_t source, std::span<std::int32_t, kDispatchEntries> out);
 
  private:
-  void spread(std::span<const std::int32_t> slots, int node);
+  // Weights of entries, in units of 1 / kShareUnit, up to the beginning of each turn.
+  using Turns = std::array<std::int64_t, kDispatchEntries + 1>;
 
-  std::vector<std::int64_t> weight_;  // [num_ranks] of a source's entry
+  void keep_on_ranks(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares);
+  void keep_on_node(std::span<const std::int32_t> slots, std::size_t node);
+  bool make_room(std::span<const std::int32_t> slots, std::span<const int> sources, int node);
+  void take(std::span<const std::int32_t> slots, std::span<const int> sources, const Turns& turns);
+  bool give_out(std::span<const std::int32_t> slots, std::span<const int> sources,
+                const Turns& turns);
+  Turns turns_of(std::span<const int> sources) const;
+
+  std::vector<std::int64_t> weight_;  // [num_ranks] of a source's entry, in 1 / kShareUnit
   std::int64_t total_weight_ = 0;
   std::vector<int> rank_of_slot_;
   std::vector<int> node_of_rank_;
-  int num_nodes_ = 1;
+  std::vector<std::vector<int>> ranks_of_node_;
+  std::vector<int> all_ranks_;
   // Of the expert under way.
-  std::vector<int> left_;           // [num_ranks] entries not yet given a slot
-  std::vector<int> taken_;          // [num_ranks] scratch of spread()
-  std::vector<std::int64_t> open_;  // [slots of the expert] weight * kShareUnit still to be given
+  std::vector<int> left_;             // [num_ranks] entries not yet given a slot
+  std::vector<std::int64_t> open_;    // [slots of the expert] weight * kShareUnit still to be given
+  std::vector<std::int64_t> end_of_;  // [slots of the expert] the end of its place on the line
   std::size_t source_ = 0;
   std::int32_t* next_ = nullptr;
 };

@@ -53,6 +53,9 @@ struct LayerProblem {
   int max_rank_moves = -1;  ///< Moves that a rank may receive, and may send; < 0: no limit.
   /// With expert groups: replicas outside the node of their group; < 0: groups bind nothing.
   int max_cross_node_replicas = -1;
+  /// Of the shares that make no rank hotter, those that let most tokens stay on their own rank,
+  /// then on their own node, all ranks sending the same.
+  bool locality_first = false;
 };
 
 /// A point on the way of an incremental plan: what it wins for how many moves.

@@ -1,6 +1,10 @@
 // Rows of a dispatch table that keep tokens on their own rank, then on their own node, as far as
 // the shares allow. Every source works out what all sources take, so that together they follow the
 // shares, and keeps its own row.
+//
+// The entries that sources of a node (or of all nodes) have left are laid on a line, one of each
+// source in turn, and beside them what the slots there are open for: an entry goes to the slot
+// beside its middle. Of the other sources only sums are needed, so no entry of theirs is looked at.
 
 #include <algorithm>
 #include <cstddef>
@@ -11,6 +15,9 @@ namespace swiftbalancer {
 namespace {
 
 constexpr int kEverywhere = -1;
+
+std::size_t index(std::int32_t value) { return static_cast<std::size_t>(value); }
+
 // Source weights are brought down to about this sum: amounts then stay far below 2^63.
 constexpr double kWeightSum = 1 << 20;
 
@@ -31,15 +38,21 @@ std::vector<std::int64_t> weights_of(std::span<const std::int64_t> source_load, 
 
 LocalityFirst::LocalityFirst(const ClusterShape& shape, std::span<const std::int64_t> source_load)
     : weight_(weights_of(source_load, shape.num_ranks())),
+      ranks_of_node_(index(shape.num_nodes())),
       left_(weight_.size()),
-      taken_(weight_.size()),
-      open_(static_cast<std::size_t>(shape.num_slots())) {
+      open_(index(shape.num_slots())),
+      end_of_(open_.size()) {
   for (int slot = 0; slot < shape.num_slots(); ++slot)
     rank_of_slot_.push_back(shape.rank_of_slot(slot));
-  for (int rank = 0; rank < shape.num_ranks(); ++rank)
+  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
     node_of_rank_.push_back(shape.node_of_rank(rank));
-  num_nodes_ = shape.num_nodes();
-  for (const std::int64_t weight : weight_) total_weight_ += weight;
+    ranks_of_node_[index(shape.node_of_rank(rank))].push_back(rank);
+    all_ranks_.push_back(rank);
+  }
+  for (std::int64_t& weight : weight_) {
+    total_weight_ += weight;
+    weight *= kShareUnit;
+  }
 }
 
 void LocalityFirst::choose(std::span<const std::int32_t> slots,
@@ -47,69 +60,122 @@ void LocalityFirst::choose(std::span<const std::int32_t> slots,
                            std::span<std::int32_t, kDispatchEntries> out) {
   next_ = out.data();
   source_ = source;
-  std::ranges::fill(left_, kDispatchEntries);
-  for (std::size_t i = 0; i < slots.size(); ++i) {
-    open_[i] = kDispatchEntries * total_weight_ * shares[static_cast<std::size_t>(slots[i])];
-    const auto rank = static_cast<std::size_t>(rank_of_slot_[static_cast<std::size_t>(slots[i])]);
-    const std::int64_t entry = weight_[rank] * kShareUnit;
-    const int own = static_cast<int>(std::min<std::int64_t>(left_[rank], open_[i] / entry));
-    open_[i] -= own * entry;
-    left_[rank] -= own;
-    if (rank == source) next_ = std::fill_n(next_, own, slots[i]);
+  keep_on_ranks(slots, shares);
+  const std::size_t num_nodes = ranks_of_node_.size();
+  const std::size_t own_node = index(node_of_rank_[source]);
+  if (left_[source] > 0 && num_nodes > 1) keep_on_node(slots, own_node);
+  if (left_[source] == 0) return;
+  for (std::size_t node = 0; num_nodes > 1 && node < num_nodes; ++node) {
+    if (node != own_node) keep_on_node(slots, node);
   }
-  for (int node = 0; num_nodes_ > 1 && node < num_nodes_; ++node) spread(slots, node);
-  spread(slots, kEverywhere);
+  if (make_room(slots, all_ranks_, kEverywhere)) give_out(slots, all_ranks_, turns_of(all_ranks_));
 }
 
-// Lays the entries that the node's sources have left on a line, one of each source in turn, and
-// beside them what its slots are open for: an entry goes to the slot beside its middle. Where slots
-// are open for more than there is, all are filled in proportion; where for less, entries are left.
-void LocalityFirst::spread(std::span<const std::int32_t> slots, int node) {
-  const auto is_here = [&](std::size_t rank) {
-    return node == kEverywhere || node_of_rank_[rank] == node;
-  };
-  const auto rank_of = [&](std::size_t i) {
-    return static_cast<std::size_t>(rank_of_slot_[static_cast<std::size_t>(slots[i])]);
+void LocalityFirst::keep_on_ranks(std::span<const std::int32_t> slots,
+                                  std::span<const std::uint32_t> shares) {
+  std::ranges::fill(left_, kDispatchEntries);
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const std::size_t rank = index(rank_of_slot_[index(slots[i])]);
+    const std::int64_t open = kDispatchEntries * total_weight_ * shares[index(slots[i])];
+    const int own = static_cast<int>(std::min<std::int64_t>(left_[rank], open / weight_[rank]));
+    open_[i] = open - own * weight_[rank];
+    left_[rank] -= own;
+    if (rank == source_) next_ = std::fill_n(next_, own, slots[i]);
+  }
+}
+
+void LocalityFirst::keep_on_node(std::span<const std::int32_t> slots, std::size_t node) {
+  const std::span<const int> sources = ranks_of_node_[node];
+  if (!make_room(slots, sources, static_cast<int>(node))) return;
+  const Turns turns = turns_of(sources);
+  if (node == index(node_of_rank_[source_]) && give_out(slots, sources, turns)) {
+    left_[source_] = 0;  // Its row is full: what the others take does not matter.
+    return;
+  }
+  take(slots, sources, turns);
+}
+
+// Puts the slots that are open for these sources on the line. Where they are open for more than
+// there is, all are filled in proportion. @returns false where there is nothing to give or to take.
+bool LocalityFirst::make_room(std::span<const std::int32_t> slots, std::span<const int> sources,
+                              int node) {
+  const auto is_here = [&](std::size_t i) {
+    return node == kEverywhere || node_of_rank_[index(rank_of_slot_[index(slots[i])])] == node;
   };
   std::int64_t supply = 0, open = 0;
-  for (std::size_t rank = 0; rank < left_.size(); ++rank)
-    supply += is_here(rank) ? left_[rank] * weight_[rank] * kShareUnit : 0;
-  for (std::size_t i = 0; i < slots.size(); ++i) open += is_here(rank_of(i)) ? open_[i] : 0;
-  if (supply <= 0 || open <= 0) return;
-  const double part = std::min(1.0, static_cast<double>(supply) / static_cast<double>(open));
-  const auto room = [&](std::size_t i) {
-    const double filled = part * static_cast<double>(open_[i]);
-    return part < 1.0 ? static_cast<std::int64_t>(filled) : open_[i];
-  };
-  std::ranges::fill(taken_, 0);
-  std::size_t at = 0;
-  const auto skip_others = [&] {
-    while (at < slots.size() && !is_here(rank_of(at))) ++at;
-  };
-  skip_others();
-  std::int64_t begin = 0, limit = room(at), filled = 0;
-  for (int turn = 0; turn < kDispatchEntries; ++turn) {
-    for (std::size_t rank = 0; rank < left_.size(); ++rank) {
-      if (!is_here(rank) || left_[rank] <= turn) continue;
-      const std::int64_t entry = weight_[rank] * kShareUnit;
-      while (begin + entry / 2 >= limit) {
-        open_[at] -= filled;
-        filled = 0;
-        ++at;
-        skip_others();
-        if (at == slots.size()) break;
-        limit += room(at);
-      }
-      if (at == slots.size()) break;
-      begin += entry;
-      filled += entry;
-      ++taken_[rank];
-      if (rank == source_) *next_++ = slots[at];
-    }
-    if (at == slots.size()) break;
+  for (std::size_t i = 0; i < slots.size(); ++i) open += is_here(i) ? open_[i] : 0;
+  if (open <= 0) return false;
+  for (const int rank : sources) supply += left_[index(rank)] * weight_[index(rank)];
+  const double part = static_cast<double>(supply) / static_cast<double>(open);
+  std::int64_t end = 0;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const std::int64_t room =
+        part < 1.0 ? static_cast<std::int64_t>(part * static_cast<double>(open_[i])) : open_[i];
+    end += is_here(i) ? room : 0;
+    end_of_[i] = end;
   }
-  if (at < slots.size()) open_[at] -= filled;
-  for (std::size_t rank = 0; rank < left_.size(); ++rank) left_[rank] -= taken_[rank];
+  return supply > 0;
+}
+
+LocalityFirst::Turns LocalityFirst::turns_of(std::span<const int> sources) const {
+  Turns turns{};
+  std::int64_t weight = 0;  // of a turn
+  for (const int rank : sources) {
+    weight += weight_[index(rank)];
+    turns[index(left_[index(rank)])] += weight_[index(rank)];
+  }
+  std::int64_t begin = 0;
+  for (std::int64_t& turn : turns) {
+    weight -= turn;  // Of sources with no entry left for it.
+    turn = begin;
+    begin += weight;
+  }
+  return turns;
+}
+
+// This source's entries. @returns whether there was a slot for each.
+bool LocalityFirst::give_out(std::span<const std::int32_t> slots, std::span<const int> sources,
+                             const Turns& turns) {
+  Turns before{};  // Those of the sources before it, by the turn that is their last.
+  std::int64_t ahead = 0;
+  for (const int rank : sources) {
+    if (index(rank) == source_) break;
+    before[index(left_[index(rank)])] += weight_[index(rank)];
+    ahead += weight_[index(rank)];
+  }
+  std::size_t at = 0;
+  for (std::size_t turn = 0; turn < index(left_[source_]); ++turn) {
+    ahead -= before[turn];
+    const std::int64_t middle = turns[turn] + ahead + weight_[source_] / 2;
+    while (at < slots.size() && middle >= end_of_[at]) ++at;
+    if (at == slots.size()) return false;
+    *next_++ = slots[at];
+  }
+  return true;
+}
+
+// What all these sources take, off what they have left and what the slots are open for.
+void LocalityFirst::take(std::span<const std::int32_t> slots, std::span<const int> sources,
+                         const Turns& turns) {
+  std::size_t turn = 0, stop = 0;  // the first entry that is beyond the slot: its turn and source
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < slots.size(); ++i) {
+    const std::int64_t before = begin;
+    while (turn < kDispatchEntries && turns[turn + 1] <= end_of_[i]) ++turn;
+    begin = turns[turn];
+    for (stop = 0; stop < sources.size() && turn < kDispatchEntries; ++stop) {
+      const std::size_t rank = index(sources[stop]);
+      if (left_[rank] <= static_cast<int>(turn)) continue;
+      if (begin + weight_[rank] / 2 >= end_of_[i]) break;
+      begin += weight_[rank];
+    }
+    open_[i] -= begin - before;
+  }
+  for (std::size_t k = 0; k < sources.size(); ++k) {
+    int& left = left_[index(sources[k])];
+    const int full = static_cast<int>(turn);
+    left -= left > full ? full + (k < stop ? 1 : 0) : left;
+  }
 }
 
 }  // namespace swiftbalancer

@@ -68,9 +68,9 @@ Status ExpertExchange::open_step(std::uint64_t step, const StepHeader& mine) {
 }
 
 Status ExpertExchange::dispatch(int moe_layer_id, const Routing& routing, DispatchView table,
-                                std::int64_t clock_ns) {
+                                std::int64_t clock_ns, const DrawTable* draws) {
   layer_ = moe_layer_id;
-  choose(moe_layer_id, routing, table);
+  choose(moe_layer_id, routing, table, draws);
   const Status status = receive_rows(clock_ns);
   if (status.ok()) group_by_slot();
   return status;
@@ -86,7 +86,8 @@ void ExpertExchange::count_locality(LocalityRecord& locality) const noexcept {
   }
 }
 
-void ExpertExchange::choose(int moe_layer_id, const Routing& routing, DispatchView table) {
+void ExpertExchange::choose(int moe_layer_id, const Routing& routing, DispatchView table,
+                            const DrawTable* draws) {
   const auto experts = static_cast<std::size_t>(shape_.num_logical_experts());
   std::uint32_t* tickets = tickets_.data() + static_cast<std::size_t>(moe_layer_id) * experts;
   for (Peer& to : peers_) {
@@ -96,7 +97,9 @@ void ExpertExchange::choose(int moe_layer_id, const Routing& routing, DispatchVi
   choices_.clear();
   for (std::size_t i = 0; i < routing.topk_ids.size(); ++i) {
     const std::int32_t expert = routing.topk_ids[i];
-    const std::int32_t slot = table.slot(expert, tickets[expert]++);
+    const std::uint32_t ticket = tickets[expert]++;
+    const std::int32_t slot =
+        draws != nullptr ? draws->slot(expert, ticket, rank_) : table.slot(expert, ticket);
     const int owner = shape_.rank_of_slot(slot);
     Peer& to = peer(owner);
     choices_.push_back({owner, static_cast<int>(to.slots.size())});

@@ -48,8 +48,9 @@ class ExpertExchange {
   std::span<const StepHeader> headers() const noexcept { return headers_; }
 
   /// Sends the rows of a layer to their slots and receives those for this rank's slots.
+  /// @param draws if there are any, they and not the table say which slot a row goes to.
   Status dispatch(int moe_layer_id, const Routing& routing, DispatchView table,
-                  std::int64_t clock_ns);
+                  std::int64_t clock_ns, const DrawTable* draws = nullptr);
   /// Tokens received by each slot of this rank in the last dispatch: [slots of this rank].
   std::span<const std::uint32_t> tokens_per_slot() const noexcept { return tokens_per_slot_; }
   /// Runs every slot that received rows. @param run(local_slot, input, num_rows, output), rows of
@@ -94,7 +95,7 @@ class ExpertExchange {
     int row;
   };
 
-  void choose(int moe_layer_id, const Routing& routing, DispatchView table);
+  void choose(int moe_layer_id, const Routing& routing, DispatchView table, const DrawTable* draws);
   Status receive_rows(std::int64_t clock_ns);
   Status check_message(int peer, std::size_t bytes) const;
   void group_by_slot();

@@ -304,7 +304,8 @@ void RankEngine::forward() {
 void RankEngine::run_layer(int layer) {
   model_.attend_and_route(layer, batch_->sequences, hidden_, routing_);
   clock_.attention(batch_->num_tokens(), batch_->context);
-  exchange_->dispatch(layer, routing_, balancer_.dispatch_table(layer), clock_.now_ns())
+  const DispatchView table = balancer_.dispatch_table(layer);
+  exchange_->dispatch(layer, routing_, table, clock_.now_ns(), balancer_.draw_table(layer))
       .throw_if_failed();
   exchange_->count_locality(record_.locality);
   clock_.dispatch(exchange_->clocks(), exchange_->rows_to(), exchange_->rows_from());

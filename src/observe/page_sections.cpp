@@ -172,6 +172,7 @@ Cells runs_row(const RunFile& file, std::size_t i) {
           or_na(run.mean_after_switch_by_shares, format_ratio),
           or_na(mean_after_switches(file, run.worst_layer_per_window), format_ratio),
           or_na(excess_removed(file, run), format_percent),
+          fmt::format("{} / {}", format_percent(run.own_rank), format_percent(run.own_node)),
           count(run.moves),
           format_bytes(shown_bytes(run)),
           step_time(run),
@@ -228,10 +229,10 @@ std::string runs_table(const RunFile& file) {
                   or_na(file.hindsight_mean_over_windows, format_ratio),
                   or_na(file.hindsight_mean_after_switch, format_ratio), "",
                   or_na(mean_after_switches(file, file.hindsight_worst_layer), format_ratio), "",
-                  "", "", "", "", "", ""});
+                  "", "", "", "", "", "", ""});
   return table({"run", "imbalance, all windows", "after switches", "by the shares", "worst layer",
-                "excess removed", "moves", "bytes", "virtual time / step", "tokens / virtual s",
-                "wall time", "output digest"},
+                "excess removed", "tokens on own rank / node", "moves", "bytes",
+                "virtual time / step", "tokens / virtual s", "wall time", "output digest"},
                rows);
 }
 

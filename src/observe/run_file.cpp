@@ -207,6 +207,8 @@ Run read_run(const Node& node, const RunFile& file) {
       node["imbalance_by_shares"]["mean_over_windows"].number_or_null();
   run.mean_after_switch_by_shares =
       node["imbalance_by_shares"]["mean_after_switch"].number_or_null();
+  run.own_rank = node["locality"]["own_rank"].number();
+  run.own_node = node["locality"]["own_node"].number();
   if (file.hardware) read_virtual_time(node, run);
   read_events(node, run);
   run.moves = node["moves"].count();

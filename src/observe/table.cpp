@@ -47,17 +47,21 @@ std::string row(const RunFile& file, const Run& run) {
               outputs(file, run));
 }
 
-// What slots counted, beside what the same tokens come to by the planned shares.
+// What slots counted, beside what the same tokens come to by the planned shares; and how many
+// tokens stayed near.
 std::string shares_lines(const RunFile& file) {
-  constexpr const char* kColumns = "{:<10} {:>9} {:>9} {:>9} {:>9}\n";
+  constexpr const char* kColumns = "{:<10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}\n";
   std::string text =
-      "\n" + fmt::format(kColumns, "imbalance", "counted", "by shares", "counted", "by shares") +
-      fmt::format(kColumns, "", "all", "all", "after sw.", "after sw.");
+      "\n" +
+      fmt::format(kColumns, "imbalance", "counted", "by shares", "counted", "by shares",
+                  "tokens on", "tokens on") +
+      fmt::format(kColumns, "", "all", "all", "after sw.", "after sw.", "own rank", "own node");
   for (const Run& run : file.runs) {
     text += fmt::format(kColumns, cell(run.label), or_na(run.mean_over_windows, format_ratio),
                         or_na(run.mean_over_windows_by_shares, format_ratio),
                         or_na(run.mean_after_switch, format_ratio),
-                        or_na(run.mean_after_switch_by_shares, format_ratio));
+                        or_na(run.mean_after_switch_by_shares, format_ratio),
+                        format_percent(run.own_rank), format_percent(run.own_node));
   }
   return text;
 }

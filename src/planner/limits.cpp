@@ -212,7 +212,7 @@ std::vector<std::uint32_t> shares_of(const LayerProblem& problem,
   if (problem.dispatch == Dispatch::kEven || relaxed) return even;
   ReplicaSplit split(*problem.shape, problem.rank_speed);
   const std::vector<double> load(problem.load.begin(), problem.load.end());
-  split.level(slots, load);
+  split.level(slots, load, problem.locality_first);
   std::vector<std::uint32_t> level(slots.size());
   split.shares(level);
   return imbalance_of_times(problem, slots, level) < imbalance_of_times(problem, slots, even)

@@ -181,6 +181,7 @@ class Job final : public PlanJob {
     problem.max_rank_moves = limits_.max_rank_moves;
     problem.max_cross_node_replicas = -1;
     if (!limits_.pinned_experts.empty()) problem.pinned = pin(problem.placement);
+    problem.locality_first = input_.config.locality_first;
     // Layers of one plan get unrelated seeds, whatever the loads.
     problem.seed = Mixer(input_.seed ^ Mixer(static_cast<std::uint64_t>(layer)).next()).next();
     return problem;

@@ -126,8 +126,9 @@ struct Planner::Impl {
     return sum / shape.num_moe_layers();
   }
 
-  // Traffic that has not changed since experts were moved for it moves none again, unless those
-  // plans turn out to be bad: more data sharpens the shares only, which costs no transfer.
+  // Traffic that has not changed since it was planned for, be it with new shares alone, moves no
+  // expert again, unless those plans turn out to be bad: more data sharpens the shares only, which
+  // costs no transfer.
   int allowed_moves() const {
     const bool open = std::ranges::any_of(known_phases(), [](const PhaseTraffic* phase) {
       return phase->traffic->has_new_evidence() && phase->traffic->is_open();
@@ -137,10 +138,10 @@ struct Planner::Impl {
   }
 
   // A plan is committed unit by unit and counts once.
-  void note_moves(const ServedState& now) {
-    if (counted || now.placement == served.placement) return;
+  void note_plan(const ServedState& now) {
+    if (counted || (now.placement == served.placement && now.shares == served.shares)) return;
     for (PhaseTraffic& phase : phases) {
-      if (phase.traffic) phase.traffic->note_moves();
+      if (phase.traffic) phase.traffic->note_plan();
     }
     counted = true;
   }
@@ -212,7 +213,7 @@ struct Planner::Impl {
   ServedState served;
   bool rebalancing = false;
   bool wants = false;
-  bool counted = false;  // whether the plan under way has moved experts
+  bool counted = false;  // whether the plan under way has changed anything
 };
 
 Planner::Planner(const ClusterShape& shape, const PlannerConfig& config)
@@ -235,7 +236,7 @@ void Planner::observe(const ExpertLoad& load, Phase phase) {
 }
 
 void Planner::on_served(const ServedState& served, bool rebalancing) {
-  impl_->note_moves(served);
+  impl_->note_plan(served);
   impl_->served = served;
   impl_->rebalancing = rebalancing;
   impl_->judge();

@@ -45,6 +45,7 @@ struct PlannerConfig {
       4096;  ///< Token-expert assignments per layer that make a window worth judging.
   PlanLimits limits{};
   std::vector<std::int64_t> expert_bytes{};  ///< [num_moe_layers]; for budgets of bytes.
+  bool locality_first = false;               ///< As in LayerProblem.
 };
 
 /// @throws Error kInvalidArgument naming what is given and the policy does not go by. Policies that

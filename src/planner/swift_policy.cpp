@@ -17,51 +17,15 @@
 namespace swiftbalancer {
 namespace {
 
-// Amounts in units of 1 / kShareUnit of their expert's load: rounded down, the rest to its replica
-// with the largest amount. An expert without load, or all of whose amounts are lost to rounding, is
-// split evenly.
-std::vector<std::uint32_t> shares_of(const ClusterShape& shape, std::span<const std::int32_t> slots,
-                                     std::span<const double> amounts) {
-  const auto experts = static_cast<std::size_t>(shape.num_logical_experts());
-  std::vector<double> total(experts, 0.0);
-  for (std::size_t slot = 0; slot < slots.size(); ++slot)
-    total[static_cast<std::size_t>(slots[slot])] += amounts[slot];
-  std::vector<std::uint32_t> shares = even_shares(slots, shape.num_logical_experts());
-  std::vector<std::uint32_t> left(experts, kShareUnit);
-  std::vector<std::size_t> largest(experts, slots.size());
-  for (std::size_t slot = 0; slot < slots.size(); ++slot) {
-    const auto expert = static_cast<std::size_t>(slots[slot]);
-    if (total[expert] <= 0.0) continue;
-    const double part = std::clamp(amounts[slot] / total[expert], 0.0, 1.0);
-    shares[slot] = std::min(left[expert], static_cast<std::uint32_t>(part * kShareUnit));
-    left[expert] -= shares[slot];
-    if (largest[expert] == slots.size() || amounts[slot] > amounts[largest[expert]])
-      largest[expert] = slot;
-  }
-  for (std::size_t expert = 0; expert < experts; ++expert) {
-    if (largest[expert] != slots.size()) shares[largest[expert]] += left[expert];
-  }
+// Those that level the ranks best.
+std::vector<std::uint32_t> split_shares(const LayerProblem& problem,
+                                        std::span<const std::int32_t> slots) {
+  ReplicaSplit split(*problem.shape);
+  split.level(slots, std::vector<double>(problem.load.begin(), problem.load.end()),
+              problem.locality_first);
+  std::vector<std::uint32_t> shares(slots.size());
+  split.shares(shares);
   return shares;
-}
-
-// Amounts follow their experts when slots of a rank are reordered.
-std::vector<double> amounts_after_reorder(const ClusterShape& shape,
-                                          std::span<const std::int32_t> from,
-                                          std::span<const double> amounts,
-                                          std::span<const std::int32_t> to) {
-  std::vector<double> result(amounts.begin(), amounts.end());
-  for (int rank = 0; rank < shape.num_ranks(); ++rank) {
-    const auto first = static_cast<std::size_t>(shape.first_slot(rank));
-    const auto last = static_cast<std::size_t>(shape.first_slot(rank + 1));
-    std::vector<bool> used(last - first, false);
-    for (std::size_t slot = first; slot < last; ++slot) {
-      std::size_t source = first;
-      while (used[source - first] || from[source] != to[slot]) ++source;
-      used[source - first] = true;
-      result[slot] = amounts[source];
-    }
-  }
-  return result;
 }
 
 // The part of a path that a plan may be taken from: each point has more moves than the last.
@@ -131,13 +95,23 @@ LayerPlan full_plan(const LayerProblem& problem) {
   std::vector<std::int32_t> slots = plan_full(shape, problem.load);
   align_ranks(shape, problem.placement, false, slots);
   align_slots(shape, problem.placement, slots);
-  std::vector<std::uint32_t> shares = even_shares(slots, shape.num_logical_experts());
-  if (problem.dispatch == Dispatch::kSplit) {
-    ReplicaSplit split(shape);
-    split.level(slots, std::vector<double>(problem.load.begin(), problem.load.end()));
-    split.shares(shares);
-  }
+  std::vector<std::uint32_t> shares = problem.dispatch == Dispatch::kSplit
+                                          ? split_shares(problem, slots)
+                                          : even_shares(slots, shape.num_logical_experts());
   return make_plan(problem, std::move(slots), std::move(shares), 0);
+}
+
+LayerPlan plan_split(const LayerProblem& problem) {
+  LayerPlan plan = unchanged_plan(problem);
+  SearchResult found = search_placement(problem, plan.imbalance_before);
+  if (!found.slots.empty()) {
+    align_slots(*problem.shape, problem.placement, found.slots);
+    std::vector<std::uint32_t> shares = split_shares(problem, found.slots);
+    plan = make_plan(problem, std::move(found.slots), std::move(shares), found.work);
+  }
+  plan.work = found.work;
+  plan.trade_offs = std::move(found.trade_offs);
+  return plan;
 }
 
 class SwiftPolicy final : public Policy {
@@ -158,18 +132,7 @@ class SwiftPolicy final : public Policy {
     check_problem(problem);
     check_limits(problem);
     if (problem.from_scratch) return full_plan(problem);
-    if (problem.dispatch == Dispatch::kEven) return plan_even(problem);
-    const ClusterShape& shape = *problem.shape;
-    LayerPlan plan = unchanged_plan(problem);
-    SearchResult found = search_placement(problem, plan.imbalance_before);
-    plan.work = found.work;
-    if (found.amounts.empty()) return plan;
-    std::vector<std::int32_t> slots = found.slots;
-    align_slots(shape, problem.placement, slots);
-    const std::vector<double> amounts =
-        amounts_after_reorder(shape, found.slots, found.amounts, slots);
-    std::vector<std::uint32_t> shares = shares_of(shape, slots, amounts);
-    return make_plan(problem, std::move(slots), std::move(shares), found.work);
+    return problem.dispatch == Dispatch::kEven ? plan_even(problem) : plan_split(problem);
   }
 };
 

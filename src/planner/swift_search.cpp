@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 
+#include "planner/split.hpp"
 #include "planner/swift_state.hpp"
 
 namespace swiftbalancer {
@@ -11,12 +12,13 @@ namespace {
 
 constexpr double kTolerance =
     0.005;  // Above the lower bound; a finer balance is far below any sampling noise.
-constexpr int kShortlist = 4;  // Slots to give away that are tried exactly.
+constexpr int kShortlist = 8;  // Slots to give away that are tried exactly.
 constexpr int kKicks = 6;      // Changes against the gain when stuck.
 constexpr int kStartSweeps = 6;
 constexpr int kStepSweeps = 1;
-constexpr std::int64_t kDefaultWork = 40'000;
+constexpr std::int64_t kDefaultWork = 400'000;
 constexpr int kMaxSteps = 400;
+constexpr double kLeastGain = 1e-9;  // Less is rounding.
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
@@ -29,10 +31,13 @@ enum class Kind { kNone, kReplace, kSwap };
 
 struct Change {
   Kind kind = Kind::kNone;
-  double gain_per_move = 0.0;
-  int slot = -1;   // replace: the slot given away; swap: on the hottest rank
-  int other = -1;  // replace: the expert that comes; swap: the other slot
+  double gain = 0.0;  // weighted
+  int slot = -1;      // replace: the slot given away; swap: on the hottest rank
+  int other = -1;     // replace: the expert that comes; swap: the other slot
 };
+
+// Of a gain by the moves that it costs: one that only goes elsewhere than before costs none.
+double weight_of(int cost) { return cost <= 0 ? 2.0 : cost == 1 ? 1.0 : 0.5; }
 
 struct Victim {
   double score = 0.0;
@@ -44,6 +49,8 @@ class Search {
   Search(const LayerProblem& problem, double served_imbalance)
       : problem_(problem),
         state_(problem),
+        split_(*problem.shape),
+        load_(problem.load.begin(), problem.load.end()),
         max_moves_(problem.max_moves < 0 ? std::numeric_limits<int>::max() : problem.max_moves),
         max_work_(problem.max_work < 0 ? kDefaultWork : problem.max_work),
         best_value_(served_imbalance),
@@ -57,7 +64,7 @@ class Search {
     int kicks = 0;
     for (int step = 0; step < kMaxSteps && state_.mean() > 0.0 && work_ < max_work_; ++step) {
       const int hottest = state_.hottest_rank();
-      if (state_.rank_load(hottest) <= target_ || !can_improve()) break;
+      if (imbalance_ * state_.mean() <= target_ || !can_improve()) break;
       const Change change = best_change(hottest);
       if (change.kind == Kind::kReplace) {
         state_.replace(change.slot, change.other);
@@ -104,10 +111,13 @@ class Search {
 
   Change best_change(int hottest) {
     Change best{Kind::kNone, state_.mean() * state_.mean() * 1e-8, -1, -1};
-    if (may_move(1)) try_replacements(hottest, best);
-    if (may_move(2)) try_swaps(hottest, best);
+    try_replacements(hottest, best);
+    try_swaps(hottest, best);
     return best;
   }
+
+  // The most that a change of the rank's slots weighs.
+  double weight_at(int rank) const { return weight_of(state_.received(rank) > 0 ? 0 : 1); }
 
   // Gives a redundant slot of another rank to an expert of the hottest one. Levelled splits make
   // two published kinds of step one: a redundant replica on the hottest rank already carries as
@@ -128,7 +138,7 @@ class Search {
       const double room = target_ - (state_.rank_load(rank) - state_.amount_at(slot));
       const double taken = std::min({excess, std::max(room, 0.0), heaviest});
       const double bound = excess * excess - (excess - taken) * (excess - taken);
-      if (bound <= shortlist.back().score || bound <= best.gain_per_move) continue;
+      if (bound <= shortlist.back().score || bound * weight_at(rank) <= best.gain) continue;
       Victim victim{bound + std::min(0.0, state_.gain_of_replace(slot, -1, target_)), slot};
       ++work_;
       for (Victim& listed : shortlist) {
@@ -146,9 +156,11 @@ class Search {
       const int expert = state_.expert_at(slot);
       if (state_.amount_at(slot) <= 0.0 || state_.holds(shape.rank_of_slot(victim), expert))
         continue;
+      const int cost = state_.cost_of(victim, expert);
+      if (!may_move(cost)) continue;
       ++work_;
-      const double gain = state_.gain_of_replace(victim, expert, target_);
-      if (gain > best.gain_per_move) best = {Kind::kReplace, gain, victim, expert};
+      const double gain = state_.gain_of_replace(victim, expert, target_) * weight_of(cost);
+      if (gain > best.gain) best = {Kind::kReplace, gain, victim, expert};
     }
   }
 
@@ -158,9 +170,9 @@ class Search {
     for (int rank = 0; rank < shape.num_ranks(); ++rank) {
       const double load = state_.rank_load(rank);
       const double before = square_above(hot, target_) + square_above(load, target_);
-      if (rank == hottest ||
-          0.5 * (before - 2.0 * square_above(0.5 * (hot + load), target_)) <= best.gain_per_move)
-        continue;
+      const double most = 0.5 * weight_at(hottest) * weight_at(rank) *
+                          (before - 2.0 * square_above(0.5 * (hot + load), target_));
+      if (rank == hottest || most <= best.gain) continue;
       for (int slot = shape.first_slot(hottest); slot < shape.first_slot(hottest + 1); ++slot) {
         if (state_.is_spare(slot) || state_.holds(rank, state_.expert_at(slot))) continue;
         work_ += shape.slots_per_rank(rank);
@@ -169,10 +181,12 @@ class Search {
           if (shift <= 0.0) continue;
           const double after =
               square_above(hot - shift, target_) + square_above(load + shift, target_);
-          const double gain = 0.5 * (before - after);
-          if (gain <= best.gain_per_move || state_.is_spare(other)) continue;
-          if (!state_.holds(hottest, state_.expert_at(other)))
-            best = {Kind::kSwap, gain, slot, other};
+          if (2.0 * (before - after) <= best.gain || state_.is_spare(other)) continue;
+          const int expert = state_.expert_at(slot), other_expert = state_.expert_at(other);
+          const int cost = state_.cost_of(slot, other_expert) + state_.cost_of(other, expert);
+          const double gain = weight_of(cost) * (before - after);
+          if (gain <= best.gain || !may_move(cost) || state_.holds(hottest, other_expert)) continue;
+          best = {Kind::kSwap, gain, slot, other};
         }
       }
     }
@@ -217,29 +231,40 @@ class Search {
     return true;
   }
 
+  // Of the placement as it is now, under the best shares.
+  double imbalance() {
+    return state_.mean() > 0.0 ? split_.level(state_.slots(), load_) / state_.mean() : 1.0;
+  }
+
   // The value of a point is its imbalance plus the price of its moves. The first point costs
   // nothing to reach except where it had to repair duplicates, which is not optional; better shares
   // alone must be worth as much as one move.
   void keep_if_best(bool first) {
-    const double value = state_.imbalance() + problem_.min_gain * state_.moves();
-    const bool no_moves = first && !repaired_;
-    const double needed = no_moves ? std::max(problem_.min_gain, 1e-3) : 1e-9;
-    const bool forced = first && repaired_;
-    if (!forced && value >= best_value_ - needed) {
-      if (first) result_.slots.assign(problem_.placement.begin(), problem_.placement.end());
-      return;
+    imbalance_ = imbalance();
+    const TradeOff point{state_.moves(), imbalance_};
+    std::vector<TradeOff>& curve = result_.trade_offs;
+    if (curve.empty() || point.imbalance < curve.back().imbalance - kLeastGain) {
+      while (!curve.empty() && curve.back().moves >= point.moves) curve.pop_back();
+      curve.push_back(point);
     }
+    const double value = point.imbalance + problem_.min_gain * point.moves;
+    const bool no_moves = first && !repaired_;
+    const double needed = no_moves ? std::max(problem_.min_gain, 1e-3) : kLeastGain;
+    const bool forced = first && repaired_;
+    if (!forced && value >= best_value_ - needed) return;
     best_value_ = value;
     result_.slots.assign(state_.slots().begin(), state_.slots().end());
-    result_.amounts.assign(state_.amounts().begin(), state_.amounts().end());
   }
 
   const LayerProblem& problem_;
   SwiftState state_;
+  ReplicaSplit split_;
+  std::vector<double> load_;
   int max_moves_;
   std::int64_t max_work_;
   double best_value_;
   double target_ = 0.0;
+  double imbalance_ = 1.0;  // of the last point
   std::int64_t work_ = 0;
   bool repaired_ = false;
   std::vector<std::uint8_t> tabu_;

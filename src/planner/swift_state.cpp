@@ -20,6 +20,7 @@ SwiftState::SwiftState(const LayerProblem& problem)
       count_(load_.size(), 0),
       replicas_(load_.size() * max_replicas_, -1),
       rank_load_(num_ranks_, 0.0),
+      received_(num_ranks_, 0),
       levels_(max_replicas_),
       trial_(max_replicas_),
       trial_slots_(max_replicas_),
@@ -49,10 +50,6 @@ int SwiftState::hottest_rank() const noexcept {
                           rank_load_.begin());
 }
 
-double SwiftState::imbalance() const noexcept {
-  return mean_ > 0.0 ? *std::max_element(rank_load_.begin(), rank_load_.end()) / mean_ : 1.0;
-}
-
 double SwiftState::lower_bound() const {
   // Smallest T with sum(max(1, ceil(load / T))) <= slots, by bisection; the replicas of an expert
   // are on different ranks.
@@ -79,6 +76,7 @@ double SwiftState::lower_bound() const {
 void SwiftState::count_move(int rank, int expert, int change) noexcept {
   if (held_first_.empty() || held_first_[index(expert) * num_ranks_ + index(rank)] != 0) return;
   moves_ += change;
+  received_[index(rank)] += change;
 }
 
 void SwiftState::attach(int slot, int expert) {

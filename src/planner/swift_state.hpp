@@ -28,6 +28,16 @@ class SwiftState {
   bool holds(int rank, int expert) const noexcept {
     return held_[index(expert) * num_ranks_ + index(rank)] != 0;
   }
+  /// Whether the rank held it at the start.
+  bool is_home(int rank, int expert) const noexcept {
+    return held_first_[index(expert) * num_ranks_ + index(rank)] != 0;
+  }
+  /// Moves that it costs to put another expert into the slot; less than 0: takes some back.
+  int cost_of(int slot, int expert) const noexcept {
+    const int rank = shape_->rank_of_slot(slot);
+    const bool takes_back = !is_spare(slot) && !is_home(rank, expert_at(slot));
+    return (is_home(rank, expert) ? 0 : 1) - (takes_back ? 1 : 0);
+  }
   int replicas(int expert) const noexcept { return count_[index(expert)]; }
   /// Slots that carry a part of an expert's load, spare ones not among them.
   std::span<const std::int32_t> replica_slots(int expert) const noexcept {
@@ -36,9 +46,9 @@ class SwiftState {
   std::span<const std::int32_t> slots() const noexcept { return slots_; }
   std::span<const double> amounts() const noexcept { return amount_; }
   int hottest_rank() const noexcept;
-  double imbalance() const noexcept;
-  /// Replicas that ranks gained since the start.
+  /// Replicas that ranks gained since the start, all and one.
   int moves() const noexcept { return moves_; }
+  int received(int rank) const noexcept { return received_[index(rank)]; }
   /// A bound below which no placement of these loads brings the maximum: the mean, or the smallest
   /// largest piece.
   double lower_bound() const;
@@ -81,8 +91,9 @@ class SwiftState {
   std::vector<double> rank_load_;         // [R]
   double mean_ = 0.0;
   int moves_ = 0;
-  std::vector<Level> levels_;  // scratch of refill()
-  std::vector<double> trial_;  // scratch of gain_of_replace(): amounts
+  std::vector<std::int32_t> received_;  // [R]
+  std::vector<Level> levels_;           // scratch of refill()
+  std::vector<double> trial_;           // scratch of gain_of_replace(): amounts
   std::vector<std::int32_t> trial_slots_;
   std::vector<std::int32_t> touched_;  // scratch: ranks whose load a trial changed
   std::vector<double> touched_load_;

@@ -66,7 +66,7 @@ void Traffic::note_look() noexcept {
   if (first_look_ == 0) first_look_ = history_.assignments_since_change();
 }
 
-void Traffic::note_moves() noexcept { ++plans_since_change_; }
+void Traffic::note_plan() noexcept { ++plans_since_change_; }
 
 bool Traffic::is_open() const noexcept {
   if (plans_since_change_ == 0) return true;

@@ -27,8 +27,8 @@ class Traffic {
   /// Since the last change, or the last look at it, enough has come for another.
   bool has_new_evidence() const noexcept;
   void note_look() noexcept;
-  /// A plan that moved experts is served.
-  void note_moves() noexcept;
+  /// A plan that moved experts, or changed shares, is served.
+  void note_plan() noexcept;
   /// Whether plans may move experts for this traffic: it is new, or the plan made at its start is
   /// yet to be corrected.
   bool is_open() const noexcept;
@@ -45,7 +45,7 @@ class Traffic {
   int changes_ = 0;              // of the traffic, as of the last note
   std::int64_t look_at_;         // assignments since the change that make new evidence
   std::int64_t first_look_ = 0;  // assignments since the change at the first look; 0: none yet
-  int plans_since_change_ = 0;   // that moved experts
+  int plans_since_change_ = 0;   // that changed anything
   bool is_known_ = false;        // the domain was recognised since the change
 };
 

@@ -127,6 +127,11 @@ DispatchView Balancer::dispatch_table(int moe_layer_id) const noexcept {
                       static_cast<std::size_t>(moe_layer_id) * row);
 }
 
+const DrawTable* Balancer::draw_table(int moe_layer_id) const noexcept {
+  if (impl_->draw_tables.empty()) return nullptr;
+  return &impl_->draw_tables[static_cast<std::size_t>(moe_layer_id)];
+}
+
 void Balancer::record(int moe_layer_id,
                       std::span<const std::uint32_t> expert_token_counts) noexcept {
   impl_->record(moe_layer_id, expert_token_counts);

@@ -274,6 +274,8 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
     ready.dispatch_rows.copy_to(std::span(dispatch_tables).subspan(at, row));
     if (!decode_tables.empty())
       ready.decode_rows.copy_to(std::span(decode_tables).subspan(at, row));
+    if (!draw_tables.empty())
+      draw_tables[static_cast<std::size_t>(layer)].build(unit.placement, unit.shares);
   }
   std::uint32_t* before = counters.data() + layout.counter(layer, 0, 0);
   std::uint32_t* now = counters.data() + layout.counter(layer, 1, 0);

@@ -126,6 +126,7 @@ struct BalancerCore {
   Placement placement;
   std::vector<std::int32_t> dispatch_tables;  // [layers][experts * kDispatchEntries]
   std::vector<std::int32_t> decode_tables;    // likewise, of decode steps; empty: the same ones
+  std::vector<DrawTable> draw_tables;         // [layers], or none
   std::vector<std::vector<std::byte*>> slot_parts;   // [layers * local slots][parts]
   std::vector<std::vector<std::size_t>> part_bytes;  // [layers][parts]
   std::vector<std::size_t> expert_bytes;             // [layers]

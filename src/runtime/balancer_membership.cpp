@@ -120,10 +120,13 @@ void BalancerCore::note_losses(std::span<const int> live_ranks) {
 void BalancerCore::build_tables(const ServedState& served) {
   const auto row = static_cast<std::size_t>(shape.num_logical_experts()) * kDispatchEntries;
   DispatchTableBuilder tables(shape, config.locality_first);
+  draw_tables.clear();
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     const auto at = static_cast<std::size_t>(layer);
     tables.build(served.placement.layer(layer), served.shares[at], rank,
                  std::span(dispatch_tables).subspan(at * row, row));
+    if (config.table_kind == TableKind::kDraw)
+      draw_tables.emplace_back(shape).build(served.placement.layer(layer), served.shares[at]);
     if (decode_tables.empty()) continue;
     tables.build(served.placement.layer(layer),
                  one_slot_shares(shape, served.placement.layer(layer)), rank,

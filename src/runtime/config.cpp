@@ -73,6 +73,12 @@ void validate(const BalancerConfig& config, const ClusterShape& shape) {
   check_plan_limits(config.limits, config.policy, shape);
   if (config.deadline.count() <= 0)
     refuse("deadline", std::to_string(config.deadline.count()) + " ms", "at least 1 ms");
+  const bool by_shares_alone =
+      !config.locality_first && config.decode_dispatch == DispatchObjective::kTokens;
+  if (config.table_kind == TableKind::kDraw && !by_shares_alone) {
+    refuse("table_kind", "draw",
+           "fixed with locality_first or decode_dispatch: a draw goes by the shares alone");
+  }
   if (config.planner_restarts < 0)
     refuse("planner_restarts", std::to_string(config.planner_restarts), "0 or more");
   if (config.planner_deadline.count() <= 0) {
@@ -90,6 +96,7 @@ PlannerConfig planner_config(const BalancerConfig& config, const ClusterShape& f
   planner.imbalance_trigger = config.imbalance_trigger;
   planner.min_gain = config.min_gain;
   planner.window_assignments = config.window_assignments;
+  planner.locality_first = config.locality_first;
   planner.limits = config.limits;
   planner.expert_bytes.assign(expert_bytes.begin(), expert_bytes.end());
   if (!config.limits.rank_speeds.empty()) {

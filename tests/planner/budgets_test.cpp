@@ -80,6 +80,9 @@ class Budgets : public ::testing::TestWithParam<Dispatch> {
     return job->take();
   }
 
+  // Fewer moves than are wanted; shares make many unnecessary.
+  static int some() { return GetParam() == Dispatch::kSplit ? 4 : 8; }
+
   static std::int64_t bytes_of(int layer) { return 100 + 10 * layer; }
 
   static std::int64_t bytes_of(const Plan& plan) {
@@ -120,7 +123,7 @@ class Budgets : public ::testing::TestWithParam<Dispatch> {
 
 TEST_P(Budgets, AreNeverExceededAndEachMoreOfThemBalancesMore) {
   const Plan free = planned({});
-  ASSERT_GT(free.moves, 10);
+  ASSERT_GT(free.moves, some());
   double before = free.imbalance_before.mean_over_layers;
   for (const int budget : {0, 1, 4, 12, 30}) {
     const Plan plan = planned({.max_moves_per_rebalance = budget});
@@ -148,30 +151,32 @@ TEST_P(Budgets, ThatAreLargeEnoughChangeNothing) {
 
 TEST_P(Budgets, OfARankHoldForWhatItReceivesAndSends) {
   const auto most = std::ranges::max(busiest_bytes(planned({})));
-  for (const std::int64_t budget : {std::int64_t{0}, std::int64_t{150}, most / 3, most / 2}) {
+  for (const std::int64_t budget : {std::int64_t{0}, std::int64_t{150}, most / 3, most / 2, most}) {
     const Plan plan = planned({.max_bytes_per_rank = budget});
     EXPECT_LE(std::ranges::max(busiest_bytes(plan)), budget);
-    EXPECT_EQ(plan.moves > 0, budget > 0);
+    if (budget == 0) EXPECT_EQ(plan.moves, 0);
+    if (budget == most) EXPECT_GT(plan.moves, 0);
   }
 }
 
 TEST_P(Budgets, GoToTheLayersThatWinMost) {
-  const Plan plan = planned({.max_moves_per_rebalance = 8});
+  const Plan plan = planned({.max_moves_per_rebalance = some()});
   int of_first_half = 0;
   for (const LayerChange& change : plan.changes)
     of_first_half += change.moe_layer_id < kLayers / 2 ? change.plan.moves : 0;
-  EXPECT_GT(of_first_half, 4);
+  EXPECT_GT(of_first_half, some() / 2);
   // The same moves spread evenly win less.
   double even = 0.0;
   for (int layer = 0; layer < kLayers; ++layer) {
-    even += make_policy("swift")
-                ->plan_layer({.shape = &shape_,
-                              .load = load_.layer(layer),
-                              .placement = served_.placement.layer(layer),
-                              .max_moves = layer < 2 ? 2 : 1,
-                              .dispatch = GetParam()})
-                .imbalance_after /
-            kLayers;
+    even +=
+        make_policy("swift")
+            ->plan_layer({.shape = &shape_,
+                          .load = load_.layer(layer),
+                          .placement = served_.placement.layer(layer),
+                          .max_moves = (layer + 1) * some() / kLayers - layer * some() / kLayers,
+                          .dispatch = GetParam()})
+            .imbalance_after /
+        kLayers;
   }
   EXPECT_LT(plan.imbalance_after.mean_over_layers, even);
 }

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <random>
 #include <vector>
 
 #include <swiftbalancer/dispatch_table.hpp>
@@ -31,12 +32,13 @@ struct SplitCase {
   std::vector<double> tokens() const { return {load.begin(), load.end()}; }
 };
 
-ClusterShape make_shape(int experts, int ranks, int slots) {
+ClusterShape make_shape(int experts, int ranks, int slots, int nodes = 1) {
   ShapeOptions options;
   options.num_moe_layers = 1;
   options.num_logical_experts = experts;
   options.num_ranks = ranks;
   options.num_slots = slots;
+  options.num_nodes = nodes;
   return ClusterShape(options);
 }
 
@@ -195,6 +197,83 @@ RC_GTEST_PROP(ReplicaSplitProperty, TheSameLayerGivesTheSameBytesWhateverWasSpli
   used.level(c.slots, c.tokens());
   fresh.level(c.slots, c.tokens());
   RC_ASSERT(std::ranges::equal(used.amounts(), fresh.amounts()));
+}
+
+// Tokens that can stay on their rank and on their node, all ranks sending the same.
+struct Near {
+  double own_rank = 0.0;
+  double own_node = 0.0;
+};
+
+Near near_of(const SplitCase& c, std::span<const double> amounts) {
+  const auto ranks = static_cast<double>(c.shape.num_ranks());
+  Near near;
+  for (std::size_t expert = 0; expert < c.load.size(); ++expert) {
+    const auto load = static_cast<double>(c.load[expert]);
+    std::vector<double> on_node(static_cast<std::size_t>(c.shape.num_nodes()), 0.0);
+    for (std::size_t slot = 0; slot < c.slots.size(); ++slot) {
+      if (c.slots[slot] != static_cast<int>(expert)) continue;
+      const int rank = c.shape.rank_of_slot(static_cast<int>(slot));
+      near.own_rank += std::min(amounts[slot], load / ranks);
+      on_node[static_cast<std::size_t>(c.shape.node_of_rank(rank))] += amounts[slot];
+    }
+    for (const double tokens : on_node)
+      near.own_node += std::min(tokens, load / static_cast<double>(on_node.size()));
+  }
+  return near;
+}
+
+RC_GTEST_PROP(NearSplitProperty, LosesNoTokensAndMakesNoRankHotter, (bool with_speeds)) {
+  const SplitCase c = any_case(40, with_speeds);
+  const double total = std::accumulate(c.load.begin(), c.load.end(), 0.0);
+  ReplicaSplit split(c.shape, c.speed);
+  const double leveled = split.level(c.slots, c.tokens());
+  const double most = std::max(leveled, split.lower_bound() * (1.0 + ReplicaSplit::kTolerance));
+  RC_ASSERT(split.level(c.slots, c.tokens(), true) <= most + 1e-9 * total);
+  const std::vector<double> sums = sums_per_expert(c, split.amounts());
+  for (std::size_t expert = 0; expert < sums.size(); ++expert)
+    RC_ASSERT(std::abs(sums[expert] - static_cast<double>(c.load[expert])) <= 1e-9 * total);
+  for (const double amount : split.amounts()) RC_ASSERT(amount >= 0.0);
+}
+
+TEST(NearSplit, GivesANodeTheTokensOfItsRanksWhereTheBoundHolds) {
+  // Expert 0 is held once on node 0 and twice on node 1: a half to the one, a quarter to each of
+  // the others, though all three ranks have room for a third.
+  const ClusterShape shape = make_shape(5, 4, 8, 2);
+  const std::vector<std::int32_t> slots{0, 1, 2, 3, 0, 4, 0, 4};
+  const std::vector<double> tokens{120.0, 40.0, 100.0, 40.0, 100.0};
+  ReplicaSplit split(shape);
+  split.level(slots, tokens);
+  EXPECT_NEAR(split.amounts()[0], 40.0, 1.0);
+  split.level(slots, tokens, true);
+  EXPECT_NEAR(split.amounts()[0], 60.0, 1e-9);
+  EXPECT_NEAR(split.amounts()[4], 30.0, 1e-9);
+}
+
+TEST(NearSplit, KeepsMoreTokensNearThanTheLevelSplit) {
+  std::mt19937 random(7);
+  std::normal_distribution<double> normal;
+  Near leveled, near;
+  for (int i = 0; i < 20; ++i) {
+    SplitCase c{make_shape(64, 8, 96, 2), {}, {}, {}};
+    for (int slot = 0; slot < 96; ++slot)
+      c.slots.push_back(slot < 64 ? slot : static_cast<int>(random() % 16));
+    std::shuffle(c.slots.begin(), c.slots.end(), random);
+    for (int expert = 0; expert < 64; ++expert)
+      c.load.push_back(
+          static_cast<std::int64_t>((expert < 16 ? 4e4 : 1e4) * std::exp(0.5 * normal(random))));
+    ReplicaSplit split(c.shape);
+    split.level(c.slots, c.tokens());
+    const Near before = near_of(c, split.amounts());
+    split.level(c.slots, c.tokens(), true);
+    const Near after = near_of(c, split.amounts());
+    leveled.own_rank += before.own_rank;
+    leveled.own_node += before.own_node;
+    near.own_rank += after.own_rank;
+    near.own_node += after.own_node;
+  }
+  EXPECT_GT(near.own_rank, 1.02 * leveled.own_rank);
+  EXPECT_GT(near.own_node, 1.02 * leveled.own_node);
 }
 
 TEST(ReplicaSplit, ReachesRanksThatOnlyAChainOfReplicasLeadsTo) {

@@ -33,7 +33,7 @@ TEST(SwiftState, LevellingFillsTheLowerRanksFirst) {
   EXPECT_DOUBLE_EQ(state.amount_at(0), 7.0);
   EXPECT_DOUBLE_EQ(state.amount_at(2), 5.0);
   EXPECT_DOUBLE_EQ(state.amount_at(4), 0.0);
-  EXPECT_DOUBLE_EQ(state.imbalance(), 1.0);
+  for (int rank = 0; rank < 3; ++rank) EXPECT_DOUBLE_EQ(state.rank_load(rank), 9.0);
 }
 
 TEST(SwiftState, TrialsPredictWhatTheChangeBrings) {
@@ -132,6 +132,67 @@ TEST(Swift, MoreMovesNeverBalanceWorse) {
   const LayerPlan four = swift->plan_layer(problem);
   EXPECT_LE(four.moves, 4);
   EXPECT_LT(four.imbalance_after, none.imbalance_after);
+}
+
+TEST(Swift, ItsCurveFallsWithEveryMoveAndHoldsThePlan) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 64, .num_ranks = 8, .num_slots = 80});
+  const Placement initial = Placement::initial(shape);
+  const auto load = lognormal_load(64, 5);
+  const LayerPlan plan = make_policy("swift")->plan_layer(
+      {.shape = &shape, .load = load, .placement = initial.layer(0), .min_gain = 0.01});
+  ASSERT_GT(plan.moves, 0);
+  ASSERT_GT(plan.trade_offs.size(), 2U);
+  EXPECT_EQ(plan.trade_offs.front().moves, 0);
+  EXPECT_LT(plan.trade_offs.front().imbalance, plan.imbalance_before);  // better shares alone
+  bool held = false;
+  for (std::size_t i = 0; i < plan.trade_offs.size(); ++i) {
+    const TradeOff& point = plan.trade_offs[i];
+    held = held ||
+           (point.moves == plan.moves && std::abs(point.imbalance - plan.imbalance_after) < 1e-3);
+    if (i == 0) continue;
+    EXPECT_GT(point.moves, plan.trade_offs[i - 1].moves);
+    EXPECT_LT(point.imbalance, plan.trade_offs[i - 1].imbalance);
+  }
+  EXPECT_TRUE(held);
+}
+
+TEST(Swift, KeepsItsBudgetThoughSlotsThatMovedMoveOnForFree) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 256, .num_ranks = 32, .num_slots = 320});
+  const Placement initial = Placement::initial(shape);
+  const auto swift = make_policy("swift");
+  for (unsigned seed = 0; seed < 10; ++seed) {
+    SCOPED_TRACE(seed);
+    const auto load = lognormal_load(256, seed);
+    const LayerPlan plan = swift->plan_layer(
+        {.shape = &shape, .load = load, .placement = initial.layer(0), .max_moves = 12});
+    EXPECT_LE(plan.moves, 12);
+    EXPECT_EQ(plan.trade_offs.back().moves, plan.moves);
+  }
+}
+
+TEST(Swift, LocalityFirstChangesTheSharesAloneAndMakesNoRankHotter) {
+  const ClusterShape shape({.num_moe_layers = 1,
+                            .num_logical_experts = 64,
+                            .num_ranks = 8,
+                            .num_slots = 96,
+                            .num_nodes = 2});
+  const Placement initial = Placement::initial(shape);
+  const auto swift = make_policy("swift");
+  int changed = 0;
+  for (unsigned seed = 0; seed < 10; ++seed) {
+    SCOPED_TRACE(seed);
+    const auto load = lognormal_load(64, seed);
+    LayerProblem problem{.shape = &shape, .load = load, .placement = initial.layer(0)};
+    const LayerPlan plain = swift->plan_layer(problem);
+    problem.locality_first = true;
+    const LayerPlan near = swift->plan_layer(problem);
+    EXPECT_EQ(near.placement, plain.placement);
+    EXPECT_LE(near.imbalance_after, plain.imbalance_after + 2e-3);
+    changed += near.shares != plain.shares ? 1 : 0;
+  }
+  EXPECT_GT(changed, 0);
 }
 
 TEST(Swift, AWorkBudgetBoundsTheSearch) {

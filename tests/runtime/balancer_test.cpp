@@ -133,6 +133,11 @@ TEST(BalancerSetUp, RefusesBadValuesByNameAndValue) {
               HasSubstr("rebalance_interval is 0"));
   EXPECT_THAT(refusal([](auto& c) { c.imbalance_trigger = 0.5; }),
               HasSubstr("imbalance_trigger is 0.5"));
+  EXPECT_THAT(refusal([](auto& c) {
+                c.table_kind = TableKind::kDraw;
+                c.locality_first = true;
+              }),
+              testing::AllOf(HasSubstr("table_kind is draw"), HasSubstr("locality_first")));
   EXPECT_THAT(refusal([](auto& c) { c.deadline = std::chrono::milliseconds(0); }),
               HasSubstr("deadline is 0"));
 }
@@ -214,6 +219,41 @@ TEST(BalancerCalls, ALostPeerIsAStatusThatNamesIt) {
     EXPECT_THAT(status.message(), HasSubstr("1"));
     EXPECT_FALSE(under_test.balancer.health().ok);
   });
+}
+
+TEST(BalancerDispatch, DrawsFollowEveryCommit) {
+  const ClusterShape shape = make_shape(2, 12, 3, 18);
+  BalancerConfig config;
+  config.policy = "stress";
+  config.rebalance_interval = 1;
+  config.table_kind = TableKind::kDraw;
+  std::atomic<int> wrong = 0, spread = 0;
+  std::atomic<std::uint64_t> commits = 0;
+  run_ranks(shape, config, [&](RankUnderTest& under_test, int rank) {
+    Balancer& balancer = under_test.balancer;
+    for (std::uint64_t step = 1; step <= 100; ++step) {
+      ASSERT_TRUE(balancer.begin_step({step}).ok());
+      for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+        const DrawTable* draws = balancer.draw_table(layer);
+        ASSERT_NE(draws, nullptr);
+        for (std::int32_t expert = 0; expert < 12; ++expert) {
+          const std::int32_t first = draws->slot(expert, 0, rank);
+          for (std::uint32_t ticket = 0; ticket < 16; ++ticket) {
+            const std::int32_t slot = draws->slot(expert, ticket, rank);
+            if (balancer.placement().layer(layer)[static_cast<std::size_t>(slot)] != expert)
+              ++wrong;
+            if (slot != first) ++spread;
+          }
+        }
+      }
+      under_test.record_skewed(step);
+      ASSERT_TRUE(balancer.end_step().ok());
+    }
+    commits += balancer.stats().units_committed;
+  });
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(spread, 0);
+  EXPECT_GT(commits, 0U);
 }
 
 // Placements change all the time; the tables of decode steps must follow them like the others.

@@ -65,6 +65,8 @@ void one_step(Balancer& balancer, std::uint64_t step, std::span<const std::uint3
   ok &= balancer.begin_step({step, Phase::kDecode, false}).ok();
   for (int layer = 0; layer < 8; ++layer) {
     sum += balancer.dispatch_table(layer).slot(layer, static_cast<std::uint32_t>(step));
+    if (const DrawTable* draws = balancer.draw_table(layer))
+      sum += draws->slot(layer, static_cast<std::uint32_t>(step), balancer.rank());
     balancer.record(layer, counts);
   }
   ok &= balancer.end_step().ok();
@@ -115,6 +117,7 @@ TEST(HotPath, AllocatesNothingWhenPacketsAreDueAndPlansAreCommitted) {
   BalancerConfig config;
   config.policy = "stress";
   config.rebalance_interval = 1;
+  config.table_kind = TableKind::kDraw;
   testing_support::run_ranks(make_shape(8, 64, 2, 80), config, [](RankUnderTest& under_test, int) {
     const std::vector<std::uint32_t> counts(40, 3);
     bool ok = true;
