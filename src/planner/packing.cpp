@@ -218,6 +218,31 @@ Packing::Place Packing::find_fitting(Place hot, float target) const noexcept {
   return {};
 }
 
+Packing::Place Packing::find_fitting_pair(Place hot, int second, float target,
+                                          int& second_depth) const noexcept {
+  const Place other{hot.rank, second};
+  const int one = expert_at(hot), two = expert_at(other);
+  const float sum = value_[cell(hot)] + value_[cell(other)];
+  const float high = sum - (rank_load(hot.rank) - target), base = sum - target;
+  for (int first = 0; first + 1 < shape_.max_slots_per_rank(); ++first) {
+    const float* row = value_.data() + at(first) * lanes_;
+    for (int depth = first + 1; depth < shape_.max_slots_per_rank(); ++depth) {
+      const float* next = value_.data() + at(depth) * lanes_;
+      if (!scan::any_sum_within(row, next, rank_load_.data(), lanes_, base, high)) continue;
+      for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+        const float both = row[at(rank)] + next[at(rank)];
+        if (both > high || both < base + rank_load_[at(rank)]) continue;
+        if (holds(rank, one) || holds(rank, two)) continue;
+        if (holds(hot.rank, expert_at({rank, first})) || holds(hot.rank, expert_at({rank, depth})))
+          continue;
+        second_depth = depth;
+        return {rank, first};
+      }
+    }
+  }
+  return {};
+}
+
 Packing::Place Packing::find_best(Place hot, float& best) const noexcept {
   const int expert = expert_at(hot);
   const float piece = value_[cell(hot)];

@@ -71,6 +71,9 @@ class Packing {
   /// A place on another rank whose exchange with `hot` brings both ranks to `target` or below.
   /// @returns rank -1: none.
   Place find_fitting(Place hot, float target) const noexcept;
+  /// The same for two slots of a rank at once: those of `hot` and `second`, another depth there.
+  /// @returns the first place; the depth of the other goes to `second_depth`.
+  Place find_fitting_pair(Place hot, int second, float target, int& second_depth) const noexcept;
   /// The place whose exchange with `hot` makes the heavier of the two ranks lightest, below `best`,
   /// which becomes that. @returns rank -1: none.
   Place find_best(Place hot, float& best) const noexcept;

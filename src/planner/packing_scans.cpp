@@ -41,6 +41,18 @@ SWIFTBALANCER_WIDE bool any_within(const float* values, const float* offsets, st
   return any != 0;
 }
 
+SWIFTBALANCER_WIDE bool any_sum_within(const float* one, const float* other, const float* offsets,
+                                       std::size_t size, float base, float high) noexcept {
+  std::int32_t any = 0;
+#pragma omp simd reduction(| : any)
+  for (std::size_t i = 0; i < size; ++i) {
+    const float sum = one[i] + other[i];
+    any |= static_cast<std::int32_t>(sum <= high) &
+           static_cast<std::int32_t>(sum >= base + offsets[i]);
+  }
+  return any != 0;
+}
+
 SWIFTBALANCER_WIDE float smallest_heavier(const float* values, const float* offsets,
                                           std::size_t size, float a, float b) noexcept {
   float least = std::numeric_limits<float>::infinity();

@@ -16,6 +16,9 @@ std::int64_t sum_of_floors(const float* values, std::size_t size, float factor,
 /// Whether base + offset[i] <= values[i] <= high for some i.
 bool any_within(const float* values, const float* offsets, std::size_t size, float base,
                 float high) noexcept;
+/// The same of the sums one[i] + other[i].
+bool any_sum_within(const float* one, const float* other, const float* offsets, std::size_t size,
+                    float base, float high) noexcept;
 /// Smallest max(a + values[i], b + offset[i] - values[i]).
 float smallest_heavier(const float* values, const float* offsets, std::size_t size, float a,
                        float b) noexcept;
