@@ -19,8 +19,6 @@ struct FullPlanOptions {
   /// Packings of other replica counts that are tried where it is not reached; 320 times as many
   /// where a layer has 32 slots or fewer.
   int max_packings = 5;
-  /// Plans by eplb too where the tolerance is reached, and takes the better: some 35 us a layer.
-  bool never_worse_than_eplb = false;
 };
 
 class FullPlanner {
@@ -28,9 +26,8 @@ class FullPlanner {
   /// Takes all memory that layers of this shape need. @param shape outlives this.
   explicit FullPlanner(const ClusterShape& shape, const FullPlanOptions& options = {});
 
-  /// Places one layer. No rank holds an expert twice while avoidable. Where the result is not
-  /// within the tolerance of the bound, it is no worse than eplb's with same-rank duplicates
-  /// repaired.
+  /// Places one layer. No rank holds an expert twice while avoidable. Never worse than eplb with
+  /// same-rank duplicates repaired: that is where it starts from.
   /// @param load [num_logical_experts] tokens, >= 0. @param slots [num_slots] is written.
   /// Cost: some 7 us for 256 experts, 288 slots and 32 ranks.
   void plan_layer(std::span<const std::int64_t> load, std::span<std::int32_t> slots);
@@ -39,14 +36,18 @@ class FullPlanner {
   int packings() const noexcept { return packings_; }
 
  private:
-  float pack_and_refine(float tolerance, int max_steps, bool change_replicas);
+  void start_from_eplb();
+  bool improve_start();
   void search_replicas(std::span<std::int32_t> slots);
   void try_replicas(std::span<std::int32_t> slots);
+  float pack_and_refine();
   float objective() const noexcept;
-  void compare_with_eplb(std::span<const std::int64_t> load, std::span<std::int32_t> slots) const;
+  void compare_with_groups_on_nodes(std::span<std::int32_t> slots);
+  std::vector<std::int32_t> repaired_eplb() const;
 
   const ClusterShape& shape_;
-  FullPlanOptions options_;
+  bool groups_on_nodes_;  // as eplb would keep them
+  float tolerated_;       // part of the bound
   int max_packings_;
   Packing packing_;
   std::span<const std::int64_t> given_;  // loads of the layer in work
@@ -59,8 +60,7 @@ class FullPlanner {
   std::vector<std::int32_t> by_load_;  // [E] heaviest first
 };
 
-/// One layer, with a planner of its own; never worse than repaired eplb. @returns [num_slots]
-/// logical experts.
+/// One layer, with a planner of its own. @returns [num_slots] logical experts.
 std::vector<std::int32_t> plan_full(const ClusterShape& shape, std::span<const std::int64_t> load,
                                     const FullPlanOptions& options = {});
 

@@ -13,8 +13,8 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr std::size_t kLaneWidth = 8;
-constexpr int kBuckets = 256;
+constexpr std::size_t kLaneWidth = scan::kWidth;
+constexpr int kRadix = 256;
 constexpr int kBisections = 14;
 // Up to so many ranks, counting the lighter ones is faster than sorting.
 constexpr std::size_t kCountedRanks = 128;
@@ -25,24 +25,38 @@ std::size_t lanes_for(int num_ranks) {
   return (static_cast<std::size_t>(num_ranks) + kLaneWidth - 1) / kLaneWidth * kLaneWidth;
 }
 
+int fewest_slots(const ClusterShape& shape) {
+  int fewest = shape.max_slots_per_rank();
+  for (int rank = 0; rank < shape.num_ranks(); ++rank)
+    fewest = std::min(fewest, shape.slots_per_rank(rank));
+  return fewest;
+}
+
 }  // namespace
 
 Packing::Packing(const ClusterShape& shape)
     : shape_(shape),
       lanes_(lanes_for(shape.num_ranks())),
       words_((at(shape.num_ranks()) + 63) / 64),
+      fewest_slots_(fewest_slots(shape)),
       load_(at(shape.num_logical_experts())),
       count_(load_.size(), 1),
       piece_(load_.size()),
       order_(load_.size()),
       priority_(load_.size()),
-      bucket_(load_.size()),
+      part_(load_.size()),
+      half_sorted_(load_.size()),
       value_(at(shape.max_slots_per_rank()) * lanes_, kNoSlot),
       expert_(value_.size(), kEmptySlot),
       rank_load_(lanes_, kNoRank),
       holders_(load_.size() * words_),
+      has_duplicate_(at(shape.num_ranks())),
       key_(lanes_),
-      sorted_(at(shape.num_ranks())) {}
+      position_(lanes_),
+      sorted_(at(shape.num_ranks())),
+      exact_piece_(load_.size()),
+      exact_load_(sorted_.size()),
+      listed_(at(shape.num_slots())) {}
 
 // ---- Loads and replicas ----
 
@@ -122,19 +136,25 @@ void Packing::set_pieces() noexcept {
   largest_piece_ = scan::largest(piece_.data(), piece_.size());
 }
 
-// Counting sort into equal intervals: what refines the packing does not mind a rough order.
+// Radix sort by the part of the largest piece, 16 bits in two passes: what refines the packing does
+// not mind a rough order.
 void Packing::sort_experts() noexcept {
-  std::int32_t first[kBuckets + 1] = {};
-  const float scale =
-      largest_piece_ > 0.0F ? (static_cast<float>(kBuckets) - 0.5F) / largest_piece_ : 0.0F;
+  std::int32_t fine[kRadix + 1] = {}, coarse[kRadix + 1] = {};
+  const float scale = largest_piece_ > 0.0F ? 65535.0F / largest_piece_ : 0.0F;
   for (std::size_t expert = 0; expert < load_.size(); ++expert) {
-    const int bucket = kBuckets - 1 - static_cast<int>(piece_[expert] * scale);
-    bucket_[expert] = static_cast<std::uint8_t>(bucket);
-    ++first[bucket + 1];
+    const int part = 65535 - std::min(65535, static_cast<int>(piece_[expert] * scale));
+    part_[expert] = static_cast<std::uint16_t>(part);
+    ++fine[part % kRadix + 1];
+    ++coarse[part / kRadix + 1];
   }
-  for (int bucket = 0; bucket < kBuckets; ++bucket) first[bucket + 1] += first[bucket];
+  for (int digit = 0; digit < kRadix; ++digit) {
+    fine[digit + 1] += fine[digit];
+    coarse[digit + 1] += coarse[digit];
+  }
   for (std::size_t expert = 0; expert < load_.size(); ++expert)
-    order_[at(first[bucket_[expert]]++)] = static_cast<std::int32_t>(expert);
+    half_sorted_[at(fine[part_[expert] % kRadix]++)] = static_cast<std::int32_t>(expert);
+  for (const std::int32_t expert : half_sorted_)
+    order_[at(coarse[part_[at(expert)] / kRadix]++)] = expert;
 }
 
 // Ranks with a slot of this round, lightest first. The low bits of a load make room for the rank,
@@ -142,11 +162,16 @@ void Packing::sort_experts() noexcept {
 void Packing::order_ranks(int round) noexcept {
   const auto ranks = at(shape_.num_ranks());
   const auto mask = static_cast<std::int32_t>(std::bit_ceil(ranks)) - 1;
-  std::size_t size = 0;
-  for (std::size_t rank = 0; rank < ranks; ++rank) {
-    if (shape_.slots_per_rank(static_cast<int>(rank)) <= round) continue;
-    key_[size++] =
+  std::size_t size = ranks;
+  for (std::size_t rank = 0; rank < ranks; ++rank)
+    key_[rank] =
         (std::bit_cast<std::int32_t>(rank_load_[rank]) & ~mask) | static_cast<std::int32_t>(rank);
+  if (round >= fewest_slots_) {
+    const auto is_full = [&](std::int32_t key) {
+      return shape_.slots_per_rank(key & mask) <= round;
+    };
+    const auto keys = std::span(key_).first(ranks);
+    size = ranks - std::ranges::remove_if(keys, is_full).size();
   }
   sorted_.resize(size);
   if (size > kCountedRanks) {
@@ -154,23 +179,19 @@ void Packing::order_ranks(int round) noexcept {
     for (std::size_t i = 0; i < size; ++i) sorted_[i] = key_[i] & mask;
     return;
   }
-  for (std::size_t i = 0; i < size; ++i)
-    sorted_[at(scan::count_below(key_.data(), size, key_[i]))] = key_[i] & mask;
+  const std::size_t padded = lanes_for(static_cast<int>(size));
+  std::fill(key_.begin() + static_cast<std::ptrdiff_t>(size),
+            key_.begin() + static_cast<std::ptrdiff_t>(padded),
+            std::numeric_limits<std::int32_t>::max());
+  scan::count_below_each(key_.data(), padded, position_.data());
+  for (std::size_t i = 0; i < size; ++i) sorted_[at(position_[i])] = key_[i] & mask;
 }
 
 void Packing::clear() noexcept {
   std::ranges::fill(holders_, 0);
   std::fill_n(rank_load_.begin(), shape_.num_ranks(), 0.0F);
   has_duplicates_ = false;
-}
-
-void Packing::put(int rank, int depth, int expert) noexcept {
-  const std::size_t place = cell({rank, depth});
-  has_duplicates_ |= holds(rank, expert);
-  expert_[place] = expert;
-  value_[place] = piece_[at(expert)];
-  rank_load_[at(rank)] += piece_[at(expert)];
-  hold(rank, expert);
+  std::ranges::fill(has_duplicate_, 0);
 }
 
 void Packing::pack() {
@@ -202,13 +223,22 @@ int Packing::hottest_rank() const noexcept {
   return static_cast<int>(std::ranges::find(ranks, most) - ranks.begin());
 }
 
+float Packing::lightest_load() const noexcept {
+  return scan::smallest(rank_load_.data(), rank_load_.size());
+}
+
 Packing::Place Packing::find_fitting(Place hot, float target) const noexcept {
   const int expert = expert_at(hot);
   const float piece = value_[cell(hot)];
   const float high = piece - (rank_load(hot.rank) - target), base = piece - target;
-  for (int depth = 0; depth < shape_.max_slots_per_rank(); ++depth) {
+  const int depths = shape_.max_slots_per_rank();
+  for (int depth = 0; depth < depths; ++depth) {
     const float* row = value_.data() + at(depth) * lanes_;
-    if (!scan::any_within(row, rank_load_.data(), lanes_, base, high)) continue;
+    const std::size_t skipped =
+        scan::rows_without(row, at(depths - depth), rank_load_.data(), lanes_, base, high);
+    depth += static_cast<int>(skipped);
+    row += skipped * lanes_;
+    if (depth == depths) break;
     for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
       const float value = row[at(rank)];
       if (value > high || value < base + rank_load_[at(rank)] || holds(rank, expert)) continue;

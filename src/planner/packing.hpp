@@ -44,10 +44,18 @@ class Packing {
   // ---- Placing ----
   /// Rounds: each gives one piece to every rank with a slot left, heaviest piece to lightest rank.
   void pack();
+  /// What eplb does with the load that was set: each piece, heaviest first, to the lightest rank
+  /// with a slot left. Same-rank duplicates as there. @returns false where ties or more than
+  /// max_replicas() decide what eplb would do; the packing is of no use then.
+  bool pack_as_eplb(std::span<const std::int64_t> load);
+  /// After that, what repair_same_rank_duplicates() does. @returns false where exchanges do not
+  /// suffice; some duplicates are left then.
+  bool part_duplicates_as_eplb() noexcept;
   float largest_piece() const noexcept { return largest_piece_; }
 
   int hottest_rank() const noexcept;
   float rank_load(int rank) const noexcept { return rank_load_[at(rank)]; }
+  float lightest_load() const noexcept;
   std::span<const float> rank_loads() const noexcept {
     return {rank_load_.data(), at(shape_.num_ranks())};
   }
@@ -89,10 +97,30 @@ class Packing {
   static std::size_t at(int value) noexcept { return static_cast<std::size_t>(value); }
   std::size_t cell(Place place) const noexcept { return at(place.depth) * lanes_ + at(place.rank); }
   void sort_experts() noexcept;
+  bool counts_are_greedy(std::span<const std::int64_t> load) noexcept;
+  void sort_experts_exactly() noexcept;
+  bool list_pieces() noexcept;
   void order_ranks(int round) noexcept;
+  void order_ranks_exactly(int round) noexcept;
   void clear() noexcept;
   void set_pieces() noexcept;
-  void put(int rank, int depth, int expert) noexcept;
+  void place(int rank, int depth, int expert) noexcept {
+    const std::size_t slot = cell({rank, depth});
+    std::uint64_t& holders = holders_[at(expert) * words_ + at(rank) / 64];
+    const std::uint64_t bit = std::uint64_t{1} << (rank % 64);
+    if ((holders & bit) != 0) {
+      has_duplicates_ = true;
+      has_duplicate_[at(rank)] = 1;
+    }
+    holders |= bit;
+    expert_[slot] = expert;
+    value_[slot] = piece_[at(expert)];
+  }
+  void put(int rank, int depth, int expert) noexcept {
+    place(rank, depth, expert);
+    rank_load_[at(rank)] += piece_[at(expert)];
+  }
+  bool part_duplicate(Place place) noexcept;
   void hold(int rank, int expert) noexcept {
     holders_[at(expert) * words_ + at(rank) / 64] |= std::uint64_t{1} << (rank % 64);
   }
@@ -103,21 +131,28 @@ class Packing {
   const ClusterShape& shape_;
   std::size_t lanes_;
   std::size_t words_;
+  int fewest_slots_;  // of a rank
   float mean_ = 0.0F;
   float largest_piece_ = 0.0F;
   bool has_duplicates_ = false;
-  std::vector<float> load_;             // [E]
-  std::vector<std::int32_t> count_;     // [E]
-  std::vector<float> piece_;            // [E]
-  std::vector<std::int32_t> order_;     // [E] roughly heaviest piece first
-  std::vector<float> priority_;         // [E] scratch of choose_replicas*()
-  std::vector<std::uint8_t> bucket_;    // [E] scratch of sort_experts()
-  std::vector<float> value_;            // [depth][lanes] pieces
-  std::vector<std::int32_t> expert_;    // [depth][lanes]
-  std::vector<float> rank_load_;        // [lanes]
-  std::vector<std::uint64_t> holders_;  // [E][words] ranks that hold it
-  std::vector<std::int32_t> key_;       // [lanes] scratch of order_ranks()
-  std::vector<std::int32_t> sorted_;    // [R] ranks of a round, lightest first
+  std::vector<float> load_;                  // [E]
+  std::vector<std::int32_t> count_;          // [E]
+  std::vector<float> piece_;                 // [E]
+  std::vector<std::int32_t> order_;          // [E] roughly heaviest piece first
+  std::vector<float> priority_;              // [E] scratch of choose_replicas*()
+  std::vector<std::uint16_t> part_;          // [E] scratch of sort_experts(), as the next
+  std::vector<std::int32_t> half_sorted_;    // [E]
+  std::vector<float> value_;                 // [depth][lanes] pieces
+  std::vector<std::int32_t> expert_;         // [depth][lanes]
+  std::vector<float> rank_load_;             // [lanes]
+  std::vector<std::uint64_t> holders_;       // [E][words] ranks that hold it
+  std::vector<std::uint8_t> has_duplicate_;  // [R] when it was filled
+  std::vector<std::int32_t> key_;            // [lanes] scratch of order_ranks(), as the next
+  std::vector<std::int32_t> position_;       // [lanes]
+  std::vector<std::int32_t> sorted_;         // [R] ranks of a round, lightest first
+  std::vector<double> exact_piece_;          // [E] of pack_as_eplb(), as what follows
+  std::vector<double> exact_load_;           // [R]
+  std::vector<std::int32_t> listed_;         // [P] experts of the pieces, heaviest first
 };
 
 }  // namespace swiftbalancer
