@@ -10,7 +10,6 @@
 #include "planner/align.hpp"
 #include "planner/bounds.hpp"
 #include "planner/eplb.hpp"
-#include "planner/layer_problem.hpp"
 #include "planner/refine.hpp"
 
 namespace swiftbalancer {
@@ -22,6 +21,8 @@ constexpr int kSmallLayer = 32;  // slots
 constexpr int kSmallLayerFactor = 320;
 // And steep hills between them: how much worse, in slots' parts of the load, the search goes first.
 constexpr float kSmallLayerHeat = 4.0F;
+// Exchanges before a packing of theirs is refined again: the same counts, another hill.
+constexpr int kRandomSwaps = 3;
 // Less is within the error of single precision, and may as well be a loss.
 constexpr float kClearlyBetter = 1.0F - 1e-5F;
 constexpr int kQuickSteps = 24;  // per packing of the search over replica counts
@@ -34,8 +35,8 @@ FullPlanner::FullPlanner(const ClusterShape& shape, const FullPlanOptions& optio
     : shape_(shape),
       groups_on_nodes_(eplb_is_hierarchical(shape)),
       tolerated_(1.0F + static_cast<float>(options.tolerance)),
-      max_packings_(options.max_packings *
-                    (shape.num_slots() <= kSmallLayer ? kSmallLayerFactor : 1)),
+      is_small_(shape.num_slots() <= kSmallLayer),
+      max_packings_(options.max_packings * (is_small_ ? kSmallLayerFactor : 1)),
       packing_(shape),
       scratch_(static_cast<std::size_t>(shape.num_slots())),
       first_(static_cast<std::size_t>(shape.num_logical_experts())),
@@ -77,9 +78,11 @@ bool FullPlanner::improve_start() {
   return true;
 }
 
-float FullPlanner::pack_and_refine() {
+float FullPlanner::pack_and_refine(Mixer* random) {
   ++packings_;
-  packing_.pack();
+  packing_.pack(packings_ % 2 == 0 ? Packing::SmallRanks::kLastRounds
+                                   : Packing::SmallRanks::kFirstRounds);
+  for (int i = 0; random != nullptr && i < kRandomSwaps; ++i) swap_at_random(*random);
   const float target = std::max(target_, packing_.largest_piece() * tolerated_);
   refine(packing_, {.target = target, .max_steps = kQuickSteps, .change_replicas = false},
          scratch_);
@@ -90,6 +93,19 @@ float FullPlanner::pack_and_refine() {
     packing_.read(scratch_);
   }
   return packing_.rank_load(packing_.hottest_rank());
+}
+
+void FullPlanner::swap_at_random(Mixer& random) {
+  const auto any_place = [&] {
+    const int slot = static_cast<int>(random.below(static_cast<std::size_t>(shape_.num_slots())));
+    const int rank = shape_.rank_of_slot(slot);
+    return Packing::Place{rank, slot - shape_.first_slot(rank)};
+  };
+  const Packing::Place a = any_place(), b = any_place();
+  if (a.rank == b.rank || packing_.holds(a.rank, packing_.expert_at(b)) ||
+      packing_.holds(b.rank, packing_.expert_at(a)))
+    return;
+  packing_.swap(a, b);
 }
 
 // Few slots per rank or much skew: which replica counts pack well can only be found by packing.
@@ -108,12 +124,16 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
     packing_.choose_replicas_by_divisor(theta);
     std::vector<std::int32_t>& chosen = first_;
     std::ranges::copy(counts, chosen.begin());
-    try_replicas(slots);
+    try_replicas(slots, nullptr);
     if (best_ <= target_) break;
     if (objective() >= best_value) continue;
     best_value = objective();
     now_ = chosen;
   }
+  transfer_replicas(best_value, slots);
+}
+
+void FullPlanner::transfer_replicas(float value, std::span<std::int32_t> slots) {
   std::iota(by_load_.begin(), by_load_.end(), 0);
   std::ranges::stable_sort(by_load_, [this](std::int32_t a, std::int32_t b) {
     return packing_.load()[static_cast<std::size_t>(a)] >
@@ -122,29 +142,29 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   const std::size_t reach =
       std::min(by_load_.size(), 2 * static_cast<std::size_t>(shape_.num_redundant_experts()) + 16);
   Mixer random(kSeed);
-  const float heat = shape_.num_slots() <= kSmallLayer ? kSmallLayerHeat : 1.0F;
+  const float heat = is_small_ ? kSmallLayerHeat : 1.0F;
   const int left = max_packings_ - packings_;
   for (int i = 0; i < left && best_ > target_; ++i) {
     const auto giver = static_cast<std::size_t>(by_load_[random.below(reach)]);
     const auto taker = static_cast<std::size_t>(by_load_[random.below(reach)]);
-    if (giver == taker || now_[giver] < 2 || now_[taker] >= packing_.max_replicas()) continue;
-    --now_[giver];
-    ++now_[taker];
-    std::ranges::copy(now_, counts.begin());
-    try_replicas(slots);
-    const float allowed = best_value + heat * static_cast<float>(left - i) /
-                                           static_cast<float>(left * shape_.num_slots());
+    const bool transfers =
+        giver != taker && now_[giver] > 1 && now_[taker] < packing_.max_replicas();
+    if (!transfers && !is_small_) continue;
+    if (transfers) --now_[giver], ++now_[taker];
+    std::ranges::copy(now_, packing_.replicas().begin());
+    try_replicas(slots, transfers ? nullptr : &random);
+    const float allowed =
+        value + heat * static_cast<float>(left - i) / static_cast<float>(left * shape_.num_slots());
     if (objective() < allowed) {
-      best_value = objective();
-    } else {
-      ++now_[giver];
-      --now_[taker];
+      value = objective();
+    } else if (transfers) {
+      ++now_[giver], --now_[taker];
     }
   }
 }
 
-void FullPlanner::try_replicas(std::span<std::int32_t> slots) {
-  const float load = pack_and_refine();
+void FullPlanner::try_replicas(std::span<std::int32_t> slots, Mixer* random) {
+  const float load = pack_and_refine(random);
   if (load > best_ * kClearlyBetter) return;
   best_ = load;
   packing_.write(slots);
@@ -170,7 +190,8 @@ void FullPlanner::compare_with_groups_on_nodes(std::span<std::int32_t> slots) {
 
 std::vector<std::int32_t> FullPlanner::repaired_eplb() const {
   std::vector<std::int32_t> slots = eplb_rebalance(shape_, given_);
-  repair_same_rank_duplicates(shape_, given_, groups_on_nodes_, slots);
+  if (groups_on_nodes_) repair_same_rank_duplicates(shape_, given_, true, slots);
+  repair_same_rank_duplicates(shape_, given_, false, slots);
   return slots;
 }
 

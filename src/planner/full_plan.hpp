@@ -9,6 +9,7 @@
 
 #include <swiftbalancer/shape.hpp>
 
+#include "planner/layer_problem.hpp"
 #include "planner/packing.hpp"
 
 namespace swiftbalancer {
@@ -39,8 +40,10 @@ class FullPlanner {
   void start_from_eplb();
   bool improve_start();
   void search_replicas(std::span<std::int32_t> slots);
-  void try_replicas(std::span<std::int32_t> slots);
-  float pack_and_refine();
+  void transfer_replicas(float value, std::span<std::int32_t> slots);
+  void try_replicas(std::span<std::int32_t> slots, Mixer* random);
+  float pack_and_refine(Mixer* random);
+  void swap_at_random(Mixer& random);
   float objective() const noexcept;
   void compare_with_groups_on_nodes(std::span<std::int32_t> slots);
   std::vector<std::int32_t> repaired_eplb() const;
@@ -48,6 +51,7 @@ class FullPlanner {
   const ClusterShape& shape_;
   bool groups_on_nodes_;  // as eplb would keep them
   float tolerated_;       // part of the bound
+  bool is_small_;
   int max_packings_;
   Packing packing_;
   std::span<const std::int64_t> given_;  // loads of the layer in work

@@ -32,7 +32,7 @@ constexpr std::int64_t kBranchesOfMany = 5'000;
 // As close to the bound as is worth work.
 constexpr double kTolerance = 5e-4;
 constexpr std::int64_t kDefaultWork = 2'000'000;
-constexpr int kPackingsOfNode = 20;
+constexpr int kPackingsOfNode = 2;
 // Replicas shift the parts of nodes a little while they are placed: look again.
 constexpr int kSpillRounds = 4;
 

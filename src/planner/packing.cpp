@@ -157,21 +157,27 @@ void Packing::sort_experts() noexcept {
     order_[at(coarse[part_[at(expert)] / kRadix]++)] = expert;
 }
 
+int Packing::slot_of_round(int rank, int round, SmallRanks sit_out) const noexcept {
+  const int slots = shape_.slots_per_rank(rank);
+  if (sit_out == SmallRanks::kLastRounds) return round < slots ? round : -1;
+  return round - (shape_.max_slots_per_rank() - slots);
+}
+
 // Ranks with a slot of this round, lightest first. The low bits of a load make room for the rank,
 // which makes keys unique.
-void Packing::order_ranks(int round) noexcept {
+void Packing::order_ranks(int round, SmallRanks sit_out) noexcept {
   const auto ranks = at(shape_.num_ranks());
   const auto mask = static_cast<std::int32_t>(std::bit_ceil(ranks)) - 1;
   std::size_t size = ranks;
   for (std::size_t rank = 0; rank < ranks; ++rank)
     key_[rank] =
         (std::bit_cast<std::int32_t>(rank_load_[rank]) & ~mask) | static_cast<std::int32_t>(rank);
-  if (round >= fewest_slots_) {
-    const auto is_full = [&](std::int32_t key) {
-      return shape_.slots_per_rank(key & mask) <= round;
+  if (fewest_slots_ < shape_.max_slots_per_rank()) {
+    const auto sits_out = [&](std::int32_t key) {
+      return slot_of_round(key & mask, round, sit_out) < 0;
     };
     const auto keys = std::span(key_).first(ranks);
-    size = ranks - std::ranges::remove_if(keys, is_full).size();
+    size = ranks - std::ranges::remove_if(keys, sits_out).size();
   }
   sorted_.resize(size);
   if (size > kCountedRanks) {
@@ -194,14 +200,14 @@ void Packing::clear() noexcept {
   std::ranges::fill(has_duplicate_, 0);
 }
 
-void Packing::pack() {
+void Packing::pack(SmallRanks sit_out) {
   set_pieces();
   sort_experts();
   clear();
   std::size_t next = 0;
   int given = 0;
-  for (int depth = 0; depth < shape_.max_slots_per_rank(); ++depth) {
-    order_ranks(depth);
+  for (int round = 0; round < shape_.max_slots_per_rank(); ++round) {
+    order_ranks(round, sit_out);
     for (std::size_t i = 0; i < sorted_.size(); ++i) {
       const int expert = order_[next];
       // A replica of the expert may have come in the round before: a rank behind takes this one.
@@ -209,7 +215,7 @@ void Packing::pack() {
            ++j) {
         if (!holds(sorted_[j], expert)) std::swap(sorted_[i], sorted_[j]);
       }
-      put(sorted_[i], depth, expert);
+      put(sorted_[i], slot_of_round(sorted_[i], round, sit_out), expert);
       if (++given < count_[at(expert)]) continue;
       ++next;
       given = 0;

@@ -42,8 +42,10 @@ class Packing {
   void choose_replicas_by_divisor(float theta);
 
   // ---- Placing ----
-  /// Rounds: each gives one piece to every rank with a slot left, heaviest piece to lightest rank.
-  void pack();
+  /// Rounds that ranks with fewer slots than others sit out.
+  enum class SmallRanks : std::uint8_t { kLastRounds, kFirstRounds };
+  /// Rounds: each gives one piece to every rank that takes part, heaviest piece to lightest rank.
+  void pack(SmallRanks sit_out = SmallRanks::kLastRounds);
   /// What eplb does with the load that was set: each piece, heaviest first, to the lightest rank
   /// with a slot left. Same-rank duplicates as there. @returns false where ties or more than
   /// max_replicas() decide what eplb would do; the packing is of no use then.
@@ -100,7 +102,8 @@ class Packing {
   bool counts_are_greedy(std::span<const std::int64_t> load) noexcept;
   void sort_experts_exactly() noexcept;
   bool list_pieces() noexcept;
-  void order_ranks(int round) noexcept;
+  int slot_of_round(int rank, int round, SmallRanks sit_out) const noexcept;
+  void order_ranks(int round, SmallRanks sit_out) noexcept;
   void order_ranks_exactly(int round) noexcept;
   void clear() noexcept;
   void set_pieces() noexcept;

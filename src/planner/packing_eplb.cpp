@@ -70,7 +70,7 @@ bool Packing::list_pieces() noexcept {
 
 // order_ranks() leaves out the last bits of the loads.
 void Packing::order_ranks_exactly(int round) noexcept {
-  order_ranks(round);
+  order_ranks(round, SmallRanks::kLastRounds);
   for (std::size_t i = 1; i < sorted_.size(); ++i) {
     const std::int32_t rank = sorted_[i];
     const double load = exact_load_[at(rank)];

@@ -52,7 +52,9 @@ int avoidable_duplicates(const ClusterShape& shape, std::span<const std::int32_t
 std::vector<std::int32_t> repaired_eplb(const ClusterShape& shape,
                                         std::span<const std::int64_t> load) {
   std::vector<std::int32_t> slots = eplb_rebalance(shape, load);
-  repair_same_rank_duplicates(shape, load, eplb_is_hierarchical(shape), slots);
+  // Within nodes first, which does not help where a rank has more slots than its node experts.
+  if (eplb_is_hierarchical(shape)) repair_same_rank_duplicates(shape, load, true, slots);
+  repair_same_rank_duplicates(shape, load, false, slots);
   return slots;
 }
 
