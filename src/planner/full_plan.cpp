@@ -16,9 +16,10 @@ namespace swiftbalancer {
 namespace {
 
 constexpr int kMaxSteps = 256;
-// Small layers have few good replica counts and cost little: so many times the packings.
+constexpr int kPackings = 5;
+// Small layers have few good replica counts and cost little.
 constexpr int kSmallLayer = 32;  // slots
-constexpr int kSmallLayerFactor = 320;
+constexpr int kPackingsOfSmall = 1600;
 // And steep hills between them: how much worse, in slots' parts of the load, the search goes first.
 constexpr float kSmallLayerHeat = 4.0F;
 // Exchanges before a packing of theirs is refined again: the same counts, another hill.
@@ -36,7 +37,9 @@ FullPlanner::FullPlanner(const ClusterShape& shape, const FullPlanOptions& optio
       groups_on_nodes_(eplb_is_hierarchical(shape)),
       tolerated_(1.0F + static_cast<float>(options.tolerance)),
       is_small_(shape.num_slots() <= kSmallLayer),
-      max_packings_(options.max_packings * (is_small_ ? kSmallLayerFactor : 1)),
+      max_packings_(options.max_packings > 0 ? options.max_packings
+                    : is_small_              ? kPackingsOfSmall
+                                             : kPackings),
       packing_(shape),
       scratch_(static_cast<std::size_t>(shape.num_slots())),
       first_(static_cast<std::size_t>(shape.num_logical_experts())),

@@ -32,7 +32,8 @@ constexpr std::int64_t kBranchesOfMany = 5'000;
 // As close to the bound as is worth work.
 constexpr double kTolerance = 5e-4;
 constexpr std::int64_t kDefaultWork = 2'000'000;
-constexpr int kPackingsOfNode = 2;
+// Full plans of nodes may pack about so many slots.
+constexpr int kPackedSlots = 800;
 // Replicas shift the parts of nodes a little while they are placed: look again.
 constexpr int kSpillRounds = 4;
 
@@ -163,7 +164,7 @@ class Placing {
     const double bound = std::max(mean_rank_load(shape, load), smallest_largest_piece(shape, load));
     FullPlanner planner(
         shape, {.tolerance = bound > 0.0 ? std::max(kTolerance, target / bound - 1.0) : 0.0,
-                .max_packings = kPackingsOfNode});
+                .max_packings = std::max(1, kPackedSlots / shape.num_slots())});
     std::vector<std::int32_t> local(index(shape.num_slots()));
     planner.plan_layer(load, local);
     work_left_ -= std::int64_t{planner.packings()} * shape.num_slots();
