@@ -117,6 +117,7 @@ void FullPlanner::swap_at_random(Mixer& random) {
 // Phys. 90, 1990).
 void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   if (shape_.max_slots_per_rank() < 2) return;
+  if (shape_.num_redundant_experts() == 0 && !is_small_) return;
   std::ranges::fill(first_, 0);
   for (std::int32_t expert : slots) ++first_[static_cast<std::size_t>(expert)];
   const auto counts = packing_.replicas();

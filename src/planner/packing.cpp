@@ -25,20 +25,12 @@ std::size_t lanes_for(int num_ranks) {
   return (static_cast<std::size_t>(num_ranks) + kLaneWidth - 1) / kLaneWidth * kLaneWidth;
 }
 
-int fewest_slots(const ClusterShape& shape) {
-  int fewest = shape.max_slots_per_rank();
-  for (int rank = 0; rank < shape.num_ranks(); ++rank)
-    fewest = std::min(fewest, shape.slots_per_rank(rank));
-  return fewest;
-}
-
 }  // namespace
 
 Packing::Packing(const ClusterShape& shape)
     : shape_(shape),
       lanes_(lanes_for(shape.num_ranks())),
       words_((at(shape.num_ranks()) + 63) / 64),
-      fewest_slots_(fewest_slots(shape)),
       load_(at(shape.num_logical_experts())),
       count_(load_.size(), 1),
       piece_(load_.size()),
@@ -56,7 +48,11 @@ Packing::Packing(const ClusterShape& shape)
       sorted_(at(shape.num_ranks())),
       exact_piece_(load_.size()),
       exact_load_(sorted_.size()),
-      listed_(at(shape.num_slots())) {}
+      room_(sorted_.size()),
+      next_cell_(sorted_.size()),
+      listed_(at(shape.num_slots())) {
+  further_.reserve(listed_.size());
+}
 
 // ---- Loads and replicas ----
 
@@ -163,22 +159,8 @@ int Packing::slot_of_round(int rank, int round, SmallRanks sit_out) const noexce
   return round - (shape_.max_slots_per_rank() - slots);
 }
 
-// Ranks with a slot of this round, lightest first. The low bits of a load make room for the rank,
-// which makes keys unique.
-void Packing::order_ranks(int round, SmallRanks sit_out) noexcept {
-  const auto ranks = at(shape_.num_ranks());
-  const auto mask = static_cast<std::int32_t>(std::bit_ceil(ranks)) - 1;
-  std::size_t size = ranks;
-  for (std::size_t rank = 0; rank < ranks; ++rank)
-    key_[rank] =
-        (std::bit_cast<std::int32_t>(rank_load_[rank]) & ~mask) | static_cast<std::int32_t>(rank);
-  if (fewest_slots_ < shape_.max_slots_per_rank()) {
-    const auto sits_out = [&](std::int32_t key) {
-      return slot_of_round(key & mask, round, sit_out) < 0;
-    };
-    const auto keys = std::span(key_).first(ranks);
-    size = ranks - std::ranges::remove_if(keys, sits_out).size();
-  }
+void Packing::sort_keys(std::size_t size) noexcept {
+  const std::int32_t mask = rank_bits();
   sorted_.resize(size);
   if (size > kCountedRanks) {
     std::sort(key_.begin(), key_.begin() + static_cast<std::ptrdiff_t>(size));
@@ -207,7 +189,7 @@ void Packing::pack(SmallRanks sit_out) {
   std::size_t next = 0;
   int given = 0;
   for (int round = 0; round < shape_.max_slots_per_rank(); ++round) {
-    order_ranks(round, sit_out);
+    order_ranks([&](int rank) { return slot_of_round(rank, round, sit_out) >= 0; });
     for (std::size_t i = 0; i < sorted_.size(); ++i) {
       const int expert = order_[next];
       // A replica of the expert may have come in the round before: a rank behind takes this one.

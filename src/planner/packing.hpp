@@ -7,6 +7,7 @@
 // Pieces lie transposed, [depth][lanes]: the k-th slots of all ranks side by side, so that one scan
 // looks at all ranks. Lanes beyond the ranks, and slots that a rank does not have, are infinite.
 
+#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -47,8 +48,8 @@ class Packing {
   /// Rounds: each gives one piece to every rank that takes part, heaviest piece to lightest rank.
   void pack(SmallRanks sit_out = SmallRanks::kLastRounds);
   /// What eplb does with the load that was set: each piece, heaviest first, to the lightest rank
-  /// with a slot left. Same-rank duplicates as there. @returns false where ties or more than
-  /// max_replicas() decide what eplb would do; the packing is of no use then.
+  /// with a slot left. Same-rank duplicates as there. @returns false where ties or max_replicas()
+  /// decide which replicas eplb would choose; the packing is of no use then.
   bool pack_as_eplb(std::span<const std::int64_t> load);
   /// After that, what repair_same_rank_duplicates() does. @returns false where exchanges do not
   /// suffice; some duplicates are left then.
@@ -101,14 +102,27 @@ class Packing {
   void sort_experts() noexcept;
   bool counts_are_greedy(std::span<const std::int64_t> load) noexcept;
   void sort_experts_exactly() noexcept;
-  bool list_pieces() noexcept;
+  void list_pieces(std::span<const std::int64_t> load) noexcept;
   int slot_of_round(int rank, int round, SmallRanks sit_out) const noexcept;
-  void order_ranks(int round, SmallRanks sit_out) noexcept;
-  void order_ranks_exactly(int round) noexcept;
+  // Bits of a key that hold the rank: the last ones of its load make room, which makes keys unique.
+  std::int32_t rank_bits() const noexcept {
+    return static_cast<std::int32_t>(std::bit_ceil(at(shape_.num_ranks()))) - 1;
+  }
+  // The ranks that take part, lightest first, to sorted_.
+  template <typename TakesPart>
+  void order_ranks(TakesPart takes_part) noexcept {
+    std::size_t size = 0;
+    for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+      if (!takes_part(rank)) continue;
+      key_[size++] = (std::bit_cast<std::int32_t>(rank_load_[at(rank)]) & ~rank_bits()) | rank;
+    }
+    sort_keys(size);
+  }
+  void sort_keys(std::size_t size) noexcept;
+  void order_ranks_exactly() noexcept;
   void clear() noexcept;
   void set_pieces() noexcept;
-  void place(int rank, int depth, int expert) noexcept {
-    const std::size_t slot = cell({rank, depth});
+  void place(int rank, std::size_t slot, int expert) noexcept {
     std::uint64_t& holders = holders_[at(expert) * words_ + at(rank) / 64];
     const std::uint64_t bit = std::uint64_t{1} << (rank % 64);
     if ((holders & bit) != 0) {
@@ -120,7 +134,7 @@ class Packing {
     value_[slot] = piece_[at(expert)];
   }
   void put(int rank, int depth, int expert) noexcept {
-    place(rank, depth, expert);
+    place(rank, cell({rank, depth}), expert);
     rank_load_[at(rank)] += piece_[at(expert)];
   }
   bool part_duplicate(Place place) noexcept;
@@ -131,10 +145,15 @@ class Packing {
   void sum_rank(int rank) noexcept;
   void set_piece(int expert) noexcept;
 
+  // A replica that was added when its expert had so many.
+  struct Further {
+    std::int32_t replicas;
+    std::int32_t expert;
+  };
+
   const ClusterShape& shape_;
   std::size_t lanes_;
   std::size_t words_;
-  int fewest_slots_;  // of a rank
   float mean_ = 0.0F;
   float largest_piece_ = 0.0F;
   bool has_duplicates_ = false;
@@ -155,7 +174,10 @@ class Packing {
   std::vector<std::int32_t> sorted_;         // [R] ranks of a round, lightest first
   std::vector<double> exact_piece_;          // [E] of pack_as_eplb(), as what follows
   std::vector<double> exact_load_;           // [R]
+  std::vector<std::int32_t> room_;           // [R] slots left
+  std::vector<std::size_t> next_cell_;       // [R]
   std::vector<std::int32_t> listed_;         // [P] experts of the pieces, heaviest first
+  std::vector<Further> further_;             // of the pieces of one load
 };
 
 }  // namespace swiftbalancer

@@ -28,90 +28,111 @@ bool Packing::counts_are_greedy(std::span<const std::int64_t> load) noexcept {
   return least_before > most;
 }
 
+// Experts of equal pieces are in order already, and stay so.
 void Packing::sort_experts_exactly() noexcept {
-  const auto heavier = [this](std::int32_t a, std::int32_t b) {
-    const double one = exact_piece_[at(a)], other = exact_piece_[at(b)];
-    return one > other || (one == other && a < b);
-  };
   sort_experts();
   std::size_t shifts = 0;
+  double last = exact_piece_[at(order_[0])];
   for (std::size_t i = 1; i < order_.size() && shifts < kShiftsPerExpert * order_.size(); ++i) {
     const std::int32_t expert = order_[i];
+    const double piece = exact_piece_[at(expert)];
+    if (piece <= last) {
+      last = piece;
+      continue;
+    }
     std::size_t place = i;
-    for (; place > 0 && heavier(expert, order_[place - 1]); --place)
+    for (; place > 0 && piece > exact_piece_[at(order_[place - 1])]; --place)
       order_[place] = order_[place - 1];
     order_[place] = expert;
     shifts += i - place;
   }
-  if (shifts >= kShiftsPerExpert * order_.size()) std::ranges::sort(order_, heavier);
+  if (shifts < kShiftsPerExpert * order_.size()) return;
+  std::ranges::sort(order_, [this](std::int32_t a, std::int32_t b) {
+    const double one = exact_piece_[at(a)], other = exact_piece_[at(b)];
+    return one > other || (one == other && a < b);
+  });
 }
 
 // Pieces of the same load: first one of each expert, then further ones in the order in which they
-// came, which is known if they are all of one expert.
-bool Packing::list_pieces() noexcept {
+// came, which is that of the load per replica before.
+void Packing::list_pieces(std::span<const std::int64_t> load) noexcept {
   std::int32_t* listed = listed_.data();
-  std::int32_t repeated = -1;  // expert of the group whose further pieces wait
+  further_.clear();
   for (std::size_t i = 0; i < order_.size(); ++i) {
     const std::int32_t expert = order_[i];
     *listed++ = expert;
-    if (count_[at(expert)] > 1) {
-      if (repeated >= 0) return false;
-      repeated = expert;
-    }
-    if (repeated < 0 ||
+    for (std::int32_t replicas = 1; replicas < count_[at(expert)]; ++replicas)
+      further_.push_back({replicas, expert});
+    if (further_.empty() ||
         (i + 1 < order_.size() && exact_piece_[at(order_[i + 1])] == exact_piece_[at(expert)]))
       continue;
-    for (std::int32_t further = count_[at(repeated)] - 1; further > 0; --further)
-      *listed++ = repeated;
-    repeated = -1;
+    if (further_.front().expert != further_.back().expert) {
+      const auto before = [load](const Further& piece) {
+        return static_cast<double>(load[at(piece.expert)]) / piece.replicas;
+      };
+      std::ranges::sort(further_, [before](const Further& a, const Further& b) {
+        return before(a) > before(b) || (before(a) == before(b) && a.expert < b.expert);
+      });
+    }
+    for (const Further& piece : further_) *listed++ = piece.expert;
+    further_.clear();
   }
-  return true;
 }
 
-// order_ranks() leaves out the last bits of the loads.
-void Packing::order_ranks_exactly(int round) noexcept {
-  order_ranks(round, SmallRanks::kLastRounds);
+// order_ranks() leaves out the last bits of the loads. Ranks of equal ones are in order already.
+void Packing::order_ranks_exactly() noexcept {
+  const std::int32_t* room = room_.data();
+  order_ranks([room](int rank) { return room[rank] > 0; });
+  double last = sorted_.empty() ? 0.0 : exact_load_[at(sorted_[0])];
   for (std::size_t i = 1; i < sorted_.size(); ++i) {
     const std::int32_t rank = sorted_[i];
     const double load = exact_load_[at(rank)];
-    if (exact_load_[at(sorted_[i - 1])] < load) continue;
-    std::size_t place = i;
-    for (; place > 0; --place) {
-      const std::int32_t other = sorted_[place - 1];
-      if (exact_load_[at(other)] < load || (exact_load_[at(other)] == load && other < rank)) break;
-      sorted_[place] = other;
+    if (load >= last) {
+      last = load;
+      continue;
     }
+    std::size_t place = i;
+    for (; place > 0 && load < exact_load_[at(sorted_[place - 1])]; --place)
+      sorted_[place] = sorted_[place - 1];
     sorted_[place] = rank;
   }
 }
 
-// The lightest rank takes a piece each time: that goes through all ranks, lightest first, as long
-// as none is overtaken by one behind it.
+// The lightest rank takes a piece each time: that goes down the ranks as long as the next one is
+// lighter than all that took one, mostly to the last.
 bool Packing::pack_as_eplb(std::span<const std::int64_t> load) {
   set_pieces();
   if (!counts_are_greedy(load)) return false;
   sort_experts_exactly();
-  if (!list_pieces()) return false;
+  list_pieces(load);
   clear();
   std::ranges::fill(exact_load_, 0.0);
+  for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+    room_[at(rank)] = shape_.slots_per_rank(rank);
+    next_cell_[at(rank)] = at(rank);
+  }
   const std::int32_t* next = listed_.data();
-  for (int depth = 0; depth < shape_.max_slots_per_rank(); ++depth) {
-    order_ranks_exactly(depth);
-    const double heaviest = exact_load_[at(sorted_.back())];
+  for (const std::int32_t* end = next + listed_.size(); next != end;) {
+    order_ranks_exactly();
     double least_after = std::numeric_limits<double>::infinity();
     for (const std::int32_t rank : sorted_) {
-      const std::int32_t expert = *next++;
-      const double piece = exact_piece_[at(expert)];
-      const double after = exact_load_[at(rank)] += piece;
-      rank_load_[at(rank)] = static_cast<float>(after);
-      place(rank, depth, expert);
-      if (piece > 0.0 && depth + 1 < shape_.slots_per_rank(rank))
-        least_after = std::min(least_after, after);
+      double load_of_rank = exact_load_[at(rank)];
+      if (load_of_rank >= least_after) break;
+      double piece = 0.0;
+      int room = room_[at(rank)];
+      do {
+        piece = exact_piece_[at(*next)];
+        place(rank, next_cell_[at(rank)], *next++);
+        next_cell_[at(rank)] += lanes_;
+        load_of_rank += piece;
+      } while (--room > 0 && piece == 0.0);
+      room_[at(rank)] = room;
+      exact_load_[at(rank)] = load_of_rank;
+      rank_load_[at(rank)] = static_cast<float>(load_of_rank);
+      if (room > 0) least_after = std::min(least_after, load_of_rank);
     }
-    if (least_after <= heaviest) return false;
   }
-  // Pieces of 0 may go anywhere, but are what duplicates are exchanged for.
-  return !has_duplicates_ || exact_piece_[at(order_.back())] > 0.0;
+  return true;
 }
 
 // The exchange with any slot that leaves the heavier of the two ranks lightest, as

@@ -16,6 +16,7 @@
 #include "planner/bounds.hpp"
 #include "planner/eplb.hpp"
 #include "planner/exact_plan.hpp"
+#include "planner/packing.hpp"
 #include "planner/topology_scenes.hpp"
 
 namespace swiftbalancer {
@@ -106,6 +107,32 @@ TEST(FullPlan, IsNoWorseThanRepairedEplbOnSkewedLoads) {
     for (std::int64_t& tokens : scene.load) tokens = std::max<std::int64_t>(0, tokens - 20);
     expect_no_worse_than_eplb(scene);
   }));
+}
+
+// What plans start from, slot by slot.
+TEST(Packing, PacksAsEplbDoesAndPartsDuplicatesAsItsRepairDoes) {
+  int packed = 0;
+  EXPECT_TRUE(rc::check([&packed] {
+    LayerScene scene = pick(0, 1) == 0 ? any_even_scene(128, 40) : topology::any_scene();
+    const ClusterShape& shape = scene.shape;
+    // Where every rank has one slot, eplb takes replicas as they come.
+    if (shape.max_slots_per_rank() == 1 || shape.max_slots_per_rank() > shape.num_logical_experts())
+      return;
+    if (pick(0, 1) == 0) {
+      scene.load = topology::skewed_load(shape.num_logical_experts(), pick(0, 30) / 10.0,
+                                         static_cast<unsigned>(pick(1, 1'000'000)));
+    }
+    Packing packing(shape);
+    packing.set_load(scene.load);
+    packing.choose_replicas();
+    if (!packing.pack_as_eplb(scene.load)) return;
+    if (packing.may_have_duplicates() && !packing.part_duplicates_as_eplb()) return;
+    std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()));
+    packing.write(slots);
+    RC_ASSERT(slots == repaired_eplb(shape, scene.load));
+    ++packed;
+  }));
+  EXPECT_GT(packed, 30);
 }
 
 // Where groups are kept on nodes, eplb is another algorithm.
