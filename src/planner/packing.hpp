@@ -2,7 +2,7 @@
 // One layer while it is packed from nothing: which expert each slot of each rank holds, even
 // shares. A workspace: made once for a shape, used layer by layer without allocating. Used by the
 // full planner only. Pure, fixed order of all arithmetic; single precision, whose error is far
-// below any tolerance (results are judged again in double).
+// below any tolerance, but for what eplb does, in double as there.
 //
 // Pieces lie transposed, [depth][lanes]: the k-th slots of all ranks side by side, so that one scan
 // looks at all ranks. Lanes beyond the ranks, and slots that a rank does not have, are infinite.
