@@ -66,7 +66,7 @@ void FullPlanner::plan_layer(std::span<const std::int64_t> load, std::span<std::
 void FullPlanner::start_from_eplb() {
   packings_ = 1;
   packing_.choose_replicas();
-  const bool packed = packing_.pack_as_eplb(given_);
+  const bool packed = packing_.pack_as_eplb();
   const auto alone = static_cast<float>(hottest_expert_bound(shape_, given_));
   target_ = std::max({packing_.mean(), packing_.largest_piece(), alone}) * tolerated_;
   if (packed && (!packing_.may_have_duplicates() || packing_.part_duplicates_as_eplb())) return;

@@ -46,6 +46,7 @@ Packing::Packing(const ClusterShape& shape)
       key_(lanes_),
       position_(lanes_),
       sorted_(at(shape.num_ranks())),
+      exact_(load_.size()),
       exact_piece_(load_.size()),
       exact_load_(sorted_.size()),
       room_(sorted_.size()),
@@ -59,8 +60,9 @@ Packing::Packing(const ClusterShape& shape)
 void Packing::set_load(std::span<const std::int64_t> load) {
   double total = 0.0;
   for (std::size_t expert = 0; expert < load.size(); ++expert) {
-    load_[expert] = static_cast<float>(load[expert]);
-    total += static_cast<double>(load[expert]);
+    exact_[expert] = static_cast<double>(load[expert]);
+    load_[expert] = static_cast<float>(exact_[expert]);
+    total += exact_[expert];
   }
   mean_ = static_cast<float>(total / shape_.num_ranks());
 }
@@ -140,6 +142,8 @@ void Packing::sort_experts() noexcept {
   for (std::size_t expert = 0; expert < load_.size(); ++expert) {
     const int part = 65535 - std::min(65535, static_cast<int>(piece_[expert] * scale));
     part_[expert] = static_cast<std::uint16_t>(part);
+  }
+  for (const std::uint16_t part : part_) {
     ++fine[part % kRadix + 1];
     ++coarse[part / kRadix + 1];
   }

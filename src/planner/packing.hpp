@@ -50,7 +50,7 @@ class Packing {
   /// What eplb does with the load that was set: each piece, heaviest first, to the lightest rank
   /// with a slot left. Same-rank duplicates as there. @returns false where ties or max_replicas()
   /// decide which replicas eplb would choose; the packing is of no use then.
-  bool pack_as_eplb(std::span<const std::int64_t> load);
+  bool pack_as_eplb();
   /// After that, what repair_same_rank_duplicates() does. @returns false where exchanges do not
   /// suffice; some duplicates are left then.
   bool part_duplicates_as_eplb() noexcept;
@@ -100,9 +100,9 @@ class Packing {
   static std::size_t at(int value) noexcept { return static_cast<std::size_t>(value); }
   std::size_t cell(Place place) const noexcept { return at(place.depth) * lanes_ + at(place.rank); }
   void sort_experts() noexcept;
-  bool counts_are_greedy(std::span<const std::int64_t> load) noexcept;
+  bool counts_are_greedy() const noexcept;
   void sort_experts_exactly() noexcept;
-  void list_pieces(std::span<const std::int64_t> load) noexcept;
+  void list_pieces() noexcept;
   int slot_of_round(int rank, int round, SmallRanks sit_out) const noexcept;
   // Bits of a key that hold the rank: the last ones of its load make room, which makes keys unique.
   std::int32_t rank_bits() const noexcept {
@@ -172,7 +172,8 @@ class Packing {
   std::vector<std::int32_t> key_;            // [lanes] scratch of order_ranks(), as the next
   std::vector<std::int32_t> position_;       // [lanes]
   std::vector<std::int32_t> sorted_;         // [R] ranks of a round, lightest first
-  std::vector<double> exact_piece_;          // [E] of pack_as_eplb(), as what follows
+  std::vector<double> exact_;                // [E] loads of pack_as_eplb(), as what follows
+  std::vector<double> exact_piece_;          // [E]
   std::vector<double> exact_load_;           // [R]
   std::vector<std::int32_t> room_;           // [R] slots left
   std::vector<std::size_t> next_cell_;       // [R]

@@ -17,15 +17,11 @@ constexpr int kShiftsPerExpert = 8;
 
 // Greedy replication ends at these counts, whatever its ties, if every replica that they have was
 // worth more than any further one.
-bool Packing::counts_are_greedy(std::span<const std::int64_t> load) noexcept {
-  double least_before = std::numeric_limits<double>::infinity(), most = 0.0;
-  for (std::size_t expert = 0; expert < load.size(); ++expert) {
-    const auto tokens = static_cast<double>(load[expert]);
-    exact_piece_[expert] = tokens / count_[expert];
-    most = std::max(most, exact_piece_[expert]);
-    if (count_[expert] > 1) least_before = std::min(least_before, tokens / (count_[expert] - 1));
-  }
-  return least_before > most;
+bool Packing::counts_are_greedy() const noexcept {
+  const double most = exact_piece_[at(order_[0])];
+  for (std::size_t expert = 0; expert < count_.size(); ++expert)
+    if (count_[expert] > 1 && exact_[expert] / (count_[expert] - 1) <= most) return false;
+  return true;
 }
 
 // Experts of equal pieces are in order already, and stay so.
@@ -55,7 +51,7 @@ void Packing::sort_experts_exactly() noexcept {
 
 // Pieces of the same load: first one of each expert, then further ones in the order in which they
 // came, which is that of the load per replica before.
-void Packing::list_pieces(std::span<const std::int64_t> load) noexcept {
+void Packing::list_pieces() noexcept {
   std::int32_t* listed = listed_.data();
   further_.clear();
   for (std::size_t i = 0; i < order_.size(); ++i) {
@@ -67,8 +63,8 @@ void Packing::list_pieces(std::span<const std::int64_t> load) noexcept {
         (i + 1 < order_.size() && exact_piece_[at(order_[i + 1])] == exact_piece_[at(expert)]))
       continue;
     if (further_.front().expert != further_.back().expert) {
-      const auto before = [load](const Further& piece) {
-        return static_cast<double>(load[at(piece.expert)]) / piece.replicas;
+      const auto before = [this](const Further& piece) {
+        return exact_[at(piece.expert)] / piece.replicas;
       };
       std::ranges::sort(further_, [before](const Further& a, const Further& b) {
         return before(a) > before(b) || (before(a) == before(b) && a.expert < b.expert);
@@ -100,11 +96,13 @@ void Packing::order_ranks_exactly() noexcept {
 
 // The lightest rank takes a piece each time: that goes down the ranks as long as the next one is
 // lighter than all that took one, mostly to the last.
-bool Packing::pack_as_eplb(std::span<const std::int64_t> load) {
+bool Packing::pack_as_eplb() {
   set_pieces();
-  if (!counts_are_greedy(load)) return false;
+  for (std::size_t expert = 0; expert < exact_.size(); ++expert)
+    exact_piece_[expert] = exact_[expert] / count_[expert];
   sort_experts_exactly();
-  list_pieces(load);
+  if (!counts_are_greedy()) return false;
+  list_pieces();
   clear();
   std::ranges::fill(exact_load_, 0.0);
   for (int rank = 0; rank < shape_.num_ranks(); ++rank) {

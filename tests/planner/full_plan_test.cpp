@@ -125,7 +125,7 @@ TEST(Packing, PacksAsEplbDoesAndPartsDuplicatesAsItsRepairDoes) {
     Packing packing(shape);
     packing.set_load(scene.load);
     packing.choose_replicas();
-    if (!packing.pack_as_eplb(scene.load)) return;
+    if (!packing.pack_as_eplb()) return;
     if (packing.may_have_duplicates() && !packing.part_duplicates_as_eplb()) return;
     std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()));
     packing.write(slots);
