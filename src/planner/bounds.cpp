@@ -83,10 +83,24 @@ double pigeonhole_bound(const ClusterShape& shape, std::span<const std::int64_t>
   return bound;
 }
 
+double hottest_expert_bound(const ClusterShape& shape, std::span<const std::int64_t> load) {
+  if (shape.num_redundant_experts() > 0) return 0.0;
+  int others = shape.num_slots();
+  for (int rank = 0; rank < shape.num_ranks(); ++rank)
+    others = std::min(others, shape.slots_per_rank(rank) - 1);
+  std::vector<std::int64_t> lightest(load.begin(), load.end());
+  std::ranges::nth_element(lightest, lightest.begin() + std::max(0, others));
+  double bound = static_cast<double>(std::ranges::max(load));
+  for (int i = 0; i < others; ++i)
+    bound += static_cast<double>(lightest[static_cast<std::size_t>(i)]);
+  return bound;
+}
+
 double lower_bound(const ClusterShape& shape, std::span<const std::int64_t> load,
                    Dispatch dispatch) {
-  if (dispatch == Dispatch::kEven) return pigeonhole_bound(shape, load);
-  return std::max(mean_rank_load(shape, load), smallest_largest_piece(shape, load));
+  const double bound = std::max({mean_rank_load(shape, load), smallest_largest_piece(shape, load),
+                                 hottest_expert_bound(shape, load)});
+  return dispatch == Dispatch::kEven ? std::max(bound, pigeonhole_bound(shape, load)) : bound;
 }
 
 }  // namespace swiftbalancer

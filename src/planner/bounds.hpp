@@ -26,7 +26,11 @@ double smallest_largest_piece(const ClusterShape& shape, std::span<const std::in
 /// times.
 double pigeonhole_bound(const ClusterShape& shape, std::span<const std::int64_t> load);
 
-/// The largest of LB0, LB1 and, for even shares, LB2.
+/// Without redundancy: the hottest expert, and the lightest ones that fill the smallest rank beside
+/// it. 0 with redundancy. Cost: O(experts).
+double hottest_expert_bound(const ClusterShape& shape, std::span<const std::int64_t> load);
+
+/// The largest of LB0, LB1, the last and, for even shares, LB2.
 double lower_bound(const ClusterShape& shape, std::span<const std::int64_t> load,
                    Dispatch dispatch = Dispatch::kEven);
 

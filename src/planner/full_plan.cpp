@@ -8,19 +8,24 @@
 #include <swiftbalancer/placement.hpp>
 
 #include "planner/align.hpp"
+#include "planner/bounds.hpp"
 #include "planner/eplb.hpp"
-#include "planner/layer_problem.hpp"
 #include "planner/refine.hpp"
 
 namespace swiftbalancer {
 namespace {
 
 constexpr int kMaxSteps = 256;
-// Small layers have few good replica counts and cost little: so many times the packings.
+constexpr int kPackings = 5;
+// Small layers have few good replica counts and cost little.
 constexpr int kSmallLayer = 32;  // slots
-constexpr int kSmallLayerFactor = 320;
+constexpr int kPackingsOfSmall = 1600;
 // And steep hills between them: how much worse, in slots' parts of the load, the search goes first.
 constexpr float kSmallLayerHeat = 4.0F;
+// Exchanges before a packing of theirs is refined again: the same counts, another hill.
+constexpr int kRandomSwaps = 3;
+// Less is within the error of single precision, and may as well be a loss.
+constexpr float kClearlyBetter = 1.0F - 1e-5F;
 constexpr int kQuickSteps = 24;  // per packing of the search over replica counts
 constexpr std::array kDivisors = {1.15F, 1.3F, 1.5F, 1.75F, 2.0F, 2.5F};
 constexpr std::uint64_t kSeed = 0x5377696674U;
@@ -29,9 +34,12 @@ constexpr std::uint64_t kSeed = 0x5377696674U;
 
 FullPlanner::FullPlanner(const ClusterShape& shape, const FullPlanOptions& options)
     : shape_(shape),
-      options_(options),
-      max_packings_(options.max_packings *
-                    (shape.num_slots() <= kSmallLayer ? kSmallLayerFactor : 1)),
+      groups_on_nodes_(eplb_is_hierarchical(shape)),
+      tolerated_(1.0F + static_cast<float>(options.tolerance)),
+      is_small_(shape.num_slots() <= kSmallLayer),
+      max_packings_(options.max_packings > 0 ? options.max_packings
+                    : is_small_              ? kPackingsOfSmall
+                                             : kPackings),
       packing_(shape),
       scratch_(static_cast<std::size_t>(shape.num_slots())),
       first_(static_cast<std::size_t>(shape.num_logical_experts())),
@@ -39,40 +47,68 @@ FullPlanner::FullPlanner(const ClusterShape& shape, const FullPlanOptions& optio
       by_load_(first_.size()) {}
 
 void FullPlanner::plan_layer(std::span<const std::int64_t> load, std::span<std::int32_t> slots) {
-  packings_ = 0;
+  given_ = load;
   // More slots than there are experts for: eplb's duplicates, which nothing can avoid.
   if (shape_.num_slots() / shape_.num_ranks() >= shape_.num_logical_experts() ||
       shape_.max_slots_per_rank() > shape_.num_logical_experts()) {
-    std::ranges::copy(eplb_rebalance(shape_, load), slots.begin());
-    repair_same_rank_duplicates(shape_, load, false, slots);
+    std::ranges::copy(repaired_eplb(), slots.begin());
     return;
   }
-  given_ = load;
   packing_.set_load(load);
-  packing_.choose_replicas();
-  best_ = pack_and_refine(static_cast<float>(options_.tolerance), kMaxSteps, true);
+  start_from_eplb();
+  best_ = packing_.rank_load(packing_.hottest_rank());
+  if (best_ > target_ && !improve_start()) start_from_eplb();
   packing_.write(slots);
   if (best_ > target_) search_replicas(slots);
-  if (options_.never_worse_than_eplb || best_ > target_ ||
-      count_same_rank_duplicates(slots, shape_) > 0)
-    compare_with_eplb(load, slots);
+  if (groups_on_nodes_) compare_with_groups_on_nodes(slots);
 }
 
-float FullPlanner::pack_and_refine(float tolerance, int max_steps, bool change_replicas) {
+void FullPlanner::start_from_eplb() {
+  packings_ = 1;
+  packing_.choose_replicas();
+  const bool packed = packing_.pack_as_eplb();
+  const auto alone = static_cast<float>(hottest_expert_bound(shape_, given_));
+  target_ = std::max({packing_.mean(), packing_.largest_piece(), alone}) * tolerated_;
+  if (packed && (!packing_.may_have_duplicates() || packing_.part_duplicates_as_eplb())) return;
+  packing_.read(repaired_eplb());
+}
+
+bool FullPlanner::improve_start() {
+  refine(packing_, {.target = target_, .max_steps = kMaxSteps}, scratch_);
+  const float load = packing_.rank_load(packing_.hottest_rank());
+  if (load > best_ * kClearlyBetter) return false;
+  best_ = load;
+  return true;
+}
+
+float FullPlanner::pack_and_refine(Mixer* random) {
   ++packings_;
-  packing_.pack();
-  target_ = std::max(packing_.mean(), packing_.largest_piece()) * (1.0F + tolerance);
-  refine(packing_, {.target = target_, .max_steps = max_steps, .change_replicas = change_replicas},
+  packing_.pack(packings_ % 2 == 0 ? Packing::SmallRanks::kLastRounds
+                                   : Packing::SmallRanks::kFirstRounds);
+  for (int i = 0; random != nullptr && i < kRandomSwaps; ++i) swap_at_random(*random);
+  const float target = std::max(target_, packing_.largest_piece() * tolerated_);
+  refine(packing_, {.target = target, .max_steps = kQuickSteps, .change_replicas = false},
          scratch_);
   // What a duplicate wins is not to be had: the search must see the layer without it.
   if (packing_.may_have_duplicates()) {
     packing_.write(scratch_);
-    if (count_same_rank_duplicates(scratch_, shape_) > 0) {
-      repair_same_rank_duplicates(shape_, given_, false, scratch_);
-      packing_.read(scratch_);
-    }
+    repair_same_rank_duplicates(shape_, given_, false, scratch_);
+    packing_.read(scratch_);
   }
   return packing_.rank_load(packing_.hottest_rank());
+}
+
+void FullPlanner::swap_at_random(Mixer& random) {
+  const auto any_place = [&] {
+    const int slot = static_cast<int>(random.below(static_cast<std::size_t>(shape_.num_slots())));
+    const int rank = shape_.rank_of_slot(slot);
+    return Packing::Place{rank, slot - shape_.first_slot(rank)};
+  };
+  const Packing::Place a = any_place(), b = any_place();
+  if (a.rank == b.rank || packing_.holds(a.rank, packing_.expert_at(b)) ||
+      packing_.holds(b.rank, packing_.expert_at(a)))
+    return;
+  packing_.swap(a, b);
 }
 
 // Few slots per rank or much skew: which replica counts pack well can only be found by packing.
@@ -81,7 +117,7 @@ float FullPlanner::pack_and_refine(float tolerance, int max_steps, bool change_r
 // Phys. 90, 1990).
 void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   if (shape_.max_slots_per_rank() < 2) return;
-  const float target = target_;
+  if (shape_.num_redundant_experts() == 0 && !is_small_) return;
   std::ranges::fill(first_, 0);
   for (std::int32_t expert : slots) ++first_[static_cast<std::size_t>(expert)];
   const auto counts = packing_.replicas();
@@ -92,12 +128,16 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
     packing_.choose_replicas_by_divisor(theta);
     std::vector<std::int32_t>& chosen = first_;
     std::ranges::copy(counts, chosen.begin());
-    try_replicas(slots);
-    if (best_ <= target) break;
+    try_replicas(slots, nullptr);
+    if (best_ <= target_) break;
     if (objective() >= best_value) continue;
     best_value = objective();
     now_ = chosen;
   }
+  transfer_replicas(best_value, slots);
+}
+
+void FullPlanner::transfer_replicas(float value, std::span<std::int32_t> slots) {
   std::iota(by_load_.begin(), by_load_.end(), 0);
   std::ranges::stable_sort(by_load_, [this](std::int32_t a, std::int32_t b) {
     return packing_.load()[static_cast<std::size_t>(a)] >
@@ -106,31 +146,30 @@ void FullPlanner::search_replicas(std::span<std::int32_t> slots) {
   const std::size_t reach =
       std::min(by_load_.size(), 2 * static_cast<std::size_t>(shape_.num_redundant_experts()) + 16);
   Mixer random(kSeed);
-  const float heat = shape_.num_slots() <= kSmallLayer ? kSmallLayerHeat : 1.0F;
+  const float heat = is_small_ ? kSmallLayerHeat : 1.0F;
   const int left = max_packings_ - packings_;
-  for (int i = 0; i < left && best_ > target; ++i) {
+  for (int i = 0; i < left && best_ > target_; ++i) {
     const auto giver = static_cast<std::size_t>(by_load_[random.below(reach)]);
     const auto taker = static_cast<std::size_t>(by_load_[random.below(reach)]);
-    if (giver == taker || now_[giver] < 2 || now_[taker] >= packing_.max_replicas()) continue;
-    --now_[giver];
-    ++now_[taker];
-    std::ranges::copy(now_, counts.begin());
-    try_replicas(slots);
-    const float allowed = best_value + heat * static_cast<float>(left - i) /
-                                           static_cast<float>(left * shape_.num_slots());
+    const bool transfers =
+        giver != taker && now_[giver] > 1 && now_[taker] < packing_.max_replicas();
+    if (!transfers && !is_small_) continue;
+    if (transfers) --now_[giver], ++now_[taker];
+    std::ranges::copy(now_, packing_.replicas().begin());
+    try_replicas(slots, transfers ? nullptr : &random);
+    const float allowed =
+        value + heat * static_cast<float>(left - i) / static_cast<float>(left * shape_.num_slots());
     if (objective() < allowed) {
-      best_value = objective();
-    } else {
-      ++now_[giver];
-      --now_[taker];
+      value = objective();
+    } else if (transfers) {
+      ++now_[giver], --now_[taker];
     }
   }
-  target_ = target;
 }
 
-void FullPlanner::try_replicas(std::span<std::int32_t> slots) {
-  const float load = pack_and_refine(static_cast<float>(options_.tolerance), kQuickSteps, false);
-  if (load >= best_) return;
+void FullPlanner::try_replicas(std::span<std::int32_t> slots, Mixer* random) {
+  const float load = pack_and_refine(random);
+  if (load > best_ * kClearlyBetter) return;
   best_ = load;
   packing_.write(slots);
 }
@@ -146,21 +185,24 @@ float FullPlanner::objective() const noexcept {
   return most / packing_.mean() + 0.05F * sum;
 }
 
-void FullPlanner::compare_with_eplb(std::span<const std::int64_t> load,
-                                    std::span<std::int32_t> slots) const {
-  repair_same_rank_duplicates(shape_, load, false, slots);
-  std::vector<std::int32_t> other = eplb_rebalance(shape_, load);
-  repair_same_rank_duplicates(shape_, load, false, other);
-  if (imbalance(rank_load(shape_, other, {}, load)) < imbalance(rank_load(shape_, slots, {}, load)))
+void FullPlanner::compare_with_groups_on_nodes(std::span<std::int32_t> slots) {
+  const std::vector<std::int32_t> other = repaired_eplb();
+  packing_.read(other);
+  if (best_ > packing_.rank_load(packing_.hottest_rank()) * kClearlyBetter)
     std::ranges::copy(other, slots.begin());
+}
+
+std::vector<std::int32_t> FullPlanner::repaired_eplb() const {
+  std::vector<std::int32_t> slots = eplb_rebalance(shape_, given_);
+  if (groups_on_nodes_) repair_same_rank_duplicates(shape_, given_, true, slots);
+  repair_same_rank_duplicates(shape_, given_, false, slots);
+  return slots;
 }
 
 std::vector<std::int32_t> plan_full(const ClusterShape& shape, std::span<const std::int64_t> load,
                                     const FullPlanOptions& options) {
   std::vector<std::int32_t> slots(static_cast<std::size_t>(shape.num_slots()));
-  FullPlanOptions strict = options;
-  strict.never_worse_than_eplb = true;
-  FullPlanner(shape, strict).plan_layer(load, slots);
+  FullPlanner(shape, options).plan_layer(load, slots);
   return slots;
 }
 

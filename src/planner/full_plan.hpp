@@ -9,6 +9,7 @@
 
 #include <swiftbalancer/shape.hpp>
 
+#include "planner/layer_problem.hpp"
 #include "planner/packing.hpp"
 
 namespace swiftbalancer {
@@ -16,11 +17,9 @@ namespace swiftbalancer {
 struct FullPlanOptions {
   double tolerance =
       0.002;  ///< Distance from the lower bound, as a part of it, that is good enough.
-  /// Packings of other replica counts that are tried where it is not reached; 320 times as many
-  /// where a layer has 32 slots or fewer.
-  int max_packings = 5;
-  /// Plans by eplb too where the tolerance is reached, and takes the better: some 35 us a layer.
-  bool never_worse_than_eplb = false;
+  /// Packings at most, most of them of other replica counts, where it is not reached. 0: 5, or
+  /// 1,600 where a layer has 32 slots or fewer, which takes 2 ms.
+  int max_packings = 0;
 };
 
 class FullPlanner {
@@ -28,25 +27,32 @@ class FullPlanner {
   /// Takes all memory that layers of this shape need. @param shape outlives this.
   explicit FullPlanner(const ClusterShape& shape, const FullPlanOptions& options = {});
 
-  /// Places one layer. No rank holds an expert twice while avoidable. Where the result is not
-  /// within the tolerance of the bound, it is no worse than eplb's with same-rank duplicates
-  /// repaired.
+  /// Places one layer. No rank holds an expert twice while avoidable. Never worse than eplb with
+  /// same-rank duplicates repaired: that is where it starts from.
   /// @param load [num_logical_experts] tokens, >= 0. @param slots [num_slots] is written.
-  /// Cost: some 7 us for 256 experts, 288 slots and 32 ranks.
+  /// Cost: some 5 us for 256 experts, 288 slots and 32 ranks, 16 us for 320 slots and 64 ranks.
+  /// Where ties decide eplb's replica counts, or it keeps groups on nodes, the plain eplb runs too.
   void plan_layer(std::span<const std::int64_t> load, std::span<std::int32_t> slots);
 
   /// Packings of the last layer.
   int packings() const noexcept { return packings_; }
 
  private:
-  float pack_and_refine(float tolerance, int max_steps, bool change_replicas);
+  void start_from_eplb();
+  bool improve_start();
   void search_replicas(std::span<std::int32_t> slots);
-  void try_replicas(std::span<std::int32_t> slots);
+  void transfer_replicas(float value, std::span<std::int32_t> slots);
+  void try_replicas(std::span<std::int32_t> slots, Mixer* random);
+  float pack_and_refine(Mixer* random);
+  void swap_at_random(Mixer& random);
   float objective() const noexcept;
-  void compare_with_eplb(std::span<const std::int64_t> load, std::span<std::int32_t> slots) const;
+  void compare_with_groups_on_nodes(std::span<std::int32_t> slots);
+  std::vector<std::int32_t> repaired_eplb() const;
 
   const ClusterShape& shape_;
-  FullPlanOptions options_;
+  bool groups_on_nodes_;  // as eplb would keep them
+  float tolerated_;       // times the bound
+  bool is_small_;
   int max_packings_;
   Packing packing_;
   std::span<const std::int64_t> given_;  // loads of the layer in work
@@ -59,8 +65,7 @@ class FullPlanner {
   std::vector<std::int32_t> by_load_;  // [E] heaviest first
 };
 
-/// One layer, with a planner of its own; never worse than repaired eplb. @returns [num_slots]
-/// logical experts.
+/// One layer, with a planner of its own. @returns [num_slots] logical experts.
 std::vector<std::int32_t> plan_full(const ClusterShape& shape, std::span<const std::int64_t> load,
                                     const FullPlanOptions& options = {});
 

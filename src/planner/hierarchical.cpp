@@ -8,9 +8,12 @@
 
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
+#include <swiftbalancer/placement.hpp>
 
 #include "planner/align.hpp"
+#include "planner/bounds.hpp"
 #include "planner/eplb.hpp"
+#include "planner/full_plan.hpp"
 #include "planner/limited_layer.hpp"
 #include "planner/node_partition.hpp"
 
@@ -29,6 +32,8 @@ constexpr std::int64_t kBranchesOfMany = 5'000;
 // As close to the bound as is worth work.
 constexpr double kTolerance = 5e-4;
 constexpr std::int64_t kDefaultWork = 2'000'000;
+// Full plans of nodes may pack about so many slots.
+constexpr int kPackedSlots = 800;
 // Replicas shift the parts of nodes a little while they are placed: look again.
 constexpr int kSpillRounds = 4;
 
@@ -95,9 +100,9 @@ class Placing {
     std::vector<int> home;
     for (int expert = 0; expert < shape_.num_logical_experts(); ++expert)
       home.push_back(partition.node_of_group[index(shape_.group_of_expert(expert))]);
+    const double target = partition.bound * (1.0 + kTolerance);
     LimitedLayer layer(problem_, home);
-    if (!layer.build()) return;
-    refine(layer, partition.bound * (1.0 + kTolerance));
+    if (!start(layer, home, target)) return;
     offer(layer, home);
     for (int round = 0; relaxed_ && round < kSpillRounds; ++round) {
       if (layer.highest_time() <= kRelaxedLevel * mean_time_) break;
@@ -105,6 +110,77 @@ class Placing {
       refine(layer, kRelaxedLevel * mean_time_);
       offer(layer, home);
     }
+  }
+
+  // The full plan of each node, then what the limits leave to be built, if that may be better.
+  bool start(LimitedLayer& layer, const std::vector<int>& home, double target) {
+    const std::vector<std::int32_t> planned = plan_nodes(home, target);
+    if (!planned.empty()) {
+      layer.assign(planned);
+      refine(layer, target);
+      if (layer.highest_time() <= target) return true;
+    }
+    LimitedLayer built(problem_, home);
+    if (built.build()) {
+      refine(built, target);
+      if (planned.empty() || built.highest_time() < layer.highest_time())
+        layer.assign(built.slots());
+    } else if (planned.empty()) {
+      return false;
+    }
+    return true;
+  }
+
+  // Knows neither pins nor speeds. @returns empty where those, or max_replicas, are in the way.
+  std::vector<std::int32_t> plan_nodes(const std::vector<int>& home, double target) {
+    if (has_pins() || !problem_.rank_speed.empty()) return {};
+    std::vector<std::int32_t> slots(index(shape_.num_slots()));
+    for (int node = 0; node < shape_.num_nodes(); ++node) {
+      if (!plan_node(node, home, target, slots)) return {};
+    }
+    return slots;
+  }
+
+  bool plan_node(int node, const std::vector<int>& home, double target,
+                 std::span<std::int32_t> slots) {
+    std::vector<std::int32_t> experts;
+    std::vector<std::int64_t> load;
+    for (int expert = 0; expert < shape_.num_logical_experts(); ++expert) {
+      if (home[index(expert)] != node) continue;
+      experts.push_back(expert);
+      load.push_back(problem_.load[index(expert)]);
+    }
+    ShapeOptions options{.num_moe_layers = 1,
+                         .num_logical_experts = static_cast<int>(experts.size())};
+    std::vector<int> ranks;
+    for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+      if (shape_.node_of_rank(rank) != node) continue;
+      ranks.push_back(rank);
+      options.slots_per_rank.push_back(shape_.slots_per_rank(rank));
+    }
+    options.num_ranks = static_cast<int>(ranks.size());
+    const ClusterShape shape(options);
+    // A node with less to do than the fullest one need not be level.
+    const double bound = std::max(mean_rank_load(shape, load), smallest_largest_piece(shape, load));
+    FullPlanner planner(
+        shape, {.tolerance = bound > 0.0 ? std::max(kTolerance, target / bound - 1.0) : 0.0,
+                .max_packings = std::max(1, kPackedSlots / shape.num_slots())});
+    std::vector<std::int32_t> local(index(shape.num_slots()));
+    planner.plan_layer(load, local);
+    work_left_ -= std::int64_t{planner.packings()} * shape.num_slots();
+    const std::vector<std::int32_t> count = replica_count(local, shape.num_logical_experts());
+    if (problem_.max_replicas > 0 && std::ranges::max(count) > problem_.max_replicas) return false;
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank) {
+      const int first = shape.first_slot(static_cast<int>(rank));
+      for (int i = 0; i < shape.slots_per_rank(static_cast<int>(rank)); ++i) {
+        slots[index(shape_.first_slot(ranks[rank]) + i)] = experts[index(local[index(first + i)])];
+      }
+    }
+    return true;
+  }
+
+  bool has_pins() const {
+    return std::ranges::any_of(problem_.pinned, [](std::uint8_t pin) { return pin != 0; });
   }
 
   void refine(LimitedLayer& layer, double target) {
@@ -128,10 +204,7 @@ class Placing {
 
   // Never worse than the published algorithm.
   void try_eplb() {
-    const auto is_set = [](std::uint8_t pin) { return pin != 0; };
-    if (!eplb_is_hierarchical(shape_) || problem_.max_replicas > 0 ||
-        std::ranges::any_of(problem_.pinned, is_set))
-      return;
+    if (!eplb_is_hierarchical(shape_) || problem_.max_replicas > 0 || has_pins()) return;
     std::vector<std::int32_t> slots = eplb_rebalance(shape_, problem_.load);
     repair_same_rank_duplicates(shape_, problem_.load, true, slots);
     std::vector<int> home(problem_.load.size(), 0);

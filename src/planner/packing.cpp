@@ -13,8 +13,8 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr std::size_t kLaneWidth = 8;
-constexpr int kBuckets = 256;
+constexpr std::size_t kLaneWidth = scan::kWidth;
+constexpr int kRadix = 256;
 constexpr int kBisections = 14;
 // Up to so many ranks, counting the lighter ones is faster than sorting.
 constexpr std::size_t kCountedRanks = 128;
@@ -36,21 +36,33 @@ Packing::Packing(const ClusterShape& shape)
       piece_(load_.size()),
       order_(load_.size()),
       priority_(load_.size()),
-      bucket_(load_.size()),
+      part_(load_.size()),
+      half_sorted_(load_.size()),
       value_(at(shape.max_slots_per_rank()) * lanes_, kNoSlot),
       expert_(value_.size(), kEmptySlot),
       rank_load_(lanes_, kNoRank),
       holders_(load_.size() * words_),
+      has_duplicate_(at(shape.num_ranks())),
       key_(lanes_),
-      sorted_(at(shape.num_ranks())) {}
+      position_(lanes_),
+      sorted_(at(shape.num_ranks())),
+      exact_(load_.size()),
+      exact_piece_(load_.size()),
+      exact_load_(sorted_.size()),
+      room_(sorted_.size()),
+      next_cell_(sorted_.size()),
+      listed_(at(shape.num_slots())) {
+  further_.reserve(listed_.size());
+}
 
 // ---- Loads and replicas ----
 
 void Packing::set_load(std::span<const std::int64_t> load) {
   double total = 0.0;
   for (std::size_t expert = 0; expert < load.size(); ++expert) {
-    load_[expert] = static_cast<float>(load[expert]);
-    total += static_cast<double>(load[expert]);
+    exact_[expert] = static_cast<double>(load[expert]);
+    load_[expert] = static_cast<float>(exact_[expert]);
+    total += exact_[expert];
   }
   mean_ = static_cast<float>(total / shape_.num_ranks());
 }
@@ -122,65 +134,66 @@ void Packing::set_pieces() noexcept {
   largest_piece_ = scan::largest(piece_.data(), piece_.size());
 }
 
-// Counting sort into equal intervals: what refines the packing does not mind a rough order.
+// Radix sort by the part of the largest piece, 16 bits in two passes: what refines the packing does
+// not mind a rough order.
 void Packing::sort_experts() noexcept {
-  std::int32_t first[kBuckets + 1] = {};
-  const float scale =
-      largest_piece_ > 0.0F ? (static_cast<float>(kBuckets) - 0.5F) / largest_piece_ : 0.0F;
+  std::int32_t fine[kRadix + 1] = {}, coarse[kRadix + 1] = {};
+  const float scale = largest_piece_ > 0.0F ? 65535.0F / largest_piece_ : 0.0F;
   for (std::size_t expert = 0; expert < load_.size(); ++expert) {
-    const int bucket = kBuckets - 1 - static_cast<int>(piece_[expert] * scale);
-    bucket_[expert] = static_cast<std::uint8_t>(bucket);
-    ++first[bucket + 1];
+    const int part = 65535 - std::min(65535, static_cast<int>(piece_[expert] * scale));
+    part_[expert] = static_cast<std::uint16_t>(part);
   }
-  for (int bucket = 0; bucket < kBuckets; ++bucket) first[bucket + 1] += first[bucket];
+  for (const std::uint16_t part : part_) {
+    ++fine[part % kRadix + 1];
+    ++coarse[part / kRadix + 1];
+  }
+  for (int digit = 0; digit < kRadix; ++digit) {
+    fine[digit + 1] += fine[digit];
+    coarse[digit + 1] += coarse[digit];
+  }
   for (std::size_t expert = 0; expert < load_.size(); ++expert)
-    order_[at(first[bucket_[expert]]++)] = static_cast<std::int32_t>(expert);
+    half_sorted_[at(fine[part_[expert] % kRadix]++)] = static_cast<std::int32_t>(expert);
+  for (const std::int32_t expert : half_sorted_)
+    order_[at(coarse[part_[at(expert)] / kRadix]++)] = expert;
 }
 
-// Ranks with a slot of this round, lightest first. The low bits of a load make room for the rank,
-// which makes keys unique.
-void Packing::order_ranks(int round) noexcept {
-  const auto ranks = at(shape_.num_ranks());
-  const auto mask = static_cast<std::int32_t>(std::bit_ceil(ranks)) - 1;
-  std::size_t size = 0;
-  for (std::size_t rank = 0; rank < ranks; ++rank) {
-    if (shape_.slots_per_rank(static_cast<int>(rank)) <= round) continue;
-    key_[size++] =
-        (std::bit_cast<std::int32_t>(rank_load_[rank]) & ~mask) | static_cast<std::int32_t>(rank);
-  }
+int Packing::slot_of_round(int rank, int round, SmallRanks sit_out) const noexcept {
+  const int slots = shape_.slots_per_rank(rank);
+  if (sit_out == SmallRanks::kLastRounds) return round < slots ? round : -1;
+  return round - (shape_.max_slots_per_rank() - slots);
+}
+
+void Packing::sort_keys(std::size_t size) noexcept {
+  const std::int32_t mask = rank_bits();
   sorted_.resize(size);
   if (size > kCountedRanks) {
     std::sort(key_.begin(), key_.begin() + static_cast<std::ptrdiff_t>(size));
     for (std::size_t i = 0; i < size; ++i) sorted_[i] = key_[i] & mask;
     return;
   }
-  for (std::size_t i = 0; i < size; ++i)
-    sorted_[at(scan::count_below(key_.data(), size, key_[i]))] = key_[i] & mask;
+  const std::size_t padded = lanes_for(static_cast<int>(size));
+  std::fill(key_.begin() + static_cast<std::ptrdiff_t>(size),
+            key_.begin() + static_cast<std::ptrdiff_t>(padded),
+            std::numeric_limits<std::int32_t>::max());
+  scan::count_below_each(key_.data(), padded, position_.data());
+  for (std::size_t i = 0; i < size; ++i) sorted_[at(position_[i])] = key_[i] & mask;
 }
 
 void Packing::clear() noexcept {
   std::ranges::fill(holders_, 0);
   std::fill_n(rank_load_.begin(), shape_.num_ranks(), 0.0F);
   has_duplicates_ = false;
+  std::ranges::fill(has_duplicate_, 0);
 }
 
-void Packing::put(int rank, int depth, int expert) noexcept {
-  const std::size_t place = cell({rank, depth});
-  has_duplicates_ |= holds(rank, expert);
-  expert_[place] = expert;
-  value_[place] = piece_[at(expert)];
-  rank_load_[at(rank)] += piece_[at(expert)];
-  hold(rank, expert);
-}
-
-void Packing::pack() {
+void Packing::pack(SmallRanks sit_out) {
   set_pieces();
   sort_experts();
   clear();
   std::size_t next = 0;
   int given = 0;
-  for (int depth = 0; depth < shape_.max_slots_per_rank(); ++depth) {
-    order_ranks(depth);
+  for (int round = 0; round < shape_.max_slots_per_rank(); ++round) {
+    order_ranks([&](int rank) { return slot_of_round(rank, round, sit_out) >= 0; });
     for (std::size_t i = 0; i < sorted_.size(); ++i) {
       const int expert = order_[next];
       // A replica of the expert may have come in the round before: a rank behind takes this one.
@@ -188,7 +201,7 @@ void Packing::pack() {
            ++j) {
         if (!holds(sorted_[j], expert)) std::swap(sorted_[i], sorted_[j]);
       }
-      put(sorted_[i], depth, expert);
+      put(sorted_[i], slot_of_round(sorted_[i], round, sit_out), expert);
       if (++given < count_[at(expert)]) continue;
       ++next;
       given = 0;
@@ -202,17 +215,51 @@ int Packing::hottest_rank() const noexcept {
   return static_cast<int>(std::ranges::find(ranks, most) - ranks.begin());
 }
 
+float Packing::lightest_load() const noexcept {
+  return scan::smallest(rank_load_.data(), rank_load_.size());
+}
+
 Packing::Place Packing::find_fitting(Place hot, float target) const noexcept {
   const int expert = expert_at(hot);
   const float piece = value_[cell(hot)];
   const float high = piece - (rank_load(hot.rank) - target), base = piece - target;
-  for (int depth = 0; depth < shape_.max_slots_per_rank(); ++depth) {
+  const int depths = shape_.max_slots_per_rank();
+  for (int depth = 0; depth < depths; ++depth) {
     const float* row = value_.data() + at(depth) * lanes_;
-    if (!scan::any_within(row, rank_load_.data(), lanes_, base, high)) continue;
+    const std::size_t skipped =
+        scan::rows_without(row, at(depths - depth), rank_load_.data(), lanes_, base, high);
+    depth += static_cast<int>(skipped);
+    row += skipped * lanes_;
+    if (depth == depths) break;
     for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
       const float value = row[at(rank)];
       if (value > high || value < base + rank_load_[at(rank)] || holds(rank, expert)) continue;
       if (!holds(hot.rank, expert_at({rank, depth}))) return {rank, depth};
+    }
+  }
+  return {};
+}
+
+Packing::Place Packing::find_fitting_pair(Place hot, int second, float target,
+                                          int& second_depth) const noexcept {
+  const Place other{hot.rank, second};
+  const int one = expert_at(hot), two = expert_at(other);
+  const float sum = value_[cell(hot)] + value_[cell(other)];
+  const float high = sum - (rank_load(hot.rank) - target), base = sum - target;
+  for (int first = 0; first + 1 < shape_.max_slots_per_rank(); ++first) {
+    const float* row = value_.data() + at(first) * lanes_;
+    for (int depth = first + 1; depth < shape_.max_slots_per_rank(); ++depth) {
+      const float* next = value_.data() + at(depth) * lanes_;
+      if (!scan::any_sum_within(row, next, rank_load_.data(), lanes_, base, high)) continue;
+      for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+        const float both = row[at(rank)] + next[at(rank)];
+        if (both > high || both < base + rank_load_[at(rank)]) continue;
+        if (holds(rank, one) || holds(rank, two)) continue;
+        if (holds(hot.rank, expert_at({rank, first})) || holds(hot.rank, expert_at({rank, depth})))
+          continue;
+        second_depth = depth;
+        return {rank, first};
+      }
     }
   }
   return {};

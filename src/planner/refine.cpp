@@ -64,12 +64,11 @@ class Refiner {
   // One exchange that brings both ranks to the target, else the best one.
   bool exchange(int hottest) {
     const int depths = packing_.shape().slots_per_rank(hottest);
-    for (int depth = 0; depth < depths; ++depth) {
-      const Place other = packing_.find_fitting({hottest, depth}, options_.target);
-      if (other.rank < 0) continue;
-      packing_.swap({hottest, depth}, other);
+    // What the hottest rank has above the target, some rank must have below it.
+    const float excess = packing_.rank_load(hottest) - options_.target;
+    if (excess <= options_.target - packing_.lightest_load() &&
+        (exchange_slot(hottest, depths) || exchange_pair(hottest, depths)))
       return true;
-    }
     float best = packing_.rank_load(hottest) - kLeastGain * packing_.mean();
     Place from, to;
     for (int depth = 0; depth < depths; ++depth) {
@@ -81,6 +80,32 @@ class Refiner {
     if (to.rank < 0) return false;
     packing_.swap(from, to);
     return true;
+  }
+
+  bool exchange_slot(int hottest, int depths) {
+    for (int depth = 0; depth < depths; ++depth) {
+      const Place other = packing_.find_fitting({hottest, depth}, options_.target);
+      if (other.rank < 0) continue;
+      packing_.swap({hottest, depth}, other);
+      return true;
+    }
+    return false;
+  }
+
+  // Two slots of each rank at once: many more sums, so one of them fits where no single slot does.
+  bool exchange_pair(int hottest, int depths) {
+    for (int depth = 0; depth < depths; ++depth) {
+      for (int second = depth + 1; second < depths; ++second) {
+        int second_depth = 0;
+        const Place other =
+            packing_.find_fitting_pair({hottest, depth}, second, options_.target, second_depth);
+        if (other.rank < 0) continue;
+        packing_.swap({hottest, depth}, other);
+        packing_.swap({hottest, second}, {other.rank, second_depth});
+        return true;
+      }
+    }
+    return false;
   }
 
   // A replica of another expert gives its slot to one of the hottest rank's: where the sum of

@@ -1,6 +1,6 @@
 #pragma once
-// Improves a packing of one layer from its hottest rank: exchanges of slots first, replica counts
-// where no exchange helps. Used by the full planner. Pure; budgets count steps.
+// Improves a packing of one layer from its hottest rank: exchanges of one slot or two first,
+// replica counts where no exchange helps. Used by the full planner. Pure; budgets count steps.
 
 #include "planner/packing.hpp"
 

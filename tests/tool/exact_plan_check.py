@@ -48,8 +48,7 @@ def main(tool):
             gaps.append(result["imbalance_mean"] / best - 1.0)
     print("gaps to the optimum:", " ".join(f"{gap:.5f}" for gap in gaps))
     assert min(gaps) > -1e-4, "better than the proven optimum"
-    # Ranks of 2 and 3 slots: on one layer here, exchanges of two slots end 5.4 % above the optimum.
-    assert max(gaps) < 0.06 and sum(gaps) / len(gaps) < 0.01, "too far from the optimum"
+    assert max(gaps) < 1e-3, "too far from the optimum"
 
 
 if __name__ == "__main__":
