@@ -27,8 +27,8 @@ SWIFTBALANCER_CLONES float largest(const Lanes& lanes) {
 
 }  // namespace
 
-SWIFTBALANCER_CLONES float best_swap(const SwapRanks& ranks, const SwapPlaces& high,
-                                     const SwapPlaces& low, const int padded) {
+SWIFTBALANCER_CLONES float score_swaps(const SwapRanks& ranks, const SwapPlaces& high,
+                                       const SwapPlaces& low, const int padded, float* gains) {
   const float h = ranks.high, l = ranks.low, high_slow = ranks.high_slow,
               low_slow = ranks.low_slow, cost = ranks.cost;
   const Lanes zero{};
@@ -42,10 +42,11 @@ SWIFTBALANCER_CLONES float best_swap(const SwapRanks& ranks, const SwapPlaces& h
       above = above > zero ? above : zero;
       below = below > zero ? below : zero;
       const Lanes gain = (cost - above * above - below * below) * (weights * high.weights[place]);
+      *reinterpret_cast<Lanes*>(gains + place * padded + first) = gain;
       best = gain > best ? gain : best;
     }
   }
-  return 2.0F * largest(best);
+  return largest(best);
 }
 
 void Victims::lay_out(Arena& arena, std::size_t most) {

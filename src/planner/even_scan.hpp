@@ -21,13 +21,15 @@ struct SwapRanks {
 /// The places of one of them.
 struct SwapPlaces {
   const float* pieces;   ///< Infinite where padded.
-  const float* weights;  ///< 1 / moves of taking the piece away, when the other costs one.
+  const float* weights;  ///< Of gains: the product of both.
   int num_slots;
 };
 
-/// The best weighted gain of swapping a piece of the higher rank for one of the lower one's.
 /// @param padded places of a rank, a multiple of EvenState::kLanes.
-float best_swap(const SwapRanks& ranks, const SwapPlaces& high, const SwapPlaces& low, int padded);
+/// @param gains  [high.num_slots][padded] the weighted gain of swapping a piece of the higher rank
+///               for one of the lower one's. @returns the best of them.
+float score_swaps(const SwapRanks& ranks, const SwapPlaces& high, const SwapPlaces& low, int padded,
+                  float* gains);
 
 /// Redundant replicas that could be given up, as columns. The gain of putting a piece in the place
 /// of one: (given + bonus - max(0, level + piece * slow)^2) * weight.

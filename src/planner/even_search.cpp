@@ -12,14 +12,18 @@ namespace swiftbalancer {
 namespace {
 
 constexpr float kFreeWeight = 2.0F;   // Of a gain that costs no move; 1 for one move, 1/2 for two.
+constexpr float kHomeWeight = 0.70710678F;  // A swap of two has the product, 1/2; twice for each moved before.
 constexpr float kLighter = 0.95F;     // What a kick gives up must be so much lighter.
 constexpr int kKicks = 6;
 constexpr int kMaxSteps = 400;
 constexpr std::int64_t kDefaultWork = 1'000'000;
-constexpr int kDip = 2;  // Moves above the budget that the path may take back.
 
 double env(const char* n, double d) { const char* v = std::getenv(n); return v ? std::atof(v) : d; }
-const int xStrict = (int)env("STRICT", 0);
+const float xHot = (float)env("HOT", 0.3);
+const int xGo = (int)env("GO", 1);
+// What no change of a rank is above, by whether it received anything.
+float most_weight(int received) { return received > 0 ? kFreeWeight : 1.0F; }
+
 float weight_of(int cost) { return cost <= 0 ? kFreeWeight : cost == 1 ? 1.0F : 0.5F; }
 
 float cost_above(float level) {
@@ -42,13 +46,15 @@ class Search {
       : problem_(problem),
         state_(problem),
         target_(state_.lower_bound() * tolerance(*problem.shape)),
+        max_moves_(problem.max_moves < 0 ? std::numeric_limits<int>::max() / 2 : problem.max_moves),
         max_work_(problem.max_work < 0 ? kDefaultWork : problem.max_work),
         max_replicas_(problem.max_replicas > 0 ? problem.max_replicas
                                                : std::numeric_limits<int>::max()) {
     arena_.make([this](Arena& arena) {
       const auto places = static_cast<std::size_t>(state_.num_places());
+      const auto stride = static_cast<std::size_t>(state_.stride());
       victims_.lay_out(arena, places);
-      arena.take(gains_, places);
+      arena.take(gains_, std::max(places, stride * stride));
       arena.take(weights_, places);
       const auto ranks = static_cast<std::size_t>(state_.num_ranks());
       for (float** array : {&excess_, &cost_}) arena.take(*array, ranks);
@@ -56,27 +62,27 @@ class Search {
       arena.take(bonus_, static_cast<std::size_t>(state_.stride()));
       arena.take(tabu_, static_cast<std::size_t>(state_.num_experts()));
     });
-    std::fill_n(weights_, state_.num_places(), 0.5F);
+    std::fill_n(weights_, state_.num_places(), kHomeWeight);
     std::fill_n(tabu_, state_.num_experts(), 0);
     std::iota(order_, order_ + state_.num_ranks(), 0);
   }
 
   EvenPath run() {
-    const int budget =
-        problem_.max_moves < 0 ? std::numeric_limits<int>::max() / 2 : problem_.max_moves;
-    limit_ = budget;
     repair_duplicates();
-    limit_ = xStrict ? budget : std::numeric_limits<int>::max() / 2;
-    follow(budget);
-    if (most_ > budget && !path_.points.empty() && path_.points.back().moves < budget) {
-      limit_ = budget;
-      std::fill_n(tabu_, state_.num_experts(), 0);
-      state_.rewind(best_writes_);
-      for (int rank = 0; rank < state_.num_ranks(); ++rank) refresh_weights(rank);
-      follow(budget);
+    int kicks = 0;
+    for (int step = 0; step < kMaxSteps && work_ < max_work_; ++step) {
+      const int hottest = sort_ranks();
+      keep_if_better(state_.level(hottest));
+      if (state_.level(hottest) <= target_ || (!xGo && !fits(1))) break;
+      const Change change = best_change(hottest);
+      if (change.kind != Kind::kNone) {
+        apply(change);
+      } else if (!fits(1) || kicks++ == kKicks || !kick(hottest)) {
+        break;
+      }
     }
     path_.work = work_;
-    path_.writes = state_.writes(best_writes_);
+    path_.writes = state_.writes(path_.points.back().num_writes);
     return std::move(path_);
   }
 
@@ -88,25 +94,7 @@ class Search {
     return 1.0F + std::clamp(0.015F / slots, 0.0005F, 0.005F);
   }
 
-  bool fits(int cost) const { return state_.moves() + cost <= limit_; }
-
-  void follow(int budget) {
-    int kicks = 0;
-    for (int step = 0; step < kMaxSteps && work_ < max_work_; ++step) {
-      const int hottest = sort_ranks();
-      keep_if_better(budget, state_.level(hottest));
-      most_ = std::max(most_, state_.moves());
-      if (state_.level(hottest) <= target_ || state_.moves() > budget + kDip) break;
-      if (state_.moves() >= limit_) break;
-
-      const Change change = best_change(hottest);
-      if (change.kind != Kind::kNone) {
-        apply(change);
-      } else if (kicks++ == kKicks || !kick(hottest)) {
-        break;
-      }
-    }
-  }
+  bool fits(int cost) const { return cost <= 0 || state_.moves() + cost <= max_moves_; }
 
   // By level, from what they were in before. @returns the last, which is the hottest.
   int sort_ranks() {
@@ -122,11 +110,9 @@ class Search {
     return order_[state_.num_ranks() - 1];
   }
 
-  void keep_if_better(int budget, float level) {
-    if (state_.moves() > budget) return;
+  void keep_if_better(float level) {
     if (!path_.points.empty() && level >= path_.points.back().imbalance - 1e-6) return;
     path_.points.push_back({state_.moves(), level, state_.num_writes()});
-    best_writes_ = state_.num_writes();
   }
 
   void apply(const Change& change) {
@@ -140,7 +126,8 @@ class Search {
   }
 
   void refresh_weight(int place) {
-    weights_[place] = state_.is_home(state_.rank_of(place), state_.expert_at(place)) ? 0.5F : 1.0F;
+    weights_[place] =
+        state_.is_home(state_.rank_of(place), state_.expert_at(place)) ? kHomeWeight : 2.0F * kHomeWeight;
   }
   void refresh_weights(int rank) {
     for (int place = state_.first_place(rank); place < state_.end_place(rank); ++place)
@@ -174,7 +161,6 @@ class Search {
         refresh_weight(place);
       }
     }
-    most_ = state_.moves();
   }
 
   Change best_change(int hottest) {
@@ -200,10 +186,9 @@ class Search {
     return gain;
   }
 
-  // Those that may win more than `least` when that costs no move.
+  // Those that may win more than `least`.
   void collect_victims(int hottest, float most_bonus, float least) {
     int size = 0;
-    const float lowest = least / kFreeWeight - most_bonus;
     for (const std::int32_t expert : state_.replicated()) {
       if (tabu_[expert] != 0) continue;
       const float piece = state_.piece(expert);
@@ -214,12 +199,13 @@ class Search {
         if (rank == hottest) continue;
         const float slow = state_.slowness(rank), excess = excess_[rank];
         const float given = all + cost_above(excess + rise * slow);
-        if (given <= lowest) continue;
+        const float weight = weights_[place] / kHomeWeight;
+        if (weight * (given + most_bonus) <= least) continue;
         victims_.place[size] = place;
         victims_.given[size] = given;
         victims_.level[size] = excess - piece * slow;
         victims_.slow[size] = slow;
-        victims_.weight[size] = 2.0F * weights_[place];
+        victims_.weight[size] = weight;
         ++size;
       }
     }
@@ -245,6 +231,24 @@ class Search {
     try_replacements_by(state_.expert_at(most), bonus_[most - first], best);
     for (int place = first; place < last; ++place) {
       if (place != most) try_replacements_by(state_.expert_at(place), bonus_[place - first], best);
+    }
+    for (int place = first; place < last; ++place) try_relief(place, best);
+  }
+
+  // Other replicas of an expert of the hottest rank as victims: what the rank gains and loses is
+  // less together than each alone.
+  void try_relief(int own, Change& best) {
+    const int expert = state_.expert_at(own), hottest = state_.rank_of(own);
+    if (state_.count(expert) < 2 || tabu_[expert] != 0) return;
+    for (int victim = state_.first_holder(expert); victim >= 0;
+         victim = state_.next_holder(victim)) {
+      if (victim == own) continue;
+      for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place) {
+        const int coming = state_.expert_at(place);
+        if (place == own || !may_have_more(coming)) continue;
+        ++work_;
+        consider_replacement(victim, coming, best);
+      }
     }
   }
 
@@ -306,16 +310,24 @@ class Search {
     if (state_.level(rank) >= state_.level(hottest)) return;
     const SwapRanks ranks{excess_[hottest], excess_[rank], state_.slowness(hottest),
                           state_.slowness(rank), cost_[hottest] + cost_[rank]};
-    const float factor = 0.5F * (state_.received(hottest) > 0 ? 2.0F : 1.0F) *
-                         (state_.received(rank) > 0 ? 2.0F : 1.0F);
+    const float factor =
+        0.5F * most_weight(state_.received(hottest)) * most_weight(state_.received(rank));
     // Level, the two would keep this much.
     const float rest = std::max(0.0F, ranks.high * ranks.low_slow + ranks.low * ranks.high_slow);
     const float slow2 = ranks.high_slow * ranks.high_slow + ranks.low_slow * ranks.low_slow;
     if (factor * (ranks.cost * slow2 - rest * rest) <= best.gain * slow2) return;
     work_ += static_cast<std::int64_t>(state_.num_slots(hottest)) * state_.num_slots(rank);
-    if (best_swap(ranks, places_of(hottest), places_of(rank), state_.stride()) <= best.gain) return;
-    for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place)
-      consider_swaps(place, rank, ranks, best);
+    if (score_swaps(ranks, places_of(hottest), places_of(rank), state_.stride(), gains_) <=
+        best.gain)
+      return;
+    const float* gain = gains_;
+    for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place) {
+      const int first = state_.first_place(rank);
+      for (int i = 0; i < state_.num_slots(rank); ++i) {
+        if (gain[i] > best.gain) consider_swap(place, first + i, gain[i], best);
+      }
+      gain += state_.stride();
+    }
   }
 
   SwapPlaces places_of(int rank) const {
@@ -323,72 +335,62 @@ class Search {
     return {state_.pieces() + first, weights_ + first, state_.num_slots(rank)};
   }
 
-  void consider_swaps(int place, int rank, const SwapRanks& ranks, Change& best) {
+  void consider_swap(int place, int other, float weighted, Change& best) const {
     const int hottest = state_.rank_of(place), expert = state_.expert_at(place);
-    if (state_.holds(rank, expert) || state_.is_pinned(place)) return;
-    const float piece = state_.pieces()[place];
-    for (int other = state_.first_place(rank); other < state_.end_place(rank); ++other) {
-      const float shift = piece - state_.pieces()[other];
-      const float gain = ranks.cost - cost_above(ranks.high - shift * ranks.high_slow) -
-                         cost_above(ranks.low + shift * ranks.low_slow);
-      if (gain * kFreeWeight <= best.gain) continue;
-      const int other_expert = state_.expert_at(other);
-      if (state_.holds(hottest, other_expert) || state_.is_pinned(other)) continue;
-      const int cost = cost_of(hottest, expert, other_expert),
-                other_cost = cost_of(rank, other_expert, expert);
-      if (!fits(cost + other_cost) || !may_receive(hottest, cost) || !may_receive(rank, other_cost))
-        continue;
-      const float weighted = gain * weight_of(cost + other_cost);
-      if (weighted > best.gain) best = {Kind::kSwap, weighted, place, other};
-    }
+    const int rank = state_.rank_of(other), other_expert = state_.expert_at(other);
+    if (state_.holds(rank, expert) || state_.holds(hottest, other_expert) ||
+        state_.is_pinned(place) || state_.is_pinned(other))
+      return;
+    const int cost = cost_of(hottest, expert, other_expert),
+              other_cost = cost_of(rank, other_expert, expert);
+    if (!fits(cost + other_cost) || !may_receive(hottest, cost) || !may_receive(rank, other_cost))
+      return;
+    // Coming home makes it cheaper than the scan can see.
+    const float gain =
+        weighted / (weights_[place] * weights_[other]) * weight_of(cost + other_cost);
+    if (gain > best.gain) best = {Kind::kSwap, gain, place, other};
   }
 
-  // The hottest rank gives up a redundant replica: for one more of an expert of another hot rank, or
-  // of the heaviest that leaves it at the target.
+  // The hottest rank gives up a redundant replica for one more of an expert of another hot rank, or
+  // of one that shares a rank with the replica given up.
   void try_shedding(int hottest, Change& best) {
+    const float weight = most_weight(state_.received(hottest));
     for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place) {
       const int leaving = state_.expert_at(place);
       if (state_.count(leaving) < 2 || state_.is_pinned(place)) continue;
       const float rise =
           state_.piece_with(leaving, state_.count(leaving) - 1) - state_.piece(leaving);
-      // What it wins at most for itself; the rise takes the same off everywhere.
-      const float loss = gain_of_change(leaving, rise) - cost_[hottest] +
-                         cost_above(excess_[hottest] + rise * state_.slowness(hottest));
-      if (kFreeWeight * (loss + cost_[hottest]) > best.gain)
-        shed(place, best_fit(hottest, state_.piece(leaving) - excess_[hottest] /
-                                          state_.slowness(hottest)), best);
-      for (int i = state_.num_ranks() - 2; i >= 0 && cost_[order_[i]] > 0.0F; --i) {
-        const int rank = order_[i];
-        for (int from = state_.first_place(rank); from < state_.end_place(rank); ++from)
-          shed(place, state_.expert_at(from), best);
+      // What it wins at most, for itself; what others lose.
+      float most = cost_[hottest];
+      for (int at = state_.first_holder(leaving); at >= 0; at = state_.next_holder(at)) {
+        const int rank = state_.rank_of(at);
+        if (rank != hottest)
+          most += cost_[rank] - cost_above(excess_[rank] + rise * state_.slowness(rank));
+      }
+      for (int at = state_.first_holder(leaving); at >= 0; at = state_.next_holder(at)) {
+        const int rank = state_.rank_of(at);
+        if (rank == hottest) continue;
+        const float with_relief = most + cost_above(excess_[rank] + rise * state_.slowness(rank));
+        if (weight * with_relief > best.gain) shed_for_any(place, rank, best);
+      }
+      for (int i = state_.num_ranks() - 2; i >= 0 && cost_[order_[i]] > xHot * cost_[hottest]; --i) {
+        // Replicas of one expert on several hot ranks are rare.
+        if (weight * (most + 2.0F * cost_[order_[i]]) > best.gain) shed_for_any(place, order_[i], best);
       }
     }
   }
 
-  // The expert whose next replica is the heaviest of those up to a piece, or the lightest.
-  int best_fit(int rank, float most) const {
-    int best = -1;
-    float best_piece = 0.0F;
-    for (int expert = 0; expert < state_.num_experts(); ++expert) {
-      const float piece = state_.piece_with(expert, state_.count(expert) + 1);
-      if (best >= 0 && (best_piece <= most ? piece > most || piece <= best_piece
-                                           : piece >= best_piece))
-        continue;
-      if (state_.holds(rank, expert) || !may_have_more(expert)) continue;
-      best = expert;
-      best_piece = piece;
+  void shed_for_any(int place, int rank, Change& best) {
+    const int own = state_.rank_of(place);
+    for (int from = state_.first_place(rank); from < state_.end_place(rank); ++from) {
+      const int coming = state_.expert_at(from);
+      if (state_.holds(own, coming) || !may_have_more(coming)) continue;
+      ++work_;
+      const int cost = cost_of(own, state_.expert_at(place), coming);
+      if (!fits(cost) || !may_receive(own, cost)) continue;
+      const float gain = gain_of_replacement(place, coming) * weight_of(cost);
+      if (gain > best.gain) best = {Kind::kReplace, gain, place, coming};
     }
-    return best;
-  }
-
-  void shed(int place, int coming, Change& best) {
-    const int rank = state_.rank_of(place);
-    if (coming < 0 || state_.holds(rank, coming) || !may_have_more(coming)) return;
-    ++work_;
-    const int cost = cost_of(rank, state_.expert_at(place), coming);
-    if (!fits(cost) || !may_receive(rank, cost)) return;
-    const float gain = gain_of_replacement(place, coming) * weight_of(cost);
-    if (gain > best.gain) best = {Kind::kReplace, gain, place, coming};
   }
 
   // Stuck: the heaviest piece of the hottest rank gets the redundant slot that is cheapest to give
@@ -429,10 +431,9 @@ class Search {
   const LayerProblem& problem_;
   EvenState state_;
   float target_;
+  int max_moves_;
   std::int64_t max_work_;
   int max_replicas_;
-  int limit_ = 0;  // moves that a change may reach
-  int most_ = 0;   // moves so far
   std::int64_t work_ = 0;
   Arena arena_;
   Victims victims_;
@@ -443,7 +444,6 @@ class Search {
   float* cost_;         // [R] of that
   std::int32_t* order_;  // [R] by level
   std::uint8_t* tabu_;  // [E] experts kicked
-  std::size_t best_writes_ = 0;
   EvenPath path_;
 };
 
