@@ -80,4 +80,31 @@ SWIFTBALANCER_CLONES float score_victims(const Victims& victims, const float pie
   return largest(best);
 }
 
+void Comers::lay_out(Arena& arena, std::size_t most) {
+  most = (most + kLanes - 1) / kLanes * kLanes;
+  arena.take(expert, most);
+  for (float** column : {&relief, &piece}) arena.take(*column, most);
+}
+
+void Comers::pad() noexcept {
+  for (int i = size; i % kLanes != 0; ++i) {
+    relief[i] = kWorthless;
+    piece[i] = 0.0F;
+  }
+}
+
+SWIFTBALANCER_CLONES float score_comers(const Comers& comers, const float given, const float level,
+                                        const float slow, float* gains) {
+  const Lanes zero{};
+  Lanes best = zero + kWorthless;
+  for (int i = 0; i < comers.size; i += kLanes) {
+    Lanes above = level + slow * *reinterpret_cast<const Lanes*>(comers.piece + i);
+    above = above > zero ? above : zero;
+    const Lanes gain = given + *reinterpret_cast<const Lanes*>(comers.relief + i) - above * above;
+    *reinterpret_cast<Lanes*>(gains + i) = gain;
+    best = gain > best ? gain : best;
+  }
+  return largest(best);
+}
+
 }  // namespace swiftbalancer

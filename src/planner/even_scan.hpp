@@ -46,4 +46,18 @@ struct Victims {
 /// @param gains the weighted gain of each victim. @returns the best of them.
 float score_victims(const Victims& victims, float piece, float bonus, float* gains);
 
+/// Experts that could come to the hottest rank for one of its redundant replicas, as columns. The
+/// gain of one: given + relief - max(0, level + piece * slow)^2.
+struct Comers {
+  std::int32_t* expert;
+  float *relief, *piece;  ///< What their ranks win; what comes.
+  int size = 0;
+
+  void lay_out(Arena& arena, std::size_t most);
+  void pad() noexcept;
+};
+
+/// @param level of the rank without the replica. @param gains of each. @returns the best of them.
+float score_comers(const Comers& comers, float given, float level, float slow, float* gains);
+
 }  // namespace swiftbalancer

@@ -14,13 +14,13 @@ namespace {
 constexpr float kFreeWeight = 2.0F;   // Of a gain that costs no move; 1 for one move, 1/2 for two.
 constexpr float kHomeWeight = 0.70710678F;  // A swap of two has the product, 1/2; twice for each moved before.
 constexpr float kLighter = 0.95F;     // What a kick gives up must be so much lighter.
+constexpr float kNearlyAsHot = 0.3F;   // Part of the hottest rank's cost.
 constexpr int kKicks = 6;
 constexpr int kMaxSteps = 400;
 constexpr std::int64_t kDefaultWork = 1'000'000;
 
 double env(const char* n, double d) { const char* v = std::getenv(n); return v ? std::atof(v) : d; }
-const float xHot = (float)env("HOT", 0.3);
-const int xGo = (int)env("GO", 1);
+const float xFree=(float)env("FREE",2);
 // What no change of a rank is above, by whether it received anything.
 float most_weight(int received) { return received > 0 ? kFreeWeight : 1.0F; }
 
@@ -54,12 +54,13 @@ class Search {
       const auto places = static_cast<std::size_t>(state_.num_places());
       const auto stride = static_cast<std::size_t>(state_.stride());
       victims_.lay_out(arena, places);
+      comers_.lay_out(arena, places);
       arena.take(gains_, std::max(places, stride * stride));
       arena.take(weights_, places);
       const auto ranks = static_cast<std::size_t>(state_.num_ranks());
       for (float** array : {&excess_, &cost_}) arena.take(*array, ranks);
       arena.take(order_, ranks);
-      arena.take(bonus_, static_cast<std::size_t>(state_.stride()));
+      for (float** array : {&bonus_, &relief_}) arena.take(*array, stride);
       arena.take(tabu_, static_cast<std::size_t>(state_.num_experts()));
     });
     std::fill_n(weights_, state_.num_places(), kHomeWeight);
@@ -73,7 +74,7 @@ class Search {
     for (int step = 0; step < kMaxSteps && work_ < max_work_; ++step) {
       const int hottest = sort_ranks();
       keep_if_better(state_.level(hottest));
-      if (state_.level(hottest) <= target_ || (!xGo && !fits(1))) break;
+      if (state_.level(hottest) <= target_ || (state_.moves() == 0 && !fits(1))) break;
       const Change change = best_change(hottest);
       if (change.kind != Kind::kNone) {
         apply(change);
@@ -93,6 +94,9 @@ class Search {
         static_cast<float>(shape.num_slots()) / static_cast<float>(shape.num_ranks());
     return 1.0F + std::clamp(0.015F / slots, 0.0005F, 0.005F);
   }
+
+  // At the limit only what was moved may move on.
+  bool may_change(int place) const { return fits(1) || weights_[place] > 1.0F; }
 
   bool fits(int cost) const { return cost <= 0 || state_.moves() + cost <= max_moves_; }
 
@@ -192,11 +196,11 @@ class Search {
     for (const std::int32_t expert : state_.replicated()) {
       if (tabu_[expert] != 0) continue;
       const float piece = state_.piece(expert);
-      const float rise = state_.piece_with(expert, state_.count(expert) - 1) - piece;
+      const float rise = rise_of(expert);
       const float all = gain_of_change(expert, rise);
       for (int place = state_.first_holder(expert); place >= 0; place = state_.next_holder(place)) {
         const int rank = state_.rank_of(place);
-        if (rank == hottest) continue;
+        if (rank == hottest || !may_change(place)) continue;
         const float slow = state_.slowness(rank), excess = excess_[rank];
         const float given = all + cost_above(excess + rise * slow);
         const float weight = weights_[place] / kHomeWeight;
@@ -240,14 +244,31 @@ class Search {
   void try_relief(int own, Change& best) {
     const int expert = state_.expert_at(own), hottest = state_.rank_of(own);
     if (state_.count(expert) < 2 || tabu_[expert] != 0) return;
+    const float rise = rise_of(expert), piece = state_.piece(expert);
+    const float others = gain_of_change(expert, rise) - gain_at(hottest, rise);
+    const int first = state_.first_place(hottest), last = state_.end_place(hottest);
+    float most = 0.0F;
+    for (int place = first; place < last; ++place) {
+      const float fall = fall_of(state_.expert_at(place));
+      float& relief = relief_[place - first];
+      relief = bonus_[place - first] - gain_at(hottest, fall) + gain_at(hottest, rise + fall);
+      most = std::max(most, relief);
+    }
     for (int victim = state_.first_holder(expert); victim >= 0;
          victim = state_.next_holder(victim)) {
-      if (victim == own) continue;
-      for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place) {
+      const int rank = state_.rank_of(victim);
+      if (victim == own || !may_change(victim)) continue;
+      const float slow = state_.slowness(rank), weight = weights_[victim] / kHomeWeight;
+      const float given = others + cost_above(excess_[rank] + rise * slow);
+      if (weight * (given + most) <= best.gain) continue;
+      for (int place = first; place < last; ++place) {
         const int coming = state_.expert_at(place);
         if (place == own || !may_have_more(coming)) continue;
         ++work_;
-        consider_replacement(victim, coming, best);
+        const float level =
+            excess_[rank] + (state_.piece_with(coming, state_.count(coming) + 1) - piece) * slow;
+        if (weight * (given + relief_[place - first] - cost_above(level)) > best.gain)
+          consider_replacement(victim, coming, best);
       }
     }
   }
@@ -257,18 +278,22 @@ class Search {
     return state_.piece_with(expert, state_.count(expert) + 1) - state_.piece(expert);
   }
 
+  float rise_of(int expert) const {
+    return state_.piece_with(expert, state_.count(expert) - 1) - state_.piece(expert);
+  }
+
+  // What a rank wins when its load changes.
+  float gain_at(int rank, float change) const {
+    return cost_[rank] - cost_above(excess_[rank] + change * state_.slowness(rank));
+  }
+
   void try_replacements_by(int expert, float bonus, Change& best) {
     if (kFreeWeight * bonus <= best.gain) return;
     const float piece = state_.piece_with(expert, state_.count(expert) + 1);
     work_ += victims_.size;
-    float most = score_victims(victims_, piece, bonus, gains_);
-    float* const last = gains_ + victims_.size;
-    while (most > best.gain) {
-      float* const v = std::find(gains_, last, most);
-      consider_replacement(victims_.place[v - gains_], expert, best);
-      *v = -std::numeric_limits<float>::infinity();
-      if (most <= best.gain) break;
-      most = *std::max_element(gains_, last);
+    if (score_victims(victims_, piece, bonus, gains_) <= best.gain) return;
+    for (int v = 0; v < victims_.size; ++v) {
+      if (gains_[v] > best.gain) consider_replacement(victims_.place[v], expert, best);
     }
   }
 
@@ -308,6 +333,7 @@ class Search {
 
   void try_swaps_with(int hottest, int rank, Change& best) {
     if (state_.level(rank) >= state_.level(hottest)) return;
+    if (!fits(1) && (state_.received(rank) == 0 || state_.received(hottest) == 0)) return;
     const SwapRanks ranks{excess_[hottest], excess_[rank], state_.slowness(hottest),
                           state_.slowness(rank), cost_[hottest] + cost_[rank]};
     const float factor =
@@ -354,43 +380,73 @@ class Search {
   // The hottest rank gives up a redundant replica for one more of an expert of another hot rank, or
   // of one that shares a rank with the replica given up.
   void try_shedding(int hottest, Change& best) {
+    comers_.size = -1;
+    const int second = order_[state_.num_ranks() - 2];
     const float weight = most_weight(state_.received(hottest));
     for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place) {
       const int leaving = state_.expert_at(place);
-      if (state_.count(leaving) < 2 || state_.is_pinned(place)) continue;
-      const float rise =
-          state_.piece_with(leaving, state_.count(leaving) - 1) - state_.piece(leaving);
-      // What it wins at most, for itself; what others lose.
-      float most = cost_[hottest];
+      if (state_.count(leaving) < 2 || state_.is_pinned(place) || !may_change(place)) continue;
+      const float rise = rise_of(leaving);
+      // What it wins at most, for itself, and what others lose.
+      const float most = cost_[hottest] + gain_of_change(leaving, rise) - gain_at(hottest, rise);
       for (int at = state_.first_holder(leaving); at >= 0; at = state_.next_holder(at)) {
         const int rank = state_.rank_of(at);
-        if (rank != hottest)
-          most += cost_[rank] - cost_above(excess_[rank] + rise * state_.slowness(rank));
+        if (rank != hottest && weight * (most - gain_at(rank, rise) + cost_[rank]) > best.gain)
+          shed_for_sharer(place, rank, most, best);
       }
-      for (int at = state_.first_holder(leaving); at >= 0; at = state_.next_holder(at)) {
-        const int rank = state_.rank_of(at);
-        if (rank == hottest) continue;
-        const float with_relief = most + cost_above(excess_[rank] + rise * state_.slowness(rank));
-        if (weight * with_relief > best.gain) shed_for_any(place, rank, best);
-      }
-      for (int i = state_.num_ranks() - 2; i >= 0 && cost_[order_[i]] > xHot * cost_[hottest]; --i) {
-        // Replicas of one expert on several hot ranks are rare.
-        if (weight * (most + 2.0F * cost_[order_[i]]) > best.gain) shed_for_any(place, order_[i], best);
-      }
+      // Replicas of one expert on several hot ranks are rare.
+      if (weight * (most + 2.0F * cost_[second]) > best.gain) shed_for_comers(place, most, best);
     }
   }
 
-  void shed_for_any(int place, int rank, Change& best) {
-    const int own = state_.rank_of(place);
+  void shed_for_sharer(int place, int rank, float most, Change& best) {
+    const int own = state_.rank_of(place), leaving = state_.expert_at(place);
+    const float rise = rise_of(leaving), kept = most - gain_at(rank, rise), left = excess_without(place);
     for (int from = state_.first_place(rank); from < state_.end_place(rank); ++from) {
       const int coming = state_.expert_at(from);
-      if (state_.holds(own, coming) || !may_have_more(coming)) continue;
+      if (!may_have_more(coming)) continue;
       ++work_;
-      const int cost = cost_of(own, state_.expert_at(place), coming);
-      if (!fits(cost) || !may_receive(own, cost)) continue;
-      const float gain = gain_of_replacement(place, coming) * weight_of(cost);
-      if (gain > best.gain) best = {Kind::kReplace, gain, place, coming};
+      const float fall = fall_of(coming);
+      const float gain = kept + gain_at(rank, rise + fall) -
+                         cost_above(left + (state_.piece(coming) + fall) * state_.slowness(own));
+      if (kFreeWeight * gain > best.gain) consider_replacement(place, coming, best);
     }
+  }
+
+  float excess_without(int place) const {
+    const int rank = state_.rank_of(place);
+    return excess_[rank] - state_.pieces()[place] * state_.slowness(rank);
+  }
+
+  void shed_for_comers(int place, float most, Change& best) {
+    const int own = state_.rank_of(place);
+    if (comers_.size < 0) collect_comers(own);
+    work_ += comers_.size;
+    const float weight = weights_[place] / kHomeWeight;
+    if (weight * score_comers(comers_, most, excess_without(place), state_.slowness(own), gains_) <=
+        best.gain)
+      return;
+    for (int i = 0; i < comers_.size; ++i) {
+      if (weight * gains_[i] > best.gain) consider_replacement(place, comers_.expert[i], best);
+    }
+  }
+
+  // From ranks that are nearly as hot.
+  void collect_comers(int hottest) {
+    int size = 0;
+    for (int i = state_.num_ranks() - 2; i >= 0 && cost_[order_[i]] > kNearlyAsHot * cost_[hottest]; --i) {
+      const int rank = order_[i];
+      for (int place = state_.first_place(rank); place < state_.end_place(rank); ++place) {
+        const int expert = state_.expert_at(place);
+        if (state_.holds(hottest, expert) || !may_have_more(expert)) continue;
+        comers_.expert[size] = expert;
+        comers_.relief[size] = gain_of_change(expert, fall_of(expert));
+        comers_.piece[size] = state_.piece_with(expert, state_.count(expert) + 1);
+        ++size;
+      }
+    }
+    comers_.size = size;
+    comers_.pad();
   }
 
   // Stuck: the heaviest piece of the hottest rank gets the redundant slot that is cheapest to give
@@ -437,9 +493,11 @@ class Search {
   std::int64_t work_ = 0;
   Arena arena_;
   Victims victims_;
+  Comers comers_;
   float* gains_;        // of the victims
   float* weights_;      // [R][stride]: 1 / moves of taking the piece away, with another
   float* bonus_;        // [stride] of the hottest rank: what a further replica wins at most
+  float* relief_;       // [stride] the same, less what an expert that leaves elsewhere costs it
   float* excess_;       // [R] level above the target
   float* cost_;         // [R] of that
   std::int32_t* order_;  // [R] by level
