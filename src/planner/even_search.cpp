@@ -1,7 +1,6 @@
 #include "planner/even_search.hpp"
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
 #include <numeric>
 
@@ -13,14 +12,13 @@ namespace {
 
 constexpr float kFreeWeight = 2.0F;   // Of a gain that costs no move; 1 for one move, 1/2 for two.
 constexpr float kHomeWeight = 0.70710678F;  // A swap of two has the product, 1/2; twice for each moved before.
+constexpr float kReplaceWeight = 1.0F / kHomeWeight;
 constexpr float kLighter = 0.95F;     // What a kick gives up must be so much lighter.
-constexpr float kNearlyAsHot = 0.3F;   // Part of the hottest rank's cost.
+constexpr float kNearlyAsHot = 0.7F;   // Part of the hottest rank's cost.
 constexpr int kKicks = 6;
 constexpr int kMaxSteps = 400;
 constexpr std::int64_t kDefaultWork = 1'000'000;
 
-double env(const char* n, double d) { const char* v = std::getenv(n); return v ? std::atof(v) : d; }
-const float xFree=(float)env("FREE",2);
 // What no change of a rank is above, by whether it received anything.
 float most_weight(int received) { return received > 0 ? kFreeWeight : 1.0F; }
 
@@ -96,7 +94,7 @@ class Search {
   }
 
   // At the limit only what was moved may move on.
-  bool may_change(int place) const { return fits(1) || weights_[place] > 1.0F; }
+  bool may_change(int place) const { return fits(1) || weights_[place] > kHomeWeight; }
 
   bool fits(int cost) const { return cost <= 0 || state_.moves() + cost <= max_moves_; }
 
@@ -192,22 +190,30 @@ class Search {
 
   // Those that may win more than `least`.
   void collect_victims(int hottest, float most_bonus, float least) {
+    const bool free_only = !fits(1);
+    const float *const excess = excess_, *const cost = cost_;
     int size = 0;
     for (const std::int32_t expert : state_.replicated()) {
       if (tabu_[expert] != 0) continue;
-      const float piece = state_.piece(expert);
-      const float rise = rise_of(expert);
-      const float all = gain_of_change(expert, rise);
+      const float piece = state_.piece(expert), rise = rise_of(expert);
+      float all = 0.0F, most = 0.0F;  // Of what the others lose when one gives it up.
       for (int place = state_.first_holder(expert); place >= 0; place = state_.next_holder(place)) {
         const int rank = state_.rank_of(place);
-        if (rank == hottest || !may_change(place)) continue;
-        const float slow = state_.slowness(rank), excess = excess_[rank];
-        const float given = all + cost_above(excess + rise * slow);
-        const float weight = weights_[place] / kHomeWeight;
+        const float after = cost_above(excess[rank] + rise * state_.slowness(rank));
+        all += cost[rank] - after;
+        most = std::max(most, after);
+      }
+      if (kFreeWeight * (all + most + most_bonus) <= least) continue;
+      for (int place = state_.first_holder(expert); place >= 0; place = state_.next_holder(place)) {
+        const int rank = state_.rank_of(place);
+        const float weight = weights_[place] * kReplaceWeight;
+        if (rank == hottest || (free_only && weights_[place] <= kHomeWeight)) continue;
+        const float slow = state_.slowness(rank), level = excess[rank];
+        const float given = all + cost_above(level + rise * slow);
         if (weight * (given + most_bonus) <= least) continue;
         victims_.place[size] = place;
         victims_.given[size] = given;
-        victims_.level[size] = excess - piece * slow;
+        victims_.level[size] = level - piece * slow;
         victims_.slow[size] = slow;
         victims_.weight[size] = weight;
         ++size;
@@ -258,7 +264,7 @@ class Search {
          victim = state_.next_holder(victim)) {
       const int rank = state_.rank_of(victim);
       if (victim == own || !may_change(victim)) continue;
-      const float slow = state_.slowness(rank), weight = weights_[victim] / kHomeWeight;
+      const float slow = state_.slowness(rank), weight = weights_[victim] * kReplaceWeight;
       const float given = others + cost_above(excess_[rank] + rise * slow);
       if (weight * (given + most) <= best.gain) continue;
       for (int place = first; place < last; ++place) {
@@ -328,12 +334,19 @@ class Search {
   }
 
   void try_swaps(int hottest, Change& best) {
-    for (int i = 0; i + 1 < state_.num_ranks(); ++i) try_swaps_with(hottest, order_[i], best);
+    const float own = cost_[hottest], factor = 0.5F * most_weight(state_.received(hottest));
+    const bool free_only = !fits(1);
+    if (free_only && state_.received(hottest) == 0) return;
+    for (int i = 0; i + 1 < state_.num_ranks(); ++i) {
+      const int rank = order_[i], received = state_.received(rank);
+      if (factor * most_weight(received) * (own + cost_[rank]) <= best.gain) continue;
+      if (free_only && received == 0) continue;
+      try_swaps_with(hottest, rank, best);
+    }
   }
 
   void try_swaps_with(int hottest, int rank, Change& best) {
     if (state_.level(rank) >= state_.level(hottest)) return;
-    if (!fits(1) && (state_.received(rank) == 0 || state_.received(hottest) == 0)) return;
     const SwapRanks ranks{excess_[hottest], excess_[rank], state_.slowness(hottest),
                           state_.slowness(rank), cost_[hottest] + cost_[rank]};
     const float factor =
@@ -422,7 +435,7 @@ class Search {
     const int own = state_.rank_of(place);
     if (comers_.size < 0) collect_comers(own);
     work_ += comers_.size;
-    const float weight = weights_[place] / kHomeWeight;
+    const float weight = weights_[place] * kReplaceWeight;
     if (weight * score_comers(comers_, most, excess_without(place), state_.slowness(own), gains_) <=
         best.gain)
       return;
