@@ -29,8 +29,8 @@ SWIFTBALANCER_CLONES float largest(const Lanes& lanes) {
 
 SWIFTBALANCER_CLONES float score_swaps(const SwapRanks& ranks, const SwapPlaces& high,
                                        const SwapPlaces& low, const int padded, float* gains) {
-  const float h = ranks.high, l = ranks.low, high_slow = ranks.high_slow,
-              low_slow = ranks.low_slow, cost = ranks.cost;
+  const float h = ranks.high, l = ranks.low, high_slow = ranks.high_slow, low_slow = ranks.low_slow,
+              cost = ranks.cost;
   const Lanes zero{};
   Lanes best = zero + kWorthless;
   for (int first = 0; first < padded; first += kLanes) {

@@ -10,11 +10,12 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr float kFreeWeight = 2.0F;   // Of a gain that costs no move; 1 for one move, 1/2 for two.
-constexpr float kHomeWeight = 0.70710678F;  // A swap of two has the product, 1/2; twice for each moved before.
+constexpr float kFreeWeight = 2.0F;  // Of a gain that costs no move; 1 for one move, 1/2 for two.
+// Of a place: a swap has the product of both, 1/2 at home, twice that for each that moved before.
+constexpr float kHomeWeight = 0.70710678F;
 constexpr float kReplaceWeight = 1.0F / kHomeWeight;
 constexpr float kLighter = 0.95F;     // What a kick gives up must be so much lighter.
-constexpr float kNearlyAsHot = 0.7F;   // Part of the hottest rank's cost.
+constexpr float kNearlyAsHot = 0.7F;  // Part of the hottest rank's cost.
 constexpr int kKicks = 6;
 constexpr int kMaxSteps = 400;
 constexpr std::int64_t kDefaultWork = 1'000'000;
@@ -58,7 +59,7 @@ class Search {
       const auto ranks = static_cast<std::size_t>(state_.num_ranks());
       for (float** array : {&excess_, &cost_}) arena.take(*array, ranks);
       arena.take(order_, ranks);
-      for (float** array : {&bonus_, &relief_}) arena.take(*array, stride);
+      arena.take(bonus_, stride);
       arena.take(tabu_, static_cast<std::size_t>(state_.num_experts()));
     });
     std::fill_n(weights_, state_.num_places(), kHomeWeight);
@@ -72,7 +73,9 @@ class Search {
     for (int step = 0; step < kMaxSteps && work_ < max_work_; ++step) {
       const int hottest = sort_ranks();
       keep_if_better(state_.level(hottest));
-      if (state_.level(hottest) <= target_ || (state_.moves() == 0 && !fits(1))) break;
+      if (state_.num_ranks() < 2 || state_.level(hottest) <= target_ ||
+          (state_.moves() == 0 && !fits(1)))
+        break;
       const Change change = best_change(hottest);
       if (change.kind != Kind::kNone) {
         apply(change);
@@ -81,7 +84,7 @@ class Search {
       }
     }
     path_.work = work_;
-    path_.writes = state_.writes(path_.points.back().num_writes);
+    if (!path_.points.empty()) path_.writes = state_.writes(path_.points.back().num_writes);
     return std::move(path_);
   }
 
@@ -128,8 +131,9 @@ class Search {
   }
 
   void refresh_weight(int place) {
-    weights_[place] =
-        state_.is_home(state_.rank_of(place), state_.expert_at(place)) ? kHomeWeight : 2.0F * kHomeWeight;
+    weights_[place] = state_.is_home(state_.rank_of(place), state_.expert_at(place))
+                          ? kHomeWeight
+                          : 2.0F * kHomeWeight;
   }
   void refresh_weights(int rank) {
     for (int place = state_.first_place(rank); place < state_.end_place(rank); ++place)
@@ -233,7 +237,8 @@ class Search {
     int most = first;
     for (int place = first; place < last; ++place) {
       const int expert = state_.expert_at(place);
-      bonus_[place - first] = may_have_more(expert) ? gain_of_change(expert, fall_of(expert)) : 0.0F;
+      bonus_[place - first] =
+          may_have_more(expert) ? gain_of_change(expert, fall_of(expert)) : 0.0F;
       if (bonus_[place - first] > bonus_[most - first]) most = place;
     }
     collect_victims(hottest, bonus_[most - first], best.gain);
@@ -241,41 +246,6 @@ class Search {
     try_replacements_by(state_.expert_at(most), bonus_[most - first], best);
     for (int place = first; place < last; ++place) {
       if (place != most) try_replacements_by(state_.expert_at(place), bonus_[place - first], best);
-    }
-    for (int place = first; place < last; ++place) try_relief(place, best);
-  }
-
-  // Other replicas of an expert of the hottest rank as victims: what the rank gains and loses is
-  // less together than each alone.
-  void try_relief(int own, Change& best) {
-    const int expert = state_.expert_at(own), hottest = state_.rank_of(own);
-    if (state_.count(expert) < 2 || tabu_[expert] != 0) return;
-    const float rise = rise_of(expert), piece = state_.piece(expert);
-    const float others = gain_of_change(expert, rise) - gain_at(hottest, rise);
-    const int first = state_.first_place(hottest), last = state_.end_place(hottest);
-    float most = 0.0F;
-    for (int place = first; place < last; ++place) {
-      const float fall = fall_of(state_.expert_at(place));
-      float& relief = relief_[place - first];
-      relief = bonus_[place - first] - gain_at(hottest, fall) + gain_at(hottest, rise + fall);
-      most = std::max(most, relief);
-    }
-    for (int victim = state_.first_holder(expert); victim >= 0;
-         victim = state_.next_holder(victim)) {
-      const int rank = state_.rank_of(victim);
-      if (victim == own || !may_change(victim)) continue;
-      const float slow = state_.slowness(rank), weight = weights_[victim] * kReplaceWeight;
-      const float given = others + cost_above(excess_[rank] + rise * slow);
-      if (weight * (given + most) <= best.gain) continue;
-      for (int place = first; place < last; ++place) {
-        const int coming = state_.expert_at(place);
-        if (place == own || !may_have_more(coming)) continue;
-        ++work_;
-        const float level =
-            excess_[rank] + (state_.piece_with(coming, state_.count(coming) + 1) - piece) * slow;
-        if (weight * (given + relief_[place - first] - cost_above(level)) > best.gain)
-          consider_replacement(victim, coming, best);
-      }
     }
   }
 
@@ -414,7 +384,8 @@ class Search {
 
   void shed_for_sharer(int place, int rank, float most, Change& best) {
     const int own = state_.rank_of(place), leaving = state_.expert_at(place);
-    const float rise = rise_of(leaving), kept = most - gain_at(rank, rise), left = excess_without(place);
+    const float rise = rise_of(leaving), kept = most - gain_at(rank, rise),
+                left = excess_without(place);
     for (int from = state_.first_place(rank); from < state_.end_place(rank); ++from) {
       const int coming = state_.expert_at(from);
       if (!may_have_more(coming)) continue;
@@ -447,7 +418,8 @@ class Search {
   // From ranks that are nearly as hot.
   void collect_comers(int hottest) {
     int size = 0;
-    for (int i = state_.num_ranks() - 2; i >= 0 && cost_[order_[i]] > kNearlyAsHot * cost_[hottest]; --i) {
+    for (int i = state_.num_ranks() - 2; i >= 0 && cost_[order_[i]] > kNearlyAsHot * cost_[hottest];
+         --i) {
       const int rank = order_[i];
       for (int place = state_.first_place(rank); place < state_.end_place(rank); ++place) {
         const int expert = state_.expert_at(place);
@@ -507,14 +479,13 @@ class Search {
   Arena arena_;
   Victims victims_;
   Comers comers_;
-  float* gains_;        // of the victims
-  float* weights_;      // [R][stride]: 1 / moves of taking the piece away, with another
-  float* bonus_;        // [stride] of the hottest rank: what a further replica wins at most
-  float* relief_;       // [stride] the same, less what an expert that leaves elsewhere costs it
-  float* excess_;       // [R] level above the target
-  float* cost_;         // [R] of that
+  float* gains_;         // of the victims
+  float* weights_;       // [R][stride]: 1 / moves of taking the piece away, with another
+  float* bonus_;         // [stride] of the hottest rank: what a further replica wins its holders
+  float* excess_;        // [R] level above the target
+  float* cost_;          // [R] of that
   std::int32_t* order_;  // [R] by level
-  std::uint8_t* tabu_;  // [E] experts kicked
+  std::uint8_t* tabu_;   // [E] experts kicked
   EvenPath path_;
 };
 

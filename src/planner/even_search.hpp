@@ -5,8 +5,8 @@
 //
 // Objective: the sum over ranks of max(0, level - target)^2. Changes of the hottest rank: another
 // rank gives a redundant slot to one of its experts (1 move), a redundant slot of its own goes to
-// another expert (1), two ranks swap experts (2). A replica that was moved before moves on for free. Stuck: an
-// expert gets a replica even at a loss, once each.
+// another expert (1), two ranks swap experts (2). A replica that was moved before moves on for
+// free. Stuck: an expert gets a replica even at a loss, once each.
 
 #include <cstddef>
 #include <cstdint>
@@ -35,7 +35,8 @@ struct EvenPath {
   std::int64_t work = 0;
 
   /// @param start the placement of the problem. @returns [num_slots] at a point.
-  std::vector<std::int32_t> slots(const PathPoint& point, std::span<const std::int32_t> start) const;
+  std::vector<std::int32_t> slots(const PathPoint& point,
+                                  std::span<const std::int32_t> start) const;
 };
 
 /// Respects max_moves, max_rank_moves, pinned, max_replicas and max_work of the problem.

@@ -9,7 +9,6 @@ namespace swiftbalancer {
 
 EvenState::EvenState(const LayerProblem& problem)
     : shape_(problem.shape),
-      start_(problem.placement),
       pinned_(problem.pinned),
       num_ranks_(shape_->num_ranks()),
       num_experts_(shape_->num_logical_experts()),
@@ -24,10 +23,13 @@ EvenState::EvenState(const LayerProblem& problem)
   std::fill_n(piece_, num_places(), std::numeric_limits<float>::infinity());
   std::fill_n(experts_, num_places(), -1);
   std::fill_n(replicated_at_, num_experts_, 0);
-  std::fill_n(homes_, num_experts_ * words_, 0);
-  rewind(0);
+  const std::int32_t* from = problem.placement.data();
+  for (int rank = 0; rank < num_ranks_; ++rank) {
+    std::copy_n(from, num_slots(rank), experts_ + first_place(rank));
+    from += num_slots(rank);
+  }
+  fill();
   std::copy_n(holders_, num_experts_ * words_, homes_);
-  moves_ = 0;
   std::fill_n(received_, num_ranks_, 0);
 }
 
@@ -67,17 +69,6 @@ void EvenState::set_loads(const LayerProblem& problem) {
   for (int n = 1; n < most; ++n) reciprocal_[n] = 1.0F / static_cast<float>(n);
 }
 
-void EvenState::rewind(std::size_t num_writes) {
-  log_.resize(num_writes);
-  const std::int32_t* from = start_.data();
-  for (int rank = 0; rank < num_ranks_; ++rank) {
-    std::copy_n(from, num_slots(rank), experts_ + first_place(rank));
-    from += num_slots(rank);
-  }
-  for (const SlotWrite& write : log_) experts_[write.slot] = write.expert;
-  fill();
-}
-
 void EvenState::fill() {
   std::fill_n(count_, num_experts_, 0);
   std::fill_n(first_holder_, num_experts_, -1);
@@ -96,14 +87,9 @@ void EvenState::fill() {
     replicated_at_[expert] = num_replicated_;
     replicated_[num_replicated_++] = expert;
   }
-  moves_ = 0;
   for (int rank = 0; rank < num_ranks_; ++rank) {
-    int& received = received_[rank] = 0;
-    for (int place = first_place(rank); place < end_place(rank); ++place) {
+    for (int place = first_place(rank); place < end_place(rank); ++place)
       piece_[place] = piece(expert_at(place));
-      received += is_home(rank, expert_at(place)) ? 0 : 1;
-    }
-    moves_ += received;
     refresh_level(rank);
   }
 }
@@ -128,10 +114,6 @@ int EvenState::place_of(int rank, int expert) const noexcept {
   int place = first_place(rank);
   while (place < end_place(rank) && expert_at(place) != expert) ++place;
   return place;
-}
-
-int EvenState::hottest_rank() const noexcept {
-  return static_cast<int>(std::max_element(level_, level_ + num_ranks_) - level_);
 }
 
 float EvenState::lower_bound() const {

@@ -72,7 +72,6 @@ class EvenState {
   bool is_home(int rank, int expert) const noexcept { return bit(homes_, rank, expert); }
   bool is_pinned(int place) const noexcept;
   int place_of(int rank, int expert) const noexcept;
-  int hottest_rank() const noexcept;
   /// The level that no placement of these loads on so many slots goes below: the mean, or the
   /// smallest largest piece.
   float lower_bound() const;
@@ -89,8 +88,6 @@ class EvenState {
   void swap(int place, int other_place);
   /// How often places were written since the start.
   std::size_t num_writes() const noexcept { return log_.size(); }
-  /// Back to where so many writes led.
-  void rewind(std::size_t num_writes);
   /// The first of the writes, in slots of the shape.
   std::vector<SlotWrite> writes(std::size_t num_writes) const;
 
@@ -112,7 +109,6 @@ class EvenState {
   void note_count(int expert) noexcept;
 
   const ClusterShape* shape_;
-  std::span<const std::int32_t> start_;
   std::span<const std::uint8_t> pinned_;
   int num_ranks_;
   int num_experts_;
@@ -137,7 +133,7 @@ class EvenState {
   std::int32_t* replicated_at_;  // [E] where in that list
   std::uint64_t* holders_;       // [E][words]
   std::uint64_t* homes_;         // [E][words]
-  std::vector<SlotWrite> log_;  // of places instead of slots
+  std::vector<SlotWrite> log_;   // of places instead of slots
 };
 
 }  // namespace swiftbalancer

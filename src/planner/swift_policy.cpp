@@ -110,9 +110,10 @@ bool sends_fit(const LayerProblem& problem, std::span<const std::int32_t> slots)
 LayerPlan plan_even(const LayerProblem& problem) {
   const ClusterShape& shape = *problem.shape;
   EvenPath path = search_even(problem);
-  if (problem.max_rank_moves >= 0) std::erase_if(path.points, [&](const PathPoint& point) {
-    return point.moves > 0 && !sends_fit(problem, path.slots(point, problem.placement));
-  });
+  if (problem.max_rank_moves >= 0)
+    std::erase_if(path.points, [&](const PathPoint& point) {
+      return point.moves > 0 && !sends_fit(problem, path.slots(point, problem.placement));
+    });
   if (path.points.empty()) return unchanged_plan(problem);
   const auto price = [&](const PathPoint& point) {
     return point.imbalance + problem.min_gain * point.moves;
