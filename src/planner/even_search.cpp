@@ -44,7 +44,8 @@ class Search {
   explicit Search(const LayerProblem& problem)
       : problem_(problem),
         state_(problem),
-        target_(state_.lower_bound() * tolerance(*problem.shape)),
+        bound_(state_.lower_bound()),
+        target_(bound_ * tolerance(*problem.shape)),
         max_moves_(problem.max_moves < 0 ? std::numeric_limits<int>::max() / 2 : problem.max_moves),
         max_work_(problem.max_work < 0 ? kDefaultWork : problem.max_work),
         max_replicas_(problem.max_replicas > 0 ? problem.max_replicas
@@ -171,7 +172,7 @@ class Search {
 
   Change best_change(int hottest) {
     for (int rank = 0; rank < state_.num_ranks(); ++rank) {
-      excess_[rank] = state_.level(rank) - target_;
+      excess_[rank] = state_.level(rank) - bound_;
       cost_[rank] = cost_above(excess_[rank]);
     }
     Change best;
@@ -471,7 +472,8 @@ class Search {
 
   const LayerProblem& problem_;
   EvenState state_;
-  float target_;
+  float bound_;   // where what a rank costs begins
+  float target_;  // where the search ends
   int max_moves_;
   std::int64_t max_work_;
   int max_replicas_;
@@ -482,7 +484,7 @@ class Search {
   float* gains_;         // of the victims
   float* weights_;       // [R][stride]: 1 / moves of taking the piece away, with another
   float* bonus_;         // [stride] of the hottest rank: what a further replica wins its holders
-  float* excess_;        // [R] level above the target
+  float* excess_;        // [R] level above the bound
   float* cost_;          // [R] of that
   std::int32_t* order_;  // [R] by level
   std::uint8_t* tabu_;   // [E] experts kicked
