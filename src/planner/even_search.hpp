@@ -3,10 +3,10 @@
 // with most gain per move. Its whole path is the curve "moves against imbalance". Used by the swift
 // policy on the balancer worker. Pure; budgets count candidate evaluations.
 //
-// Objective: the sum over ranks of max(0, level - lower bound)^2. Changes of the hottest rank: another
-// rank gives a redundant slot to one of its experts (1 move), a redundant slot of its own goes to
-// another expert (1), two ranks swap experts (2). A replica that was moved before moves on for
-// free. Stuck: an expert gets a replica even at a loss, once each.
+// Objective: the sum over ranks of max(0, level - lower bound)^2. Changes of the hottest rank:
+// another rank gives a redundant slot to one of its experts (1 move), a redundant slot of its own
+// goes to another expert (1), two ranks swap experts (2). A replica that was moved before moves on
+// for free. Stuck: an expert gets a replica even at a loss, once each.
 
 #include <cstddef>
 #include <cstdint>
