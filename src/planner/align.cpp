@@ -238,18 +238,15 @@ void align_slots(const ClusterShape& shape, std::span<const std::int32_t> curren
         current.subspan(index(shape.first_slot(rank)), index(shape.slots_per_rank(rank)));
     const auto own =
         slots.subspan(index(shape.first_slot(rank)), index(shape.slots_per_rank(rank)));
-    std::vector<std::int32_t> incoming(own.begin(), own.end());
-    std::vector<bool> filled(own.size(), false);
-    for (std::size_t i = 0; i < own.size(); ++i) {
-      const auto staying = std::find(incoming.begin(), incoming.end(), held[i]);
-      if (staying == incoming.end()) continue;
-      incoming.erase(staying);
-      own[i] = held[i];
-      filled[i] = true;
-    }
-    std::size_t next = 0;
-    for (std::size_t i = 0; i < own.size(); ++i) {
-      if (!filled[i]) own[i] = incoming[next++];
+    // Up to here each slot has what it keeps or what came; a staying expert further on swaps in.
+    const auto settled = [&](std::size_t slot) { return own[slot] == held[slot]; };
+    for (std::size_t slot = 0; slot < own.size(); ++slot) {
+      if (settled(slot)) continue;
+      for (std::size_t from = 0; from < own.size(); ++from) {
+        if (own[from] != held[slot] || settled(from)) continue;
+        std::swap(own[slot], own[from]);
+        break;
+      }
     }
   }
 }

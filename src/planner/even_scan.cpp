@@ -2,8 +2,6 @@
 
 #include <limits>
 
-#include "planner/even_state.hpp"
-
 // Eight candidates at a time where the machine can; the same arithmetic everywhere.
 #if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__) && \
     !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -29,47 +27,81 @@ SWIFTBALANCER_CLONES float largest(const Lanes& lanes) {
 
 }  // namespace
 
-SWIFTBALANCER_CLONES float best_swap(const SwapRanks ranks, const SwapPlaces high,
-                                     const SwapPlaces low, const int padded) {
-  Lanes best = Lanes{} + kWorthless;
+SWIFTBALANCER_CLONES float score_swaps(const SwapRanks& ranks, const SwapPlaces& high,
+                                       const SwapPlaces& low, const int padded, float* gains) {
+  const float h = ranks.high, l = ranks.low, high_slow = ranks.high_slow, low_slow = ranks.low_slow,
+              cost = ranks.cost;
+  const Lanes zero{};
+  Lanes best = zero + kWorthless;
   for (int first = 0; first < padded; first += kLanes) {
     const Lanes pieces = *reinterpret_cast<const Lanes*>(low.pieces + first);
     const Lanes weights = *reinterpret_cast<const Lanes*>(low.weights + first);
     for (int place = 0; place < high.num_slots; ++place) {
       const Lanes shift = high.pieces[place] - pieces;
-      const Lanes gain =
-          shift * (ranks.drop - shift * ranks.slowness) * (weights * high.weights[place]);
+      Lanes above = h - shift * high_slow, below = l + shift * low_slow;
+      above = above > zero ? above : zero;
+      below = below > zero ? below : zero;
+      const Lanes gain = (cost - above * above - below * below) * (weights * high.weights[place]);
+      *reinterpret_cast<Lanes*>(gains + place * padded + first) = gain;
       best = gain > best ? gain : best;
     }
   }
-  return 2.0F * largest(best);
+  return largest(best);
 }
 
-void Victims::resize(std::size_t most) {
+void Victims::lay_out(Arena& arena, std::size_t most) {
   most = (most + kLanes - 1) / kLanes * kLanes;
-  for (auto* column : {&rank, &expert}) column->resize(most);
-  for (auto* column : {&given, &taken, &slow, &weight}) column->resize(most);
+  arena.take(place, most);
+  for (float** column : {&given, &level, &slow, &weight}) arena.take(*column, most);
 }
 
-void Victims::pad() {
-  for (std::size_t i = size; i % kLanes != 0; ++i) {
+void Victims::pad() noexcept {
+  for (int i = size; i % kLanes != 0; ++i) {
     given[i] = kWorthless;
-    taken[i] = slow[i] = 0.0F;
+    level[i] = slow[i] = 0.0F;
     weight[i] = 1.0F;
   }
 }
 
 SWIFTBALANCER_CLONES float score_victims(const Victims& victims, const float piece,
                                          const float bonus, float* gains) {
-  const float *given = victims.given.data(), *taken = victims.taken.data(),
-              *slow = victims.slow.data(), *weight = victims.weight.data();
-  Lanes best = Lanes{} + kWorthless;
-  for (std::size_t v = 0; v < victims.size; v += kLanes) {
-    const Lanes gain = (*reinterpret_cast<const Lanes*>(given + v) + bonus -
-                        piece * (*reinterpret_cast<const Lanes*>(taken + v) +
-                                 piece * *reinterpret_cast<const Lanes*>(slow + v))) *
-                       *reinterpret_cast<const Lanes*>(weight + v);
+  const Lanes zero{};
+  Lanes best = zero + kWorthless;
+  for (int v = 0; v < victims.size; v += kLanes) {
+    Lanes level = *reinterpret_cast<const Lanes*>(victims.level + v) +
+                  piece * *reinterpret_cast<const Lanes*>(victims.slow + v);
+    level = level > zero ? level : zero;
+    const Lanes gain =
+        (*reinterpret_cast<const Lanes*>(victims.given + v) + bonus - level * level) *
+        *reinterpret_cast<const Lanes*>(victims.weight + v);
     *reinterpret_cast<Lanes*>(gains + v) = gain;
+    best = gain > best ? gain : best;
+  }
+  return largest(best);
+}
+
+void Comers::lay_out(Arena& arena, std::size_t most) {
+  most = (most + kLanes - 1) / kLanes * kLanes;
+  arena.take(expert, most);
+  for (float** column : {&relief, &piece}) arena.take(*column, most);
+}
+
+void Comers::pad() noexcept {
+  for (int i = size; i % kLanes != 0; ++i) {
+    relief[i] = kWorthless;
+    piece[i] = 0.0F;
+  }
+}
+
+SWIFTBALANCER_CLONES float score_comers(const Comers& comers, const float given, const float level,
+                                        const float slow, float* gains) {
+  const Lanes zero{};
+  Lanes best = zero + kWorthless;
+  for (int i = 0; i < comers.size; i += kLanes) {
+    Lanes above = level + slow * *reinterpret_cast<const Lanes*>(comers.piece + i);
+    above = above > zero ? above : zero;
+    const Lanes gain = given + *reinterpret_cast<const Lanes*>(comers.relief + i) - above * above;
+    *reinterpret_cast<Lanes*>(gains + i) = gain;
     best = gain > best ? gain : best;
   }
   return largest(best);

@@ -1,43 +1,63 @@
 #pragma once
 // The inner loops of the even search: many candidates at once, with the same results on every
 // platform (each candidate on its own, then a maximum). Used by the even search only; pure.
+//
+// What a rank costs is max(0, level - floor)^2; gains are differences of that.
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+
+#include "planner/even_state.hpp"
 
 namespace swiftbalancer {
 
-/// Two ranks under a swap.
+/// Two ranks under a swap. Levels are above the floor.
 struct SwapRanks {
-  float drop;      ///< Twice the difference of their levels.
-  float slowness;  ///< Sum of both.
+  float high, low;            ///< Levels.
+  float high_slow, low_slow;  ///< Slowness.
+  float cost;                 ///< Of both now.
 };
 
 /// The places of one of them.
 struct SwapPlaces {
   const float* pieces;   ///< Infinite where padded.
-  const float* weights;  ///< 1 / moves of taking the piece away, when the other costs one.
+  const float* weights;  ///< Of gains: the product of both.
   int num_slots;
 };
 
-/// The best weighted gain of swapping a piece of the higher rank for one of the lower one's.
 /// @param padded places of a rank, a multiple of EvenState::kLanes.
-float best_swap(SwapRanks ranks, SwapPlaces high, SwapPlaces low, int padded);
+/// @param gains  [high.num_slots][padded] the weighted gain of swapping a piece of the higher rank
+///               for one of the lower one's. @returns the best of them.
+float score_swaps(const SwapRanks& ranks, const SwapPlaces& high, const SwapPlaces& low, int padded,
+                  float* gains);
 
 /// Redundant replicas that could be given up, as columns. The gain of putting a piece in the place
-/// of one: (given + bonus - piece * (taken + piece * slow)) * weight.
+/// of one: (given + bonus - max(0, level + piece * slow)^2) * weight.
 struct Victims {
-  std::vector<std::int32_t> rank, expert;
-  std::vector<float> given, taken, slow, weight;
-  std::size_t size = 0;
+  std::int32_t* place;
+  float *given, *level, *slow, *weight;
+  int size = 0;
 
-  void resize(std::size_t most);
+  void lay_out(Arena& arena, std::size_t most);
   /// Completes the columns so that scans need no remainder.
-  void pad();
+  void pad() noexcept;
 };
 
 /// @param gains the weighted gain of each victim. @returns the best of them.
 float score_victims(const Victims& victims, float piece, float bonus, float* gains);
+
+/// Experts that could come to the hottest rank for one of its redundant replicas, as columns. The
+/// gain of one: given + relief - max(0, level + piece * slow)^2.
+struct Comers {
+  std::int32_t* expert;
+  float *relief, *piece;  ///< What their ranks win; what comes.
+  int size = 0;
+
+  void lay_out(Arena& arena, std::size_t most);
+  void pad() noexcept;
+};
+
+/// @param level of the rank without the replica. @param gains of each. @returns the best of them.
+float score_comers(const Comers& comers, float given, float level, float slow, float* gains);
 
 }  // namespace swiftbalancer

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "planner/even_scan.hpp"
 #include "planner/even_state.hpp"
@@ -9,23 +10,33 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr float kFreeWeight = 2.0F;   // Of a gain that costs no move; 1 for one move, 1/2 for two.
-constexpr float kShedWeight = 0.25F;  // It wastes redundancy.
+constexpr float kFreeWeight = 2.0F;  // Of a gain that costs no move; 1 for one move, 1/2 for two.
+// Of a place: a swap has the product of both, 1/2 at home, twice that for each that moved before.
+constexpr float kHomeWeight = 0.70710678F;
+constexpr float kReplaceWeight = 1.0F / kHomeWeight;
 constexpr float kLighter = 0.95F;     // What a kick gives up must be so much lighter.
+constexpr float kNearlyAsHot = 0.7F;  // Part of the hottest rank's cost.
 constexpr int kKicks = 6;
 constexpr int kMaxSteps = 400;
 constexpr std::int64_t kDefaultWork = 1'000'000;
-constexpr int kDip = 2;  // Moves above the budget that the path may take back.
+
+// What no change of a rank is above, by whether it received anything.
+float most_weight(int received) { return received > 0 ? kFreeWeight : 1.0F; }
 
 float weight_of(int cost) { return cost <= 0 ? kFreeWeight : cost == 1 ? 1.0F : 0.5F; }
+
+float cost_above(float level) {
+  const float above = std::max(0.0F, level);
+  return above * above;
+}
 
 enum class Kind { kNone, kReplace, kSwap };
 
 struct Change {
   Kind kind = Kind::kNone;
   float gain = 0.0F;  // weighted
-  int rank = -1, expert = -1;
-  int other_rank = -1, other_expert = -1;  // kReplace: the expert that comes
+  int place = -1;
+  int other = -1;  // kReplace: the expert that comes; kSwap: the other place
 };
 
 class Search {
@@ -33,35 +44,48 @@ class Search {
   explicit Search(const LayerProblem& problem)
       : problem_(problem),
         state_(problem),
-        target_(state_.lower_bound() * tolerance(*problem.shape)),
+        bound_(state_.lower_bound()),
+        target_(bound_ * tolerance(*problem.shape)),
+        max_moves_(problem.max_moves < 0 ? std::numeric_limits<int>::max() / 2 : problem.max_moves),
         max_work_(problem.max_work < 0 ? kDefaultWork : problem.max_work),
         max_replicas_(problem.max_replicas > 0 ? problem.max_replicas
-                                               : std::numeric_limits<int>::max()),
-        tabu_(problem.load.size(), 0) {
-    const auto slots = static_cast<std::size_t>(problem.shape->num_slots());
-    victims_.resize(slots);
-    gains_.resize(victims_.given.size());
-    weights_.assign(
-        static_cast<std::size_t>(state_.places()) * static_cast<std::size_t>(state_.num_ranks()),
-        0.5F);
-    for (int rank = 0; rank < state_.num_ranks(); ++rank) refresh_weights(rank);
+                                               : std::numeric_limits<int>::max()) {
+    arena_.make([this](Arena& arena) {
+      const auto places = static_cast<std::size_t>(state_.num_places());
+      const auto stride = static_cast<std::size_t>(state_.stride());
+      victims_.lay_out(arena, places);
+      comers_.lay_out(arena, places);
+      arena.take(gains_, std::max(places, stride * stride));
+      arena.take(weights_, places);
+      const auto ranks = static_cast<std::size_t>(state_.num_ranks());
+      for (float** array : {&excess_, &cost_}) arena.take(*array, ranks);
+      arena.take(order_, ranks);
+      arena.take(bonus_, stride);
+      arena.take(tabu_, static_cast<std::size_t>(state_.num_experts()));
+    });
+    std::fill_n(weights_, state_.num_places(), kHomeWeight);
+    std::fill_n(tabu_, state_.num_experts(), 0);
+    std::iota(order_, order_ + state_.num_ranks(), 0);
   }
 
   EvenPath run() {
-    const int budget =
-        problem_.max_moves < 0 ? std::numeric_limits<int>::max() / 2 : problem_.max_moves;
-    limit_ = budget;
     repair_duplicates();
-    limit_ = std::numeric_limits<int>::max() / 2;
-    follow(budget);
-    if (most_ > budget && !path_.points.empty() && path_.points.back().moves < budget) {
-      limit_ = budget;
-      std::fill(tabu_.begin(), tabu_.end(), 0);
-      state_.restore(best_raw_);
-      for (int rank = 0; rank < state_.num_ranks(); ++rank) refresh_weights(rank);
-      follow(budget);
+    int kicks = 0;
+    for (int step = 0; step < kMaxSteps && work_ < max_work_; ++step) {
+      const int hottest = sort_ranks();
+      keep_if_better(state_.level(hottest));
+      if (state_.num_ranks() < 2 || state_.level(hottest) <= target_ ||
+          (state_.moves() == 0 && !fits(1)))
+        break;
+      const Change change = best_change(hottest);
+      if (change.kind != Kind::kNone) {
+        apply(change);
+      } else if (!fits(1) || kicks++ == kKicks || !kick(hottest)) {
+        break;
+      }
     }
     path_.work = work_;
+    if (!path_.points.empty()) path_.writes = state_.writes(path_.points.back().num_writes);
     return std::move(path_);
   }
 
@@ -73,50 +97,48 @@ class Search {
     return 1.0F + std::clamp(0.015F / slots, 0.0005F, 0.005F);
   }
 
-  bool fits(int cost) const { return state_.moves() + cost <= limit_; }
+  // At the limit only what was moved may move on.
+  bool may_change(int place) const { return fits(1) || weights_[place] > kHomeWeight; }
 
-  void follow(int budget) {
-    int kicks = 0;
-    for (int step = 0; step < kMaxSteps && work_ < max_work_; ++step) {
-      const int hottest = state_.hottest_rank();
-      keep_if_better(budget, state_.level(hottest));
-      most_ = std::max(most_, state_.moves());
-      if (state_.level(hottest) <= target_ || state_.moves() > budget + kDip) break;
-      if (state_.moves() >= limit_) break;
+  bool fits(int cost) const { return cost <= 0 || state_.moves() + cost <= max_moves_; }
 
-      const Change change = best_change(hottest);
-      if (change.kind != Kind::kNone) {
-        apply(change);
-      } else if (kicks++ == kKicks || !kick(hottest)) {
-        break;
-      }
+  // By level, from what they were in before. @returns the last, which is the hottest.
+  int sort_ranks() {
+    const auto before = [this](int a, int b) {
+      return state_.level(a) < state_.level(b) || (state_.level(a) == state_.level(b) && a > b);
+    };
+    for (int i = 1; i < state_.num_ranks(); ++i) {
+      const std::int32_t rank = order_[i];
+      int at = i;
+      for (; at > 0 && before(rank, order_[at - 1]); --at) order_[at] = order_[at - 1];
+      order_[at] = rank;
     }
+    return order_[state_.num_ranks() - 1];
   }
 
-  void keep_if_better(int budget, float level) {
-    if (state_.moves() > budget) return;
+  void keep_if_better(float level) {
     if (!path_.points.empty() && level >= path_.points.back().imbalance - 1e-6) return;
-    path_.points.push_back({state_.moves(), level, state_.slots()});
-    best_raw_ = state_.raw();
+    path_.points.push_back({state_.moves(), level, state_.num_writes()});
   }
 
   void apply(const Change& change) {
-    const int place = state_.place_of(change.rank, change.expert);
     if (change.kind == Kind::kReplace) {
-      state_.replace(change.rank, place, change.other_expert);
+      state_.replace(change.place, change.other);
     } else {
-      state_.swap(change.rank, place, change.other_rank,
-                  state_.place_of(change.other_rank, change.other_expert));
-      refresh_weights(change.other_rank);
+      state_.swap(change.place, change.other);
+      refresh_weight(change.other);
     }
-    refresh_weights(change.rank);
+    refresh_weight(change.place);
   }
 
+  void refresh_weight(int place) {
+    weights_[place] = state_.is_home(state_.rank_of(place), state_.expert_at(place))
+                          ? kHomeWeight
+                          : 2.0F * kHomeWeight;
+  }
   void refresh_weights(int rank) {
-    for (int place = 0; place < state_.num_slots(rank); ++place) {
-      weights_[static_cast<std::size_t>(rank * state_.places() + place)] =
-          state_.is_home(rank, state_.expert_at(rank, place)) ? 0.5F : 1.0F;
-    }
+    for (int place = state_.first_place(rank); place < state_.end_place(rank); ++place)
+      refresh_weight(place);
   }
 
   // Moves that the rank's change of an expert costs.
@@ -129,16 +151,12 @@ class Search {
            state_.received(rank) + cost <= problem_.max_rank_moves;
   }
 
-  bool is_pinned(int rank, int expert) const {
-    return !problem_.pinned.empty() && state_.is_pinned(rank, state_.place_of(rank, expert));
-  }
-
   void repair_duplicates() {
     for (int rank = 0; rank < state_.num_ranks(); ++rank) {
-      for (int place = 1; place < state_.num_slots(rank); ++place) {
-        const int expert = state_.expert_at(rank, place);
-        if (state_.place_of(rank, expert) == place || !fits(1) || !may_receive(rank, 1) ||
-            state_.is_pinned(rank, place))
+      for (int place = state_.first_place(rank); place < state_.end_place(rank); ++place) {
+        const int expert = state_.expert_at(place);
+        if (state_.count(expert) < 2 || state_.place_of(rank, expert) == place || !fits(1) ||
+            !may_receive(rank, 1) || state_.is_pinned(place))
           continue;
         int best = -1;
         for (int other = 0; other < state_.num_experts(); ++other) {
@@ -146,234 +164,342 @@ class Search {
           if (best < 0 || state_.piece(other) > state_.piece(best)) best = other;
         }
         if (best < 0) continue;
-        state_.replace(rank, place, best);
+        state_.replace(place, best);
+        refresh_weight(place);
       }
-      refresh_weights(rank);
     }
-    most_ = state_.moves();
   }
 
   Change best_change(int hottest) {
+    for (int rank = 0; rank < state_.num_ranks(); ++rank) {
+      excess_[rank] = state_.level(rank) - bound_;
+      cost_[rank] = cost_above(excess_[rank]);
+    }
     Change best;
     best.gain = 1e-8F;
     try_replacements(hottest, best);
+    try_shedding(hottest, best);
     try_swaps(hottest, best);
-    if (best.kind == Kind::kNone) try_shedding(hottest, best);
     return best;
   }
 
-  // Sums over the ranks that hold an expert.
-  struct Holders {
-    float level = 0.0F;
-    float slow = 0.0F;
-  };
-  Holders holders_of(int expert) const {
-    return {state_.holder_level(expert), state_.holder_slowness(expert)};
-  }
-
-  // What a change of every holder's piece wins: each rank's load^2 / speed changes by
-  // 2 * level * change + change^2 / speed.
-  static float gain_of_change(const Holders& holders, float change) {
-    return -change * (2.0F * holders.level + change * holders.slow);
-  }
-
-  void collect_victims(int hottest) {
-    victims_.size = 0;
-    for (const std::int32_t expert : state_.replicated()) {
-      if (tabu_[static_cast<std::size_t>(expert)] != 0) continue;
-      const float piece = state_.piece(expert);
-      const float rise = state_.piece_with(expert, state_.count(expert) - 1) - piece;
-      const Holders all = holders_of(expert);
-      state_.for_holders(expert, [&](int rank) {
-        if (rank == hottest) return;
-        const float level = state_.level(rank), slow = state_.slowness(rank);
-        const std::size_t v = victims_.size++;
-        victims_.rank[v] = rank;
-        victims_.expert[v] = expert;
-        victims_.given[v] = gain_of_change({all.level - level, all.slow - slow}, rise) +
-                            piece * (2.0F * level - piece * slow);
-        victims_.taken[v] = 2.0F * (level - piece * slow);
-        victims_.slow[v] = slow;
-        victims_.weight[v] = state_.is_home(rank, expert) ? 1.0F : kFreeWeight;
-      });
+  // What the ranks that hold an expert win when its pieces change.
+  float gain_of_change(int expert, float change) const {
+    float gain = 0.0F;
+    for (int place = state_.first_holder(expert); place >= 0; place = state_.next_holder(place)) {
+      const int rank = state_.rank_of(place);
+      gain += cost_[rank] - cost_above(excess_[rank] + change * state_.slowness(rank));
     }
+    return gain;
+  }
+
+  // Those that may win more than `least`.
+  void collect_victims(int hottest, float most_bonus, float least) {
+    const bool free_only = !fits(1);
+    const float *const excess = excess_, *const cost = cost_;
+    int size = 0;
+    for (const std::int32_t expert : state_.replicated()) {
+      if (tabu_[expert] != 0) continue;
+      const float piece = state_.piece(expert), rise = rise_of(expert);
+      float all = 0.0F, most = 0.0F;  // Of what the others lose when one gives it up.
+      for (int place = state_.first_holder(expert); place >= 0; place = state_.next_holder(place)) {
+        const int rank = state_.rank_of(place);
+        const float after = cost_above(excess[rank] + rise * state_.slowness(rank));
+        all += cost[rank] - after;
+        most = std::max(most, after);
+      }
+      if (kFreeWeight * (all + most + most_bonus) <= least) continue;
+      for (int place = state_.first_holder(expert); place >= 0; place = state_.next_holder(place)) {
+        const int rank = state_.rank_of(place);
+        const float weight = weights_[place] * kReplaceWeight;
+        if (rank == hottest || (free_only && weights_[place] <= kHomeWeight)) continue;
+        const float slow = state_.slowness(rank), level = excess[rank];
+        const float given = all + cost_above(level + rise * slow);
+        if (weight * (given + most_bonus) <= least) continue;
+        victims_.place[size] = place;
+        victims_.given[size] = given;
+        victims_.level[size] = level - piece * slow;
+        victims_.slow[size] = slow;
+        victims_.weight[size] = weight;
+        ++size;
+      }
+    }
+    victims_.size = size;
     victims_.pad();
   }
 
+  bool may_have_more(int expert) const {
+    return state_.count(expert) < max_replicas_ && state_.count(expert) < state_.num_ranks();
+  }
+
+  // Another rank gives a redundant slot to an expert of the hottest.
   void try_replacements(int hottest, Change& best) {
-    collect_victims(hottest);
+    const int first = state_.first_place(hottest), last = state_.end_place(hottest);
+    int most = first;
+    for (int place = first; place < last; ++place) {
+      const int expert = state_.expert_at(place);
+      bonus_[place - first] =
+          may_have_more(expert) ? gain_of_change(expert, fall_of(expert)) : 0.0F;
+      if (bonus_[place - first] > bonus_[most - first]) most = place;
+    }
+    collect_victims(hottest, bonus_[most - first], best.gain);
     if (victims_.size == 0) return;
-    const float* pieces = state_.pieces(hottest);
-    const int heaviest =
-        static_cast<int>(std::max_element(pieces, pieces + state_.num_slots(hottest)) - pieces);
-    try_replacements_by(state_.expert_at(hottest, heaviest), best);
-    for (int place = 0; place < state_.num_slots(hottest); ++place) {
-      if (place != heaviest) try_replacements_by(state_.expert_at(hottest, place), best);
+    try_replacements_by(state_.expert_at(most), bonus_[most - first], best);
+    for (int place = first; place < last; ++place) {
+      if (place != most) try_replacements_by(state_.expert_at(place), bonus_[place - first], best);
     }
   }
 
-  void try_replacements_by(int expert, Change& best) {
-    const int count = state_.count(expert);
-    if (count >= max_replicas_ || count >= state_.num_ranks()) return;
-    const float piece = state_.piece_with(expert, count + 1);
-    const float bonus = gain_of_change(holders_of(expert), piece - state_.piece(expert));
-    work_ += static_cast<std::int64_t>(victims_.size);
-    float most = score_victims(victims_, piece, bonus, gains_.data());
-    const auto last = gains_.begin() + static_cast<std::ptrdiff_t>(victims_.size);
-    while (most > best.gain) {
-      const auto v = std::find(gains_.begin(), last, most);
-      consider_replacement(static_cast<std::size_t>(v - gains_.begin()), expert, best);
-      *v = -std::numeric_limits<float>::infinity();
-      if (most <= best.gain) break;
-      most = *std::max_element(gains_.begin(), last);
+  // How an expert's pieces change with one replica more.
+  float fall_of(int expert) const {
+    return state_.piece_with(expert, state_.count(expert) + 1) - state_.piece(expert);
+  }
+
+  float rise_of(int expert) const {
+    return state_.piece_with(expert, state_.count(expert) - 1) - state_.piece(expert);
+  }
+
+  // What a rank wins when its load changes.
+  float gain_at(int rank, float change) const {
+    return cost_[rank] - cost_above(excess_[rank] + change * state_.slowness(rank));
+  }
+
+  void try_replacements_by(int expert, float bonus, Change& best) {
+    if (kFreeWeight * bonus <= best.gain) return;
+    const float piece = state_.piece_with(expert, state_.count(expert) + 1);
+    work_ += victims_.size;
+    if (score_victims(victims_, piece, bonus, gains_) <= best.gain) return;
+    for (int v = 0; v < victims_.size; ++v) {
+      if (gains_[v] > best.gain) consider_replacement(victims_.place[v], expert, best);
     }
   }
 
-  void consider_replacement(std::size_t v, int expert, Change& best) {
-    const int rank = victims_.rank[v], leaving = victims_.expert[v];
+  void consider_replacement(int place, int expert, Change& best) {
+    const int rank = state_.rank_of(place);
     if (state_.holds(rank, expert)) return;
-    const int cost = cost_of(rank, leaving, expert);
-    if (!fits(cost) || !may_receive(rank, cost) || is_pinned(rank, leaving)) return;
-    const float gain = gain_of_replacement(rank, leaving, expert) * weight_of(cost);
-    if (gain > best.gain) best = {Kind::kReplace, gain, rank, leaving, -1, expert};
+    const int cost = cost_of(rank, state_.expert_at(place), expert);
+    if (!fits(cost) || !may_receive(rank, cost) || state_.is_pinned(place)) return;
+    const float gain = gain_of_replacement(place, expert) * weight_of(cost);
+    if (gain > best.gain) best = {Kind::kReplace, gain, place, expert};
   }
 
-  float gain_of_replacement(int rank, int leaving, int coming) const {
+  float gain_of_replacement(int place, int coming) const {
+    const int leaving = state_.expert_at(place), own = state_.rank_of(place);
     const float piece = state_.piece_with(coming, state_.count(coming) + 1);
     const float rise =
         state_.piece_with(leaving, state_.count(leaving) - 1) - state_.piece(leaving);
-    const float fall = state_.piece(coming) - piece;
-    const float change = piece - state_.piece(leaving);
-    const float level = state_.level(rank), slow = state_.slowness(rank);
-    const Holders left = holders_of(leaving);
-    float gain = gain_of_change({left.level - level, left.slow - slow}, rise) +
-                 gain_of_change(holders_of(coming), -fall) + gain_of_change({level, slow}, change);
-    // A rank that holds both gains less and loses less than the two on their own.
-    state_.for_holders(leaving, [&](int holder) {
-      if (state_.holds(holder, coming)) gain += 2.0F * rise * fall * state_.slowness(holder);
-    });
+    const float fall = piece - state_.piece(coming);
+    const auto change_of = [&](int rank, float change) {
+      return cost_[rank] - cost_above(excess_[rank] + change * state_.slowness(rank));
+    };
+    float gain = change_of(own, piece - state_.piece(leaving));
+    for (int at = state_.first_holder(coming); at >= 0; at = state_.next_holder(at)) {
+      const int rank = state_.rank_of(at);
+      gain += change_of(rank, state_.holds(rank, leaving) ? fall + rise : fall);
+    }
+    for (int at = state_.first_holder(leaving); at >= 0; at = state_.next_holder(at)) {
+      const int rank = state_.rank_of(at);
+      if (rank != own && !state_.holds(rank, coming)) gain += change_of(rank, rise);
+    }
     return gain;
   }
 
   void try_swaps(int hottest, Change& best) {
-    int coldest = 0;
-    for (int rank = 1; rank < state_.num_ranks(); ++rank) {
-      if (state_.level(rank) < state_.level(coldest)) coldest = rank;
-    }
-    try_swaps_with(hottest, coldest, best);
-    for (int rank = 0; rank < state_.num_ranks(); ++rank) {
-      if (rank != coldest) try_swaps_with(hottest, rank, best);
+    const float own = cost_[hottest], factor = 0.5F * most_weight(state_.received(hottest));
+    const bool free_only = !fits(1);
+    if (free_only && state_.received(hottest) == 0) return;
+    for (int i = 0; i + 1 < state_.num_ranks(); ++i) {
+      const int rank = order_[i], received = state_.received(rank);
+      if (factor * most_weight(received) * (own + cost_[rank]) <= best.gain) continue;
+      if (free_only && received == 0) continue;
+      try_swaps_with(hottest, rank, best);
     }
   }
 
   void try_swaps_with(int hottest, int rank, Change& best) {
-    const SwapRanks ranks{2.0F * (state_.level(hottest) - state_.level(rank)),
-                          state_.slowness(hottest) + state_.slowness(rank)};
-    const float factor = 0.5F * (state_.received(hottest) > 0 ? 2.0F : 1.0F) *
-                         (state_.received(rank) > 0 ? 2.0F : 1.0F);
-    if (ranks.drop <= 0.0F || factor * ranks.drop * ranks.drop <= best.gain * 4.0F * ranks.slowness)
-      return;
+    if (state_.level(rank) >= state_.level(hottest)) return;
+    const SwapRanks ranks{excess_[hottest], excess_[rank], state_.slowness(hottest),
+                          state_.slowness(rank), cost_[hottest] + cost_[rank]};
+    const float factor =
+        0.5F * most_weight(state_.received(hottest)) * most_weight(state_.received(rank));
+    // Level, the two would keep this much.
+    const float rest = std::max(0.0F, ranks.high * ranks.low_slow + ranks.low * ranks.high_slow);
+    const float slow2 = ranks.high_slow * ranks.high_slow + ranks.low_slow * ranks.low_slow;
+    if (factor * (ranks.cost * slow2 - rest * rest) <= best.gain * slow2) return;
     work_ += static_cast<std::int64_t>(state_.num_slots(hottest)) * state_.num_slots(rank);
-    if (best_swap(ranks, places_of(hottest), places_of(rank), state_.places()) <= best.gain) return;
-    for (int place = 0; place < state_.num_slots(hottest); ++place)
-      consider_swaps(hottest, place, rank, ranks, best);
+    if (score_swaps(ranks, places_of(hottest), places_of(rank), state_.stride(), gains_) <=
+        best.gain)
+      return;
+    const float* gain = gains_;
+    for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place) {
+      const int first = state_.first_place(rank);
+      for (int i = 0; i < state_.num_slots(rank); ++i) {
+        if (gain[i] > best.gain) consider_swap(place, first + i, gain[i], best);
+      }
+      gain += state_.stride();
+    }
   }
 
   SwapPlaces places_of(int rank) const {
-    return {state_.pieces(rank), weights_.data() + rank * state_.places(), state_.num_slots(rank)};
+    const int first = state_.first_place(rank);
+    return {state_.pieces() + first, weights_ + first, state_.num_slots(rank)};
   }
 
-  void consider_swaps(int hottest, int place, int rank, const SwapRanks& ranks, Change& best) {
-    const int expert = state_.expert_at(hottest, place);
-    if (state_.holds(rank, expert) || state_.is_pinned(hottest, place)) return;
-    const float piece = state_.pieces(hottest)[place];
-    for (int other = 0; other < state_.num_slots(rank); ++other) {
-      const float shift = piece - state_.pieces(rank)[other];
-      const float gain = shift * (ranks.drop - shift * ranks.slowness);
-      if (gain * kFreeWeight <= best.gain) continue;
-      const int other_expert = state_.expert_at(rank, other);
-      if (state_.holds(hottest, other_expert) || state_.is_pinned(rank, other)) continue;
-      const int cost = cost_of(hottest, expert, other_expert),
-                other_cost = cost_of(rank, other_expert, expert);
-      if (!fits(cost + other_cost) || !may_receive(hottest, cost) || !may_receive(rank, other_cost))
-        continue;
-      const float weighted = gain * weight_of(cost + other_cost);
-      if (weighted > best.gain) best = {Kind::kSwap, weighted, hottest, expert, rank, other_expert};
+  void consider_swap(int place, int other, float weighted, Change& best) const {
+    const int hottest = state_.rank_of(place), expert = state_.expert_at(place);
+    const int rank = state_.rank_of(other), other_expert = state_.expert_at(other);
+    if (state_.holds(rank, expert) || state_.holds(hottest, other_expert) ||
+        state_.is_pinned(place) || state_.is_pinned(other))
+      return;
+    const int cost = cost_of(hottest, expert, other_expert),
+              other_cost = cost_of(rank, other_expert, expert);
+    if (!fits(cost + other_cost) || !may_receive(hottest, cost) || !may_receive(rank, other_cost))
+      return;
+    // Coming home makes it cheaper than the scan can see.
+    const float gain =
+        weighted / (weights_[place] * weights_[other]) * weight_of(cost + other_cost);
+    if (gain > best.gain) best = {Kind::kSwap, gain, place, other};
+  }
+
+  // The hottest rank gives up a redundant replica for one more of an expert of another hot rank, or
+  // of one that shares a rank with the replica given up.
+  void try_shedding(int hottest, Change& best) {
+    comers_.size = -1;
+    const int second = order_[state_.num_ranks() - 2];
+    const float weight = most_weight(state_.received(hottest));
+    for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place) {
+      const int leaving = state_.expert_at(place);
+      if (state_.count(leaving) < 2 || state_.is_pinned(place) || !may_change(place)) continue;
+      const float rise = rise_of(leaving);
+      // What it wins at most, for itself, and what others lose.
+      const float most = cost_[hottest] + gain_of_change(leaving, rise) - gain_at(hottest, rise);
+      for (int at = state_.first_holder(leaving); at >= 0; at = state_.next_holder(at)) {
+        const int rank = state_.rank_of(at);
+        if (rank != hottest && weight * (most - gain_at(rank, rise) + cost_[rank]) > best.gain)
+          shed_for_sharer(place, rank, most, best);
+      }
+      // Replicas of one expert on several hot ranks are rare.
+      if (weight * (most + 2.0F * cost_[second]) > best.gain) shed_for_comers(place, most, best);
     }
   }
 
-  // The hottest rank gives up a redundant replica for an extra one of a lighter expert.
-  void try_shedding(int hottest, Change& best) {
-    for (int place = 0; place < state_.num_slots(hottest); ++place) {
-      const int leaving = state_.expert_at(hottest, place);
-      if (state_.count(leaving) < 2 || state_.is_pinned(hottest, place)) continue;
-      for (int coming = 0; coming < state_.num_experts(); ++coming) {
-        const int count = state_.count(coming);
-        if (state_.holds(hottest, coming) || count >= max_replicas_) continue;
-        if (state_.piece_with(coming, count + 1) >= state_.piece(leaving)) continue;
-        ++work_;
-        const int cost = cost_of(hottest, leaving, coming);
-        if (!fits(cost) || !may_receive(hottest, cost)) continue;
-        const float gain = kShedWeight * gain_of_replacement(hottest, leaving, coming);
-        if (gain > best.gain) best = {Kind::kReplace, gain, hottest, leaving, -1, coming};
+  void shed_for_sharer(int place, int rank, float most, Change& best) {
+    const int own = state_.rank_of(place), leaving = state_.expert_at(place);
+    const float rise = rise_of(leaving), kept = most - gain_at(rank, rise),
+                left = excess_without(place);
+    for (int from = state_.first_place(rank); from < state_.end_place(rank); ++from) {
+      const int coming = state_.expert_at(from);
+      if (!may_have_more(coming)) continue;
+      ++work_;
+      const float fall = fall_of(coming);
+      const float gain = kept + gain_at(rank, rise + fall) -
+                         cost_above(left + (state_.piece(coming) + fall) * state_.slowness(own));
+      if (kFreeWeight * gain > best.gain) consider_replacement(place, coming, best);
+    }
+  }
+
+  float excess_without(int place) const {
+    const int rank = state_.rank_of(place);
+    return excess_[rank] - state_.pieces()[place] * state_.slowness(rank);
+  }
+
+  void shed_for_comers(int place, float most, Change& best) {
+    const int own = state_.rank_of(place);
+    if (comers_.size < 0) collect_comers(own);
+    work_ += comers_.size;
+    const float weight = weights_[place] * kReplaceWeight;
+    if (weight * score_comers(comers_, most, excess_without(place), state_.slowness(own), gains_) <=
+        best.gain)
+      return;
+    for (int i = 0; i < comers_.size; ++i) {
+      if (weight * gains_[i] > best.gain) consider_replacement(place, comers_.expert[i], best);
+    }
+  }
+
+  // From ranks that are nearly as hot.
+  void collect_comers(int hottest) {
+    int size = 0;
+    for (int i = state_.num_ranks() - 2; i >= 0 && cost_[order_[i]] > kNearlyAsHot * cost_[hottest];
+         --i) {
+      const int rank = order_[i];
+      for (int place = state_.first_place(rank); place < state_.end_place(rank); ++place) {
+        const int expert = state_.expert_at(place);
+        if (state_.holds(hottest, expert) || !may_have_more(expert)) continue;
+        comers_.expert[size] = expert;
+        comers_.relief[size] = gain_of_change(expert, fall_of(expert));
+        comers_.piece[size] = state_.piece_with(expert, state_.count(expert) + 1);
+        ++size;
       }
     }
+    comers_.size = size;
+    comers_.pad();
   }
 
   // Stuck: the heaviest piece of the hottest rank gets the redundant slot that is cheapest to give
   // away, even at a loss; later steps repair the rest. Each expert at most once.
   bool kick(int hottest) {
     int expert = -1;
-    for (int place = 0; place < state_.num_slots(hottest); ++place) {
-      const int candidate = state_.expert_at(hottest, place);
-      if (tabu_[static_cast<std::size_t>(candidate)] != 0 ||
-          state_.count(candidate) >= max_replicas_)
-        continue;
+    for (int place = state_.first_place(hottest); place < state_.end_place(hottest); ++place) {
+      const int candidate = state_.expert_at(place);
+      if (tabu_[candidate] != 0 || state_.count(candidate) >= max_replicas_) continue;
       if (expert < 0 || state_.piece(candidate) > state_.piece(expert)) expert = candidate;
     }
     if (expert < 0) return false;
-    tabu_[static_cast<std::size_t>(expert)] = 1;
-    int best_rank = -1, leaving = -1;
+    tabu_[expert] = 1;
+    int best_place = -1;
     float lowest = kLighter * state_.piece(expert);
     for (const std::int32_t held : state_.replicated()) {
-      if (held == expert || tabu_[static_cast<std::size_t>(held)] != 0) continue;
+      if (held == expert || tabu_[held] != 0) continue;
       const float rest = state_.piece_with(held, state_.count(held) - 1);
-      state_.for_holders(held, [&](int rank) {
-        if (rank == hottest || state_.holds(rank, expert)) return;
+      if (rest >= kLighter * state_.piece(expert)) continue;
+      for (int place = state_.first_holder(held); place >= 0; place = state_.next_holder(place)) {
+        const int rank = state_.rank_of(place);
+        if (rank == hottest || state_.holds(rank, expert)) continue;
         ++work_;
         const float piece = state_.piece(held) * state_.slowness(rank);
         const float cost = rest + 0.5F * (state_.level(rank) - piece - 1.0F);
         const int moves = cost_of(rank, held, expert);
-        if (rest >= kLighter * state_.piece(expert) || cost >= lowest || !fits(moves) ||
-            !may_receive(rank, moves) || is_pinned(rank, held))
-          return;
+        if (cost >= lowest || !fits(moves) || !may_receive(rank, moves) || state_.is_pinned(place))
+          continue;
         lowest = cost;
-        best_rank = rank;
-        leaving = held;
-      });
+        best_place = place;
+      }
     }
-    if (best_rank < 0) return true;  // Tabu now: the next kick tries another expert.
-    apply({Kind::kReplace, 0.0F, best_rank, leaving, -1, expert});
+    if (best_place < 0) return true;  // Tabu now: the next kick tries another expert.
+    apply({Kind::kReplace, 0.0F, best_place, expert});
     return true;
   }
 
   const LayerProblem& problem_;
   EvenState state_;
-  float target_;
+  float bound_;   // where what a rank costs begins
+  float target_;  // where the search ends
+  int max_moves_;
   std::int64_t max_work_;
   int max_replicas_;
-  int limit_ = 0;  // moves that a change may reach
-  int most_ = 0;   // moves so far
   std::int64_t work_ = 0;
-  std::vector<std::uint8_t> tabu_;  // experts kicked
+  Arena arena_;
   Victims victims_;
-  std::vector<float> gains_;    // of the victims
-  std::vector<float> weights_;  // [R][places]: 1 / moves of taking the piece away, with another
-  std::vector<std::int32_t> best_raw_;
+  Comers comers_;
+  float* gains_;         // of the victims
+  float* weights_;       // [R][stride]: 1 / moves of taking the piece away, with another
+  float* bonus_;         // [stride] of the hottest rank: what a further replica wins its holders
+  float* excess_;        // [R] level above the bound
+  float* cost_;          // [R] of that
+  std::int32_t* order_;  // [R] by level
+  std::uint8_t* tabu_;   // [E] experts kicked
   EvenPath path_;
 };
 
 }  // namespace
+
+std::vector<std::int32_t> EvenPath::slots(const PathPoint& point,
+                                          std::span<const std::int32_t> start) const {
+  std::vector<std::int32_t> result(start.begin(), start.end());
+  for (std::size_t i = 0; i < point.num_writes; ++i)
+    result[static_cast<std::size_t>(writes[i].slot)] = writes[i].expert;
+  return result;
+}
 
 EvenPath search_even(const LayerProblem& problem) { return Search(problem).run(); }
 

@@ -74,15 +74,16 @@ bool sends_fit(const LayerProblem& problem, std::span<const std::int32_t> slots)
 LayerPlan plan_even(const LayerProblem& problem) {
   const ClusterShape& shape = *problem.shape;
   EvenPath path = search_even(problem);
-  std::erase_if(path.points, [&](const PathPoint& point) {
-    return point.moves > 0 && !sends_fit(problem, point.slots);
-  });
+  if (problem.max_rank_moves >= 0)
+    std::erase_if(path.points, [&](const PathPoint& point) {
+      return point.moves > 0 && !sends_fit(problem, path.slots(point, problem.placement));
+    });
   if (path.points.empty()) return unchanged_plan(problem);
   const auto price = [&](const PathPoint& point) {
     return point.imbalance + problem.min_gain * point.moves;
   };
   const auto best = std::ranges::min_element(path.points, {}, price);
-  std::vector<std::int32_t> slots = best->slots;
+  std::vector<std::int32_t> slots = path.slots(*best, problem.placement);
   if (best->moves > 0) align_slots(shape, problem.placement, slots);
   std::vector<std::uint32_t> shares = even_shares(slots, shape.num_logical_experts());
   LayerPlan plan = make_plan(problem, std::move(slots), std::move(shares), path.work);
