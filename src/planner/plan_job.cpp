@@ -22,7 +22,7 @@ namespace {
 // balance takes most moves and is gone with the next drift.
 constexpr double kMovePrice = 0.2;
 // Of the noise of a sample that moves must win.
-constexpr double kNoises = 2.0;
+constexpr double kNoises = 2.5;
 // The part of that gain that is asked of a plan which may move nothing and so costs no transfer.
 constexpr double kSharesPrice = 0.25;
 
