@@ -7,6 +7,8 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "planner/hierarchical.hpp"
+
 namespace swiftbalancer::tool {
 namespace {
 
@@ -83,6 +85,10 @@ void LimitSettings::declare_offline(Settings& settings) {
 bool LimitSettings::given() const noexcept {
   return !rank_speeds_.empty() || !pinned_experts_.empty() || limits_.max_replicas > 0 ||
          binds_groups();
+}
+
+bool LimitSettings::binds_groups(const ClusterShape& shape) const {
+  return groups_are_bound({.shape = &shape, .max_cross_node_replicas = max_cross_node_replicas_});
 }
 
 std::vector<int> LimitSettings::dead_ranks() const {

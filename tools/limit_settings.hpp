@@ -27,6 +27,8 @@ class LimitSettings {
   /// Whether anything but dead ranks is asked for.
   bool given() const noexcept;
   bool binds_groups() const noexcept { return max_cross_node_replicas_ >= 0; }
+  /// Whether groups bind experts to nodes in plans for this shape.
+  bool binds_groups(const ClusterShape& shape) const;
   bool limits_bytes() const noexcept {
     return limits_.max_bytes_per_rebalance >= 0 || limits_.max_bytes_per_rank >= 0;
   }
