@@ -295,8 +295,6 @@ LayerPlan plan_within_limits(const LayerProblem& problem) {
 LayerPlan improve_within_limits(const LayerProblem& problem) {
   check_problem(problem);
   check_limits(problem);
-  if (std::ranges::find(problem.placement, kEmptySlot) != problem.placement.end())
-    refuse("the placement has an empty slot; an incremental plan starts from full ones");
   std::vector<std::int32_t> served(problem.placement.begin(), problem.placement.end());
   if (groups_are_bound(problem)) {
     LayerPlan plan = plan_within_limits(problem);

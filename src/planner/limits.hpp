@@ -42,8 +42,8 @@ bool needs_limited_search(const LayerProblem& problem);
 /// point, at min_gain a move, on a way of single changes that relieve the slowest rank. Slots of
 /// experts with more than max_replicas go to others first, as far as moves allow. Bound groups are
 /// placed as a whole (plan_within_limits()) or, where that takes too many moves, not at all.
-/// @returns as plan_within_limits(), with trade_offs. @throws Error as check_limits(), or where the
-/// placement has an empty slot. Cost: some ms for 256 experts on 32 ranks, within max_work.
+/// @returns as plan_within_limits(), with trade_offs. @throws Error as check_limits(). Cost: some
+/// ms for 256 experts on 32 ranks, within max_work.
 LayerPlan improve_within_limits(const LayerProblem& problem);
 
 }  // namespace swiftbalancer
