@@ -8,6 +8,7 @@
 #include <swiftbalancer/error.hpp>
 
 #include "planner/hierarchical.hpp"
+#include "planner/limits.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
@@ -108,6 +109,7 @@ void LimitSettings::prepare(const ClusterShape& shape, const Placement* placemen
     refuse(fmt::format("--rank-speeds has {} speeds for {} ranks; give one per rank", speed_.size(),
                        shape.num_ranks()));
   }
+  check_speed_range(speed_);
 
   pinned_.clear();
   if (pinned_experts_.empty()) return;

@@ -14,8 +14,13 @@ namespace swiftbalancer {
 /// are bound (several of them, several nodes, max_cross_node_replicas >= 0).
 bool has_limits(const LayerProblem& problem);
 
+/// @throws Error kInvalidArgument: speeds, each finite and above 0, that lie too far apart or too
+/// far from 1 to reckon with. The message says what is allowed.
+void check_speed_range(std::span<const double> rank_speed);
+
 /// @throws Error kInvalidArgument: lists that do not fit the shape, a speed that is not finite and
-/// above 0, or limits that cannot be kept together; the message says which and what would do.
+/// above 0, check_speed_range(), or limits that cannot be kept together; the message says which and
+/// what would do.
 void check_limits(const LayerProblem& problem);
 
 /// Time of the slowest rank (load / speed) over the time that the load would take on all ranks

@@ -308,6 +308,14 @@ TEST(Limits, SayWhatCannotBeKeptAndWhatWouldDo) {
   problem.pinned = short_pins;
   EXPECT_EQ(refusal(problem), "pinned has 1 entries for 6 slots; give one per slot");
   const std::vector<std::int32_t> repeated = {0, 0, 0, 1, 2, 3};
+  for (const std::vector<double>& speeds :
+       {std::vector{1.0, 1e-320}, {1e-7, 1.0}, {1e-320, 1e-320}, {1e10, 1e10}}) {
+    problem.rank_speed = speeds;
+    EXPECT_NE(refusal(problem).find("rank speeds are from "), std::string::npos) << speeds[1];
+  }
+  const std::vector<double> far_apart = {1.0, 1e-6};
+  problem.rank_speed = far_apart;
+  EXPECT_EQ(refusal(problem), "");
   const std::vector<std::uint8_t> first_four = {1, 1, 1, 1, 0, 0};
   problem.placement = repeated;
   problem.pinned = first_four;

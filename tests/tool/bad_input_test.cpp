@@ -267,6 +267,8 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
       {"loads.json --num-ranks 2 --rank-speeds 1", "--rank-speeds has 1 speeds for 2 ranks"},
       {"loads.json --num-ranks 2 --rank-speeds 1,0", "'0' is no speed"},
       {"loads.json --num-ranks 2 --pinned-experts 1", "goes with --from"},
+      {"loads.json --num-ranks 2 --rank-speeds 1,1e-320", "rank speeds are from 1e-320 to 1"},
+      {"loads.json --num-ranks 2 --sweep 0 --expert-bytes 1e15", "--expert-bytes is '1e15'"},
       {"loads.json --num-ranks 2 --max-replicas 1 --policy eplb", "of policy swift"},
       {"loads.json --num-ranks 2 --top-k 2", "go with --sweep"},
       {"loads.json --num-ranks 2 --sweep 4:2:1", "--sweep is '4:2:1'"},
