@@ -118,7 +118,7 @@ TEST(Survivors, PinnedExpertsKeepEverySlotThatIsLeft) {
   int recoveries = 0;
   EXPECT_TRUE(rc::check([&] {
     // 12 slots are left for 8 experts, some of which only rank 1 held.
-    LayerScene scene = topology::scene_of(
+    const LayerScene scene = topology::scene_of(
         {.num_moe_layers = 1, .num_logical_experts = 8, .num_ranks = 4, .num_slots = 16});
     Placement placement(1, 16);
     std::ranges::copy(scene.placement, placement.layer(0).begin());
