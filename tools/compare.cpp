@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <vector>
@@ -89,13 +90,19 @@ class CompareCommand final : public Command {
   void declare(Settings& settings) override {
     settings.operand_text("TO", to_, "Placement of any known format");
     loads_.declare(settings);
-    shape_.declare(settings);
-    settings.integer("expert_bytes", expert_bytes_, 0, std::int64_t{1} << 50,
+    shape_.declare_slots(settings);
+    settings.integer("expert_bytes", expert_bytes_, 0, 1'000'000'000'000,
                      "Bytes of an expert's weights; 0: count moves alone");
     settings.flag("json", json_, "One line of JSON in place of the table");
   }
 
   void run(const Settings& settings, const std::string& from, const std::string&) override {
+    for (const char* key : {"window", "sum"}) {
+      if (settings.given(key) && !loads_.given()) {
+        throw Error(ErrorCode::kInvalidArgument,
+                    fmt::format("{} is given, which chooses from --loads; give those too", key));
+      }
+    }
     if (loads_.given()) loads_.read();
     std::optional<ExpertLoad> load;
     if (loads_.given()) load = loads_.chosen();
@@ -104,6 +111,7 @@ class CompareCommand final : public Command {
     const ClusterShape shape(sides[0].file.shape);
     for (Side& side : sides) judge(shape, load, side);
     const Difference moves = difference(shape, sides[0].file.placement, sides[1].file.placement);
+    check_bytes(moves);
     if (json_) {
       print_json(moves, sides);
     } else {
@@ -142,6 +150,15 @@ class CompareCommand final : public Command {
     differ("slots_per_rank", fmt::format("{}", fmt::join(x.slots_per_rank, ",")),
            fmt::format("{}", fmt::join(y.slots_per_rank, ",")));
     if (!a.file.model.empty() && !b.file.model.empty()) differ("model", a.file.model, b.file.model);
+  }
+
+  void check_bytes(const Difference& moves) const {
+    constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+    if (expert_bytes_ == 0 || moves.moves <= kMost / expert_bytes_) return;
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("--expert-bytes is {}: the bytes of {} moves are more than can be "
+                            "counted; use a larger unit",
+                            expert_bytes_, moves.moves));
   }
 
   static void judge(const ClusterShape& shape, const std::optional<ExpertLoad>& load, Side& side) {

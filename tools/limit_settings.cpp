@@ -7,6 +7,9 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "planner/hierarchical.hpp"
+#include "planner/limits.hpp"
+
 namespace swiftbalancer::tool {
 namespace {
 
@@ -98,6 +101,10 @@ bool LimitSettings::given() const noexcept {
          binds_groups();
 }
 
+bool LimitSettings::binds_groups(const ClusterShape& shape) const {
+  return groups_are_bound({.shape = &shape, .max_cross_node_replicas = max_cross_node_replicas_});
+}
+
 std::vector<int> LimitSettings::dead_ranks() const {
   return integers(dead_ranks_, "--dead-ranks", "rank");
 }
@@ -115,6 +122,7 @@ void LimitSettings::prepare(const ClusterShape& shape, const Placement* placemen
     refuse(fmt::format("--rank-speeds has {} speeds for {} ranks; give one per rank", speed_.size(),
                        shape.num_ranks()));
   }
+  check_speed_range(speed_);
 
   pinned_.clear();
   if (pinned_experts_.empty()) return;

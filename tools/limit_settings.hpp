@@ -30,6 +30,8 @@ class LimitSettings {
   /// Expert groups stay on nodes, strictly, where there are both and max_cross_node_replicas is not
   /// given. @throws Error kInvalidArgument: it is given where there are not both.
   void bind_groups(const Settings& settings, const ShapeOptions& shape);
+  /// Whether groups bind experts to nodes in plans for this shape.
+  bool binds_groups(const ClusterShape& shape) const;
   bool limits_bytes() const noexcept {
     return limits_.max_bytes_per_rebalance >= 0 || limits_.max_bytes_per_rank >= 0;
   }

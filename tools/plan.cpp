@@ -100,7 +100,7 @@ class PlanCommand final : public Command {
     if (sweep_.given()) return sweep(settings, load);
     io::PlacementFile file = start(settings, load);
     if (from_.empty() && config_.policy == "swift") limits_.bind_groups(settings, file.shape);
-    const int lost = bury_dead_ranks(load, file);
+    const std::optional<Recovered> recovered = bury_dead_ranks(load, file);
     const ClusterShape shape(file.shape);
     const formats::PlacementFormat* format = nullptr;
     if (!out_.empty()) {
@@ -114,14 +114,14 @@ class PlanCommand final : public Command {
     limits_.prepare(shape, from_.empty() ? nullptr : &before.placement);
     if (!is_full(problem)) problem.config = incremental_config(shape);
     OfflinePlan plan = make_offline_plan(problem);
-    plan.moves += lost;
+    if (recovered) count_moves_from(recovered->held, shape, plan);
     const Outcome outcome = judge(shape, problem, plan);
     if (format != nullptr) write(*format, shape, plan, file);
     if (json_) {
       print_json(plan, outcome);
     } else {
       print_table(shape, problem, before, plan, outcome);
-      if (lost > 0) fmt::print("of the moves, {} bring back lost experts\n", lost);
+      if (recovered) print_lost(recovered->lost_experts);
       if (format != nullptr) print_written(*format, shape, plan);
     }
   }
@@ -231,18 +231,32 @@ class PlanCommand final : public Command {
     }
   }
 
-  // Leaves the ranks that are alive. @returns the experts that had to be placed again, over all
-  // layers.
-  int bury_dead_ranks(const ExpertLoad& load, io::PlacementFile& file) const {
+  // Leaves the ranks that are alive in `file`, where every expert has a slot then.
+  std::optional<Recovered> bury_dead_ranks(const ExpertLoad& load, io::PlacementFile& file) const {
     const std::vector<int> dead = limits_.dead_ranks();
-    if (dead.empty()) return 0;
-    const bool keep_groups = file.shape.num_expert_groups > 1 && file.shape.num_nodes > 1;
-    Recovered recovered =
-        recover(ClusterShape(file.shape), file.placement, load, dead, keep_groups);
+    if (dead.empty()) return std::nullopt;
+    const ClusterShape shape(file.shape);
+    const PlanLimits limits = limits_.limits();
+    Recovered recovered = recover(shape, file.placement, load, dead,
+                                  {.pinned_experts = limits.pinned_experts,
+                                   .rank_speed = limits.rank_speeds,
+                                   .keep_groups = limits_.binds_groups(shape)});
     file.shape = recovered.survivors.options;
-    file.placement = std::move(recovered.placement);
+    file.placement = recovered.placement;
     file.shares.clear();  // Those of lost replicas are gone.
-    return std::accumulate(recovered.lost_experts.begin(), recovered.lost_experts.end(), 0);
+    return recovered;
+  }
+
+  // A lost expert that the plan puts elsewhere than the recovery did moves once.
+  static void count_moves_from(const Placement& held, const ClusterShape& shape,
+                               OfflinePlan& plan) {
+    plan.moves = 0;
+    plan.changed_layers = 0;
+    for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+      const int moves = count_moves(held.layer(layer), plan.planned.placement.layer(layer), shape);
+      plan.moves += moves;
+      plan.changed_layers += moves > 0 ? 1 : 0;
+    }
   }
 
   // The placement to start from, or its shape alone.
@@ -322,6 +336,11 @@ class PlanCommand final : public Command {
       json["next_imbalance_split"] = *outcome.next_imbalance_split;
     }
     fmt::print("{}\n", json.dump());
+  }
+
+  static void print_lost(std::span<const int> lost_experts) {
+    const int lost = std::accumulate(lost_experts.begin(), lost_experts.end(), 0);
+    if (lost > 0) fmt::print("of the moves, {} bring back lost experts\n", lost);
   }
 
   void print_table(const ClusterShape& shape, const OfflineProblem& problem,

@@ -24,19 +24,23 @@ void refuse_both(const Settings& settings, const char* first, const char* second
 }  // namespace
 
 void ShapeSettings::declare(Settings& settings) {
+  declare_slots(settings);
+  settings.integer("num_expert_groups", facts_.num_expert_groups, 1, kMostSlots,
+                   "Groups of group-limited routing; 1: none");
+  settings.integer("num_nodes", facts_.num_nodes, 1, kMostRanks,
+                   "Nodes that the ranks are spread over in blocks");
+  settings.integers("nodes", facts_.node_of_rank, 0, kMostRanks,
+                    "The node of each rank, where they are not in equal blocks");
+}
+
+void ShapeSettings::declare_slots(Settings& settings) {
   facts_.num_ranks = facts_.num_nodes = facts_.num_expert_groups = 1;
   facts_.num_redundant_experts = 0;
   settings.integer("num_ranks", facts_.num_ranks, 1, kMostRanks, "Ranks");
   settings.integer("num_redundant_experts", facts_.num_redundant_experts, 0, kMostSlots,
                    "Slots per layer beyond one for each expert, over all ranks");
-  settings.integer("num_expert_groups", facts_.num_expert_groups, 1, kMostSlots,
-                   "Groups of group-limited routing; 1: none");
-  settings.integer("num_nodes", facts_.num_nodes, 1, kMostRanks,
-                   "Nodes that the ranks are spread over in blocks");
   settings.integers("slots_per_rank", facts_.slots_per_rank, 1, kMostSlots,
                     "Slots of each rank, where they are not alike");
-  settings.integers("nodes", facts_.node_of_rank, 0, kMostRanks,
-                    "The node of each rank, where they are not in equal blocks");
   settings.text("model", facts_.model, "Name of the model, kept in placement files");
   settings.integers("model_layers", facts_.model_layer_ids, 0, kMostLayers - 1,
                     "Layers of the model that are MoE layers, dense ones counted, e.g. 3-60; other "
@@ -82,12 +86,6 @@ ShapeOptions ShapeSettings::shape(const Settings& settings, int num_moe_layers,
         fmt::format("there would be {} slots per layer; at most {}", num_slots, kMostSlots));
   }
   options.num_slots = static_cast<int>(num_slots);
-  for (const int node : options.node_of_rank) {
-    if (node < options.num_ranks) continue;
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("--nodes names node {}; there are at most as many as ranks, {}", node,
-                            options.num_ranks));
-  }
   return options;
 }
 

@@ -13,6 +13,8 @@ namespace swiftbalancer::tool {
 class ShapeSettings {
  public:
   void declare(Settings& settings);
+  /// Without nodes and expert groups, which do not matter to `compare`.
+  void declare_slots(Settings& settings);
   /// @param num_logical_experts 0: not known.
   formats::PlacementFacts facts(const Settings& settings, int num_logical_experts) const;
   /// The shape that the settings alone say. @throws Error kInvalidArgument: ranks missing, lists

@@ -118,7 +118,7 @@ void SweepSettings::declare(Settings& settings) {
                 "Counts of redundant experts to compare, 0,16,32 or FROM:TO:STEP, instead of one "
                 "plan");
   settings.number(
-      "expert_bytes", expert_bytes_, 1.0, 1e15,
+      "expert_bytes", expert_bytes_, 1.0, 1e12,
       "For --sweep and budgets of bytes: bytes of one expert in one layer; --hardware says "
       "it too");
   settings.integer("tokens_per_step", tokens_per_step_, 1, 1'000'000'000,

@@ -37,7 +37,7 @@ enum class Dispatch : std::uint8_t {
 struct LayerProblem {
   const ClusterShape* shape = nullptr;
   std::span<const std::int64_t> load{};       ///< [num_logical_experts], any unit, >= 0.
-  std::span<const std::int32_t> placement{};  ///< [num_slots] now.
+  std::span<const std::int32_t> placement{};  ///< [num_slots] now; none is kEmptySlot.
   std::span<const std::uint32_t> shares{};    ///< [num_slots] now; empty = even.
   int max_moves = -1;  ///< < 0: no limit. Ignored unless the policy is incremental.
   std::int64_t max_work =
@@ -80,7 +80,8 @@ class Policy {
   virtual std::string_view name() const noexcept = 0;
   virtual PolicyCapabilities capabilities() const noexcept = 0;
   /// Plans one layer. Deterministic: same problem, same bytes, on every platform.
-  /// @throws Error kInvalidArgument when the spans do not fit the shape.
+  /// @throws Error kInvalidArgument when the spans do not fit the shape, a load is negative, or the
+  /// placement loses an expert or has an empty slot.
   virtual LayerPlan plan_layer(const LayerProblem& problem) const = 0;
 };
 

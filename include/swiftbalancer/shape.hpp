@@ -16,14 +16,15 @@ struct ShapeOptions {
   int num_nodes = 1;                  ///< Ranks are spread over nodes in contiguous blocks.
   int num_expert_groups = 1;          ///< Group-limited routing (DeepSeek); 1 = none.
   std::vector<int> slots_per_rank{};  ///< [num_ranks]; overrides num_slots when not empty.
-  std::vector<int> node_of_rank{};    ///< [num_ranks]; overrides num_nodes when not empty.
+  std::vector<int> node_of_rank{};    ///< [num_ranks], every node from 0 on has a rank;
+                                      ///< overrides num_nodes when not empty.
 };
 
 class ClusterShape {
  public:
   /// @throws Error kInvalidArgument: a count that is not positive, fewer slots than experts, more
   /// ranks than slots,
-  ///         lists of the wrong length, experts not divisible by groups.
+  ///         lists of the wrong length, a node without ranks, experts not divisible by groups.
   explicit ClusterShape(const ShapeOptions& options);
 
   int num_moe_layers() const noexcept { return num_moe_layers_; }

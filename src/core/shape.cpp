@@ -24,6 +24,21 @@ std::vector<int> spread_evenly(int total, int parts) {
   return result;
 }
 
+// @returns how many there are.
+int dense_nodes(const std::vector<int>& node_of_rank) {
+  std::vector<int> nodes = node_of_rank;
+  std::ranges::sort(nodes);
+  int next = 0;
+  for (int node : nodes) {
+    require(node >= 0, "node_of_rank holds " + std::to_string(node) + "; nodes count from 0");
+    require(node <= next, "node_of_rank names node " + std::to_string(node) +
+                              ", but no rank is on node " + std::to_string(next) +
+                              "; nodes count from 0 without gaps");
+    next = node + 1;
+  }
+  return next;
+}
+
 }  // namespace
 
 ClusterShape::ClusterShape(const ShapeOptions& options)
@@ -80,10 +95,7 @@ ClusterShape::ClusterShape(const ShapeOptions& options)
   require(node_of_rank_.size() == ranks,
           "node_of_rank has " + std::to_string(node_of_rank_.size()) + " entries for " +
               std::to_string(ranks) + " ranks; give one per rank");
-  for (int node : node_of_rank_) {
-    require(node >= 0, "node_of_rank holds " + std::to_string(node) + "; nodes count from 0");
-    num_nodes_ = std::max(num_nodes_, node + 1);
-  }
+  num_nodes_ = dense_nodes(node_of_rank_);
 }
 
 }  // namespace swiftbalancer

@@ -119,6 +119,11 @@ void forget_plain_layer_ids(io::PlacementFile& file) {
 
 Rows moe_rows(const std::string& path, Rows rows, const std::vector<int>& model_layer_ids) {
   if (model_layer_ids.empty()) return rows;
+  try {
+    io::check_model_layer_ids(model_layer_ids, static_cast<int>(model_layer_ids.size()));
+  } catch (const Error& error) {
+    fail(path, error.what());
+  }
   Rows picked;
   for (const int layer : model_layer_ids) {
     if (layer >= static_cast<int>(rows.size())) {

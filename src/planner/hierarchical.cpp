@@ -67,8 +67,9 @@ class Placing {
   }
 
  private:
-  // Less is better: below the level of relaxed placements only traffic counts.
-  using Score = std::tuple<double, double, double>;
+  // Less is better: experts that their rank repeats, then time, then traffic; below the level of
+  // relaxed placements only traffic counts.
+  using Score = std::tuple<int, double, double, double>;
   struct Candidate {
     Score score;
     std::vector<std::int32_t> slots;
@@ -91,7 +92,8 @@ class Placing {
 
   // Strictly kept groups cannot end below their bound, nor leave a node at the level for less.
   bool cannot_beat(const Candidate& best, const NodePartition& partition) const {
-    const auto [time, share, unused] = best.score;
+    const auto [duplicates, time, share, unused] = best.score;
+    if (duplicates > 0) return false;
     if (!relaxed_) return partition.bound * (1.0 + kTolerance) >= time;
     return time <= kRelaxedLevel * mean_time_ && share * all_tokens_ <= partition.excess;
   }
@@ -190,7 +192,8 @@ class Placing {
   void offer(const LimitedLayer& layer, const std::vector<int>& home) {
     const double time = layer.highest_time();
     const double level = relaxed_ ? std::max(time, kRelaxedLevel * mean_time_) : time;
-    const Score score{level, layer.cross_node_share(), time};
+    const Score score{count_same_rank_duplicates(layer.slots(), shape_), level,
+                      layer.cross_node_share(), time};
     if (!best_ || score < best_->score) best_ = Candidate{score, layer.slots(), home};
   }
 

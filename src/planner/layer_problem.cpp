@@ -20,12 +20,11 @@ void check_size(const char* name, std::size_t given, int needed, const char* uni
          " entries; the shape has " + std::to_string(needed) + " " + unit);
 }
 
-// As is_valid_layer(), in one pass: this runs for every layer of every plan.
+// Every slot an expert, every expert a slot; in one pass: this runs for every layer of every plan.
 bool holds_every_expert(std::span<const std::int32_t> slots, const ClusterShape& shape) {
   std::vector<std::uint8_t> seen(static_cast<std::size_t>(shape.num_logical_experts()), 0);
   int distinct = 0;
   for (const std::int32_t expert : slots) {
-    if (expert == kEmptySlot) continue;
     if (expert < 0 || expert >= shape.num_logical_experts()) return false;
     std::uint8_t& mark = seen[static_cast<std::size_t>(expert)];
     distinct += mark == 0 ? 1 : 0;
@@ -63,9 +62,9 @@ void check_problem(const LayerProblem& problem) {
     }
   }
   if (!holds_every_expert(problem.placement, shape)) {
-    refuse("LayerProblem::placement names an expert outside 0 to " +
+    refuse("LayerProblem::placement has an empty slot, names an expert outside 0 to " +
            std::to_string(shape.num_logical_experts() - 1) +
-           " or has no slot for one; every expert needs a slot");
+           " or has no slot for one; every slot needs an expert and every expert a slot");
   }
   if (!problem.shares.empty()) check_shares(problem);
 }

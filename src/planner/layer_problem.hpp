@@ -10,7 +10,7 @@
 namespace swiftbalancer {
 
 /// @throws Error kInvalidArgument when a span does not fit the shape, a load is negative, or the
-/// placement loses an expert.
+/// placement loses an expert or has an empty slot.
 void check_problem(const LayerProblem& problem);
 
 /// Completes a plan from its placement and shares: imbalance before and after, moves, work.

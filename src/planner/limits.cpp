@@ -1,6 +1,8 @@
 #include "planner/limits.hpp"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -32,6 +34,10 @@ constexpr std::int64_t kDefaultIncrementalWork = 400'000;
 constexpr int kMostChanges = 400;
 // Planned shares level what is left; a finer balance is far below any sampling noise.
 constexpr double kSplitTolerance = 5e-3;
+// Times are loads over speeds: they stay finite, and no rank drowns in another's rounding.
+constexpr double kLeastSpeed = 1e-9;
+constexpr double kMostSpeed = 1e9;
+constexpr double kLeastSpeedRatio = 1e-6;
 
 [[noreturn]] void refuse(const std::string& message) {
   throw Error(ErrorCode::kInvalidArgument, message);
@@ -60,6 +66,7 @@ void check_speeds(const LayerProblem& problem) {
     refuse("rank_speed of rank " + text(rank) + " is " + std::to_string(speed) +
            "; a speed is finite and above 0 (a rank that does nothing is a dead rank)");
   }
+  check_speed_range(problem.rank_speed);
 }
 
 void check_replicas(const LayerProblem& problem) {
@@ -240,6 +247,21 @@ LayerPlan make_limited_plan(const LayerProblem& problem, std::vector<std::int32_
 
 }  // namespace
 
+void check_speed_range(std::span<const double> rank_speed) {
+  if (rank_speed.empty()) return;
+  const auto [slowest, fastest] = std::ranges::minmax(rank_speed);
+  if (slowest >= kLeastSpeed && fastest <= kMostSpeed && slowest >= kLeastSpeedRatio * fastest)
+    return;
+  const auto number = [](double speed) {
+    std::array<char, 32> digits{};
+    return std::string(digits.data(),
+                       std::to_chars(digits.data(), digits.data() + digits.size(), speed).ptr);
+  };
+  refuse("rank speeds are from " + number(slowest) + " to " + number(fastest) +
+         "; allowed are 1e-9 to 1e9, and none below a millionth of the fastest (a rank that does "
+         "nothing is a dead rank)");
+}
+
 bool has_limits(const LayerProblem& problem) {
   return !problem.rank_speed.empty() || has_pins(problem) || problem.max_replicas > 0 ||
          groups_are_bound(problem);
@@ -295,8 +317,6 @@ LayerPlan plan_within_limits(const LayerProblem& problem) {
 LayerPlan improve_within_limits(const LayerProblem& problem) {
   check_problem(problem);
   check_limits(problem);
-  if (std::ranges::find(problem.placement, kEmptySlot) != problem.placement.end())
-    refuse("the placement has an empty slot; an incremental plan starts from full ones");
   std::vector<std::int32_t> served(problem.placement.begin(), problem.placement.end());
   if (groups_are_bound(problem)) {
     LayerPlan plan = plan_within_limits(problem);

@@ -14,8 +14,13 @@ namespace swiftbalancer {
 /// are bound (several of them, several nodes, max_cross_node_replicas >= 0).
 bool has_limits(const LayerProblem& problem);
 
+/// @throws Error kInvalidArgument: speeds, each finite and above 0, that lie too far apart or too
+/// far from 1 to reckon with. The message says what is allowed.
+void check_speed_range(std::span<const double> rank_speed);
+
 /// @throws Error kInvalidArgument: lists that do not fit the shape, a speed that is not finite and
-/// above 0, or limits that cannot be kept together; the message says which and what would do.
+/// above 0, check_speed_range(), or limits that cannot be kept together; the message says which and
+/// what would do.
 void check_limits(const LayerProblem& problem);
 
 /// Time of the slowest rank (load / speed) over the time that the load would take on all ranks
@@ -42,8 +47,8 @@ bool needs_limited_search(const LayerProblem& problem);
 /// point, at min_gain a move, on a way of single changes that relieve the slowest rank. Slots of
 /// experts with more than max_replicas go to others first, as far as moves allow. Bound groups are
 /// placed as a whole (plan_within_limits()) or, where that takes too many moves, not at all.
-/// @returns as plan_within_limits(), with trade_offs. @throws Error as check_limits(), or where the
-/// placement has an empty slot. Cost: some ms for 256 experts on 32 ranks, within max_work.
+/// @returns as plan_within_limits(), with trade_offs. @throws Error as check_limits(). Cost: some
+/// ms for 256 experts on 32 ranks, within max_work.
 LayerPlan improve_within_limits(const LayerProblem& problem);
 
 }  // namespace swiftbalancer

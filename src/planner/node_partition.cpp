@@ -18,8 +18,9 @@ constexpr double kLeastGain = 1e-9;
 // cannot beat the worst partition kept.
 class Search {
  public:
+  // @param distinct every node gets experts for all slots of its largest rank, or its room.
   Search(const ClusterShape& shape, std::span<const std::int64_t> load,
-         std::span<const double> rank_speed, const PartitionSearch& search)
+         std::span<const double> rank_speed, const PartitionSearch& search, bool distinct)
       : shape_(shape),
         load_(load),
         search_(search),
@@ -38,6 +39,10 @@ class Search {
                         [](double sum, const NodeMake& make) { return sum + make.speed; });
     for (const NodeMake& make : makes_)
       level_load_.push_back(search.level * all * make.speed / speed);
+    for (std::size_t node = 0; node < makes_.size(); ++node) {
+      const int needed = (makes_[node].largest_rank + group_size_ - 1) / group_size_;
+      least_groups_.push_back(distinct ? std::min(needed, capacity(node)) : 1);
+    }
     order_.resize(group_load_.size());
     std::iota(order_.begin(), order_.end(), 0);
     std::ranges::stable_sort(
@@ -85,12 +90,12 @@ class Search {
     const int group = order_[depth];
     const double added = group_load_[index(group)];
     const auto left = static_cast<int>(order_.size() - depth);
+    const int missing = missing_groups();
+    if (left < missing) return;
     for (const std::size_t node : lightest_first()) {
       if (work_ >= search_.max_work && !kept_.empty()) return;
       if (node_groups_[node] == capacity(node) || is_twin_of_earlier(node)) continue;
-      // Every node needs a group.
-      const auto empty = static_cast<int>(std::ranges::count(node_groups_, 0));
-      if (node_groups_[node] > 0 && left <= empty) continue;
+      if (node_groups_[node] >= least_groups_[node] && left == missing) continue;
       ++work_;
       node_of_group_[index(group)] = static_cast<int>(node);
       node_load_[node] += added;
@@ -99,6 +104,14 @@ class Search {
       --node_groups_[node];
       node_load_[node] -= added;
     }
+  }
+
+  // That nodes still need.
+  int missing_groups() const {
+    int missing = 0;
+    for (std::size_t node = 0; node < makes_.size(); ++node)
+      missing += std::max(0, least_groups_[node] - node_groups_[node]);
+    return missing;
   }
 
   std::vector<std::size_t> lightest_first() const {
@@ -215,7 +228,8 @@ class Search {
     for (std::size_t group = 0; group < group_load_.size(); ++group) {
       if (index(node_of_group_[group]) != slowest) continue;
       for (std::size_t node = 0; node < makes_.size(); ++node) {
-        if (node != slowest && node_groups_[slowest] > 1 && node_groups_[node] < capacity(node))
+        if (node != slowest && node_groups_[slowest] > least_groups_[slowest] &&
+            node_groups_[node] < capacity(node))
           consider(group, group, node);
       }
       for (std::size_t other = 0; other < group_load_.size(); ++other) {
@@ -244,6 +258,7 @@ class Search {
   int group_size_;
   std::vector<double> group_load_;  // [num_expert_groups]
   std::vector<double> level_load_;  // [num_nodes]
+  std::vector<int> least_groups_;   // [num_nodes]
   std::vector<int> order_;          // groups, heaviest first
   std::vector<int> node_of_group_;  // being built
   std::vector<double> node_load_;
@@ -261,6 +276,7 @@ std::vector<NodeMake> node_makes(const ClusterShape& shape, std::span<const doub
     const double speed = rank_speed.empty() ? 1.0 : rank_speed[index(rank)];
     ++make.num_ranks;
     make.num_slots += shape.slots_per_rank(rank);
+    make.largest_rank = std::max(make.largest_rank, shape.slots_per_rank(rank));
     make.speed += speed;
     make.best_speed = std::max(make.best_speed, speed);
   }
@@ -283,7 +299,9 @@ std::vector<NodePartition> best_node_partitions(const ClusterShape& shape,
                                                 std::span<const double> rank_speed,
                                                 const PartitionSearch& search) {
   if (!groups_fit_nodes(shape)) return {};
-  return Search(shape, load, rank_speed, search).run();
+  auto found = Search(shape, load, rank_speed, search, true).run();
+  if (found.empty()) found = Search(shape, load, rank_speed, search, false).run();
+  return found;
 }
 
 }  // namespace swiftbalancer

@@ -16,6 +16,7 @@ namespace swiftbalancer {
 struct NodeMake {
   int num_ranks = 0;
   int num_slots = 0;
+  int largest_rank = 0;     ///< Slots of its rank that has most.
   double speed = 0.0;       ///< Sum over its ranks; 1 each where speeds are not given.
   double best_speed = 0.0;  ///< Of its fastest rank.
   friend bool operator==(const NodeMake&, const NodeMake&) = default;
@@ -53,8 +54,10 @@ struct PartitionSearch {
 };
 
 /// The best partitions, best first; partitions that differ only by nodes of the same make count
-/// once. @param load [num_logical_experts], >= 0. @returns none where no partition fits (see
-/// groups_fit_nodes; also where max_replicas leaves slots of a node empty).
+/// once. Every node has an expert for each slot of its largest rank or is full, so that ranks
+/// repeat none while that is avoidable, unless no such partition exists. @param load
+/// [num_logical_experts], >= 0. @returns none where no partition fits (see groups_fit_nodes; also
+/// where max_replicas leaves slots of a node empty).
 std::vector<NodePartition> best_node_partitions(const ClusterShape& shape,
                                                 std::span<const std::int64_t> load,
                                                 std::span<const double> rank_speed,

@@ -65,6 +65,7 @@ void check_plan_limits(const PlanLimits& limits, const std::string& policy,
             "rank_speeds: the speed of rank " + std::to_string(rank) + " is " +
                 std::to_string(speed) + "; it must be finite and above 0");
   }
+  check_speed_range(limits.rank_speeds);
   for (const int expert : limits.pinned_experts) {
     require(expert >= 0 && expert < shape.num_logical_experts(),
             "pinned_experts: expert " + std::to_string(expert) +

@@ -189,20 +189,37 @@ int place_lost_experts(const ClusterShape& shape, const LostExperts& layer,
 }
 
 Recovered recover(const ClusterShape& shape, const Placement& placement, const ExpertLoad& load,
-                  std::span<const int> dead_ranks, bool keep_groups) {
-  Recovered recovered{survivors_of(shape, dead_ranks), {}, {}};
+                  std::span<const int> dead_ranks, const RecoveryLimits& limits) {
+  Recovered recovered;
+  recovered.survivors = survivors_of(shape, dead_ranks);
   const ClusterShape left(recovered.survivors.options);
-  recovered.placement = Placement(left.num_moe_layers(), left.num_slots());
+  if (!limits.rank_speed.empty() && limits.rank_speed.size() != index(left.num_ranks())) {
+    refuse("rank speeds are given for " + std::to_string(limits.rank_speed.size()) + " ranks; " +
+           std::to_string(left.num_ranks()) + " are left: give one for each of those");
+  }
+  recovered.held = Placement(left.num_moe_layers(), left.num_slots());
   for (int layer = 0; layer < left.num_moe_layers(); ++layer) {
-    const auto row = recovered.placement.layer(layer);
     for (int rank = 0; rank < left.num_ranks(); ++rank) {
       const int before = recovered.survivors.ranks[index(rank)];
       const auto held = placement.layer(layer).subspan(index(shape.first_slot(before)),
                                                        index(shape.slots_per_rank(before)));
-      std::ranges::copy(held, row.begin() + left.first_slot(rank));
+      std::ranges::copy(held, recovered.held.layer(layer).begin() + left.first_slot(rank));
     }
-    recovered.lost_experts.push_back(
-        place_lost_experts(left, {.load = load.layer(layer), .keep_groups = keep_groups}, row));
+  }
+  recovered.placement = recovered.held;
+  std::vector<std::uint8_t> pinned(index(left.num_slots()), 0);
+  for (int layer = 0; layer < left.num_moe_layers(); ++layer) {
+    const auto row = recovered.placement.layer(layer);
+    std::ranges::transform(row, pinned.begin(), [&](std::int32_t expert) -> std::uint8_t {
+      return std::ranges::find(limits.pinned_experts, expert) != limits.pinned_experts.end() ? 1
+                                                                                             : 0;
+    });
+    recovered.lost_experts.push_back(place_lost_experts(left,
+                                                        {.load = load.layer(layer),
+                                                         .rank_speed = limits.rank_speed,
+                                                         .pinned = pinned,
+                                                         .keep_groups = limits.keep_groups},
+                                                        row));
   }
   return recovered;
 }

@@ -39,14 +39,23 @@ struct LostExperts {
 int place_lost_experts(const ClusterShape& shape, const LostExperts& layer,
                        std::span<std::int32_t> row);
 
-struct Recovered {
-  Survivors survivors;
-  Placement placement;            ///< Of the survivors; every expert has a slot.
-  std::vector<int> lost_experts;  ///< [num_moe_layers] experts that were placed again, a move each.
+/// What a recovery goes by beside the load.
+struct RecoveryLimits {
+  std::span<const int> pinned_experts{};  ///< Stay in every slot of a survivor that holds them.
+  std::span<const double> rank_speed{};   ///< [num_ranks] of the survivors; empty: all alike.
+  bool keep_groups = false;               ///< As LostExperts::keep_groups.
 };
 
-/// All layers of a placement when ranks are dead. @throws Error as the functions above.
+struct Recovered {
+  Survivors survivors;
+  Placement held;       ///< What the survivors hold before anything moves; may lack experts.
+  Placement placement;  ///< Of the survivors; every expert has a slot.
+  std::vector<int> lost_experts;  ///< [num_moe_layers] experts that `held` lacks.
+};
+
+/// All layers of a placement when ranks are dead. @throws Error as the functions above, or where
+/// rank_speed does not fit the survivors.
 Recovered recover(const ClusterShape& shape, const Placement& placement, const ExpertLoad& load,
-                  std::span<const int> dead_ranks, bool keep_groups);
+                  std::span<const int> dead_ranks, const RecoveryLimits& limits = {});
 
 }  // namespace swiftbalancer

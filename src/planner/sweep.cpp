@@ -19,6 +19,7 @@ namespace {
 // Of two costs this close neither is worth memory.
 constexpr double kAsGood = 1.001;
 constexpr double kBytesPerGib = 1024.0 * 1024.0 * 1024.0;
+constexpr double kMostBytes = 4611686018427387904.0;  // 2^62: differences of two fit too
 
 // Costs of all layers with one count.
 struct Column {
@@ -162,7 +163,14 @@ class Sweep {
     if (options_.expert_bytes <= 0.0) return std::nullopt;
     std::int64_t slots = 0;
     for (int count : redundant_experts) slots += shape_with(count).max_slots_per_rank();
-    return std::llround(static_cast<double>(slots) * options_.expert_bytes);
+    const double bytes = static_cast<double>(slots) * options_.expert_bytes;
+    if (!(bytes <= kMostBytes)) {
+      throw Error(ErrorCode::kInvalidArgument, "expert_bytes is too large: the " +
+                                                   std::to_string(slots) +
+                                                   " slots of a rank have more bytes than can be "
+                                                   "counted (2^62)");
+    }
+    return std::llround(bytes);
   }
 
   std::optional<double> step_seconds(const std::vector<double>& of_layers) const {

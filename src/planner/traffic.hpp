@@ -22,7 +22,6 @@ class Traffic {
   /// @returns whether there is something to judge anew.
   bool add(const ExpertLoad& load);
   const LoadHistory& history() const noexcept { return history_; }
-  const DomainMemory& memory() const noexcept { return memory_; }
 
   /// Since the last change, or the last look at it, enough has come for another.
   bool has_new_evidence() const noexcept;

@@ -66,5 +66,20 @@ TEST(ClusterShape, RefusesWhatCannotBeServedAndSaysTheValue) {
   EXPECT_THROW(ClusterShape{list}, Error);
 }
 
+TEST(ClusterShape, RefusesANodeThatNoRankIsOnAndNamesIt) {
+  ShapeOptions given = options(3, 80);
+  given.node_of_rank = {2, 0, 1};
+  EXPECT_EQ(ClusterShape(given).num_nodes(), 3);
+  given.node_of_rank = {3, 0, 1};
+  try {
+    const ClusterShape shape(given);
+    FAIL() << shape.num_nodes() << " nodes";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(),
+                 "node_of_rank names node 3, but no rank is on node 2; nodes count from 0 without "
+                 "gaps");
+  }
+}
+
 }  // namespace
 }  // namespace swiftbalancer

@@ -242,6 +242,8 @@ TEST(PlanLimits, AreRefusedByNameWhereTheyMakeNoSense) {
   EXPECT_THAT(refusal({.rank_speeds = {1.0}}), HasSubstr("rank_speeds has 1 entries for 8 ranks"));
   EXPECT_THAT(refusal({.rank_speeds = {1, 1, 1, 0, 1, 1, 1, 1}}),
               HasSubstr("the speed of rank 3 is 0"));
+  EXPECT_THAT(refusal({.rank_speeds = {1, 1, 1, 1e-7, 1, 1, 1, 1}}),
+              HasSubstr("rank speeds are from 1e-07 to 1"));
   EXPECT_THAT(refusal({.pinned_experts = {3, 64}}), HasSubstr("expert 64 does not exist"));
   EXPECT_THAT(refusal({.max_replicas = 1}), HasSubstr("max_replicas is 1"));
   EXPECT_THAT(refusal({.max_replicas = 4}, "eplb"), HasSubstr("policy eplb does not go by"));

@@ -52,24 +52,29 @@ double least_piece(std::vector<double> load, int num_slots) {
   return std::ranges::max(piece);
 }
 
-// The lowest bound over all ways to give every node a group and no node more than its slots hold.
+// The lowest bound over all ways to give every node a group and no node more than its slots hold;
+// of those where no rank has more slots than its node has experts, while it has room for another
+// group, if there are any.
 double lowest_bound_by_enumeration(const LayerScene& scene) {
   const ClusterShape& shape = scene.shape;
   const std::vector<NodeMake> makes = node_makes(shape, scene.rank_speed);
   const int size = shape.num_logical_experts() / shape.num_expert_groups();
-  double best = std::numeric_limits<double>::infinity();
+  std::pair best{true, std::numeric_limits<double>::infinity()};
   std::vector<std::vector<double>> loads(makes.size());  // of the experts of each node
   const std::function<void(int)> descend = [&](int group) {
     if (group == shape.num_expert_groups()) {
       double bound = 0.0;
+      bool repeats = false;
       for (std::size_t node = 0; node < makes.size(); ++node) {
         if (loads[node].empty() || std::ssize(loads[node]) > makes[node].num_slots) return;
+        const int room = makes[node].num_slots / size * size;
+        repeats = repeats || std::ssize(loads[node]) < std::min(makes[node].largest_rank, room);
         const double all = std::accumulate(loads[node].begin(), loads[node].end(), 0.0);
         bound =
             std::max({bound, all / makes[node].speed,
                       least_piece(loads[node], makes[node].num_slots) / makes[node].best_speed});
       }
-      best = std::min(best, bound);
+      best = std::min(best, {repeats, bound});
       return;
     }
     for (auto& node : loads) {
@@ -80,7 +85,7 @@ double lowest_bound_by_enumeration(const LayerScene& scene) {
     }
   };
   descend(0);
-  return best;
+  return best.second;
 }
 
 TEST(NodePartition, HasTheLowestBoundOfAll) {
@@ -144,8 +149,61 @@ TEST(Hierarchical, StrictPlacementsAreNeverWorseThanEplb) {
     std::vector<std::int32_t> eplb = eplb_rebalance(scene.shape, scene.load);
     repair_same_rank_duplicates(scene.shape, scene.load, true, eplb);
     const LayerPlan plan = plan_within_limits(scene.problem());
+    const int duplicates = count_same_rank_duplicates(plan.placement, scene.shape);
+    const int duplicates_of_eplb = count_same_rank_duplicates(eplb, scene.shape);
+    RC_ASSERT(duplicates <= duplicates_of_eplb);
+    if (duplicates < duplicates_of_eplb) return;
     RC_ASSERT(plan.imbalance_after <=
               imbalance_of_times(scene.problem(), eplb, {}) * kShareRounding);
+  }));
+}
+
+// 4 ranks of 6 slots on 2 nodes, 4 groups of 4 experts: with two groups a node no rank has to
+// repeat an expert, with three and one all of one node do.
+TEST(Hierarchical, NoRankRepeatsAnExpertWhereGroupsOnNodesCanAvoidIt) {
+  EXPECT_TRUE(rc::check([] {
+    LayerScene scene = topology::scene_of({.num_moe_layers = 1,
+                                           .num_logical_experts = 16,
+                                           .num_ranks = 4,
+                                           .num_slots = 24,
+                                           .num_nodes = 2,
+                                           .num_expert_groups = 4});
+    scene.max_cross_node_replicas = pick(0, 2);
+    if (pick(0, 1) == 1) scene.rank_speed = topology::any_speeds(scene.shape);
+    const LayerPlan plan = plan_within_limits(scene.problem());
+    RC_ASSERT(count_same_rank_duplicates(plan.placement, scene.shape) == 0);
+  }));
+}
+
+// Random shapes that have a partition with an expert for every slot of each rank.
+TEST(Hierarchical, NoRankRepeatsAnExpertWhereSomePartitionAvoidsIt) {
+  EXPECT_TRUE(rc::check([] {
+    const LayerScene scene = topology::any_grouped_scene();
+    const ClusterShape& shape = scene.shape;
+    const auto makes = node_makes(shape, {});
+    const int size = shape.num_logical_experts() / shape.num_expert_groups();
+    std::vector<int> experts(makes.size(), 0);
+    bool avoidable = false;
+    const std::function<void(int)> descend = [&](int group) {
+      if (group == shape.num_expert_groups()) {
+        bool fits = true;
+        for (std::size_t node = 0; node < makes.size(); ++node) {
+          fits = fits && experts[node] <= makes[node].num_slots &&
+                 experts[node] >= makes[node].largest_rank;
+        }
+        avoidable = avoidable || fits;
+        return;
+      }
+      for (int& node : experts) {
+        node += size;
+        descend(group + 1);
+        node -= size;
+      }
+    };
+    descend(0);
+    RC_PRE(avoidable);
+    const LayerPlan plan = plan_within_limits(scene.problem());
+    RC_ASSERT(count_same_rank_duplicates(plan.placement, shape) == 0);
   }));
 }
 
@@ -253,6 +311,11 @@ TEST(Hierarchical, NoMoreReplicasLeaveTheirNodeThanAllowed) {
       outside += std::accumulate(held.begin(), held.end(), 0) - std::ranges::max(held);
     }
     RC_ASSERT(outside <= scene.max_cross_node_replicas);
+    // A repeated expert less is worth more than time.
+    const int duplicates = count_same_rank_duplicates(plan.placement, scene.shape);
+    const int strict_duplicates = count_same_rank_duplicates(strict.placement, scene.shape);
+    RC_ASSERT(duplicates <= strict_duplicates);
+    if (duplicates < strict_duplicates) return;
     RC_ASSERT(plan.imbalance_after <=
               std::max(strict.imbalance_after, kRelaxedLevel) * kShareRounding);
   }));

@@ -281,7 +281,8 @@ TEST_P(PolicyConformance, RefusesAProblemThatDoesNotFitItsShape) {
       {.num_moe_layers = 1, .num_logical_experts = 3, .num_ranks = 2, .num_slots = 4});
   const std::vector<std::int64_t> load = {1, 2, 3}, short_load = {1, 2}, negative = {1, -2, 3};
   const std::vector<std::int32_t> slots = {0, 1, 2, 0}, short_slots = {0, 1, 2},
-                                  lost = {0, 1, 1, 0}, unknown = {0, 1, 2, 3};
+                                  lost = {0, 1, 1, 0}, unknown = {0, 1, 2, 3},
+                                  empty = {0, 1, 2, kEmptySlot};
   const std::vector<std::uint32_t> short_shares = {kShareUnit},
                                    wrong_shares = {1, kShareUnit, kShareUnit, 1};
   EXPECT_EQ(refusal(name(), {.shape = nullptr, .load = load, .placement = slots}),
@@ -298,10 +299,10 @@ TEST_P(PolicyConformance, RefusesAProblemThatDoesNotFitItsShape) {
       "LayerProblem::shares of expert 0 sum to 2; they must sum to 65536");
   EXPECT_EQ(refusal(name(), {.shape = &shape, .load = negative, .placement = slots}),
             "LayerProblem::load of expert 1 is -2; loads count tokens, at least 0");
-  for (const auto& wrong : {lost, unknown}) {
+  for (const auto& wrong : {lost, unknown, empty}) {
     EXPECT_EQ(refusal(name(), {.shape = &shape, .load = load, .placement = wrong}),
-              "LayerProblem::placement names an expert outside 0 to 2 or has no slot for one; "
-              "every expert needs a slot");
+              "LayerProblem::placement has an empty slot, names an expert outside 0 to 2 or has no "
+              "slot for one; every slot needs an expert and every expert a slot");
   }
 }
 

@@ -18,13 +18,14 @@
 namespace swiftbalancer {
 namespace {
 
+using topology::LayerScene;
 using topology::pick;
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
-ExpertLoad any_layer_load(int experts) {
-  ExpertLoad load(1, experts);
-  std::ranges::copy(topology::any_load(experts), load.layer(0).begin());
+ExpertLoad load_of_layer(const std::vector<std::int64_t>& tokens) {
+  ExpertLoad load(1, static_cast<int>(tokens.size()));
+  std::ranges::copy(tokens, load.layer(0).begin());
   return load;
 }
 
@@ -70,13 +71,14 @@ TEST(Survivors, LostExpertsArePlacedWithTheFewestMovesThereAre) {
         0, options.num_logical_experts - options.slots_per_rank[1] - options.slots_per_rank[2]);
     const ClusterShape shape(options);
     const Placement placement = Placement::initial(shape);
-    const ExpertLoad load = any_layer_load(options.num_logical_experts);
+    const ExpertLoad load = load_of_layer(topology::any_load(options.num_logical_experts));
     const std::vector<int> dead = {0};
-    const Recovered recovered = recover(shape, placement, load, dead, false);
+    const Recovered recovered = recover(shape, placement, load, dead);
     const ClusterShape left(recovered.survivors.options);
     const auto row = left_over(shape, placement.layer(0), recovered.survivors);
     const auto after = recovered.placement.layer(0);
     RC_ASSERT(is_valid_layer(after, left));
+    RC_ASSERT(std::ranges::equal(recovered.held.layer(0), row));
     RC_ASSERT(count_moves(row, after, left) == recovered.lost_experts[0]);
     RC_ASSERT(count_moves(row, after, left) == fewest_moves(left, row));
   }));
@@ -110,6 +112,57 @@ TEST(Survivors, NothingElseMovesAndPinnedSlotsStay) {
       RC_ASSERT(replicas[index(row[slot])] == 0);
     }
   }));
+}
+
+TEST(Survivors, PinnedExpertsKeepEverySlotThatIsLeft) {
+  int recoveries = 0;
+  EXPECT_TRUE(rc::check([&] {
+    // 12 slots are left for 8 experts, some of which only rank 1 held.
+    const LayerScene scene = topology::scene_of(
+        {.num_moe_layers = 1, .num_logical_experts = 8, .num_ranks = 4, .num_slots = 16});
+    Placement placement(1, 16);
+    std::ranges::copy(scene.placement, placement.layer(0).begin());
+    const std::vector<int> pinned = {pick(0, 3), pick(4, 7)};
+    const std::vector<int> dead = {1};
+    Recovered recovered;
+    try {
+      recovered = recover(scene.shape, placement, load_of_layer(scene.load), dead,
+                          {.pinned_experts = pinned});
+    } catch (const Error&) {
+      return;
+    }
+    ++recoveries;
+    RC_ASSERT(
+        is_valid_layer(recovered.placement.layer(0), ClusterShape(recovered.survivors.options)));
+    const auto held = recovered.held.layer(0);
+    for (std::size_t slot = 0; slot < held.size(); ++slot) {
+      if (std::ranges::find(pinned, held[slot]) == pinned.end()) continue;
+      RC_ASSERT(recovered.placement.layer(0)[slot] == held[slot]);
+    }
+  }));
+  EXPECT_GT(recoveries, 50);
+}
+
+TEST(Survivors, ALostExpertAvoidsASlowRank) {
+  const ClusterShape shape(
+      {.num_moe_layers = 1, .num_logical_experts = 3, .num_ranks = 3, .num_slots = 6});
+  Placement placement(1, 6);
+  std::ranges::copy(std::vector<std::int32_t>{0, 1, 2, 2, 0, 1}, placement.layer(0).begin());
+  const ExpertLoad load = load_of_layer({10, 10, 100});
+  const std::vector<int> dead = {1};
+  const auto rank_of_lost = [&](const std::vector<double>& speed) {
+    const Recovered recovered = recover(shape, placement, load, dead, {.rank_speed = speed});
+    const auto row = recovered.placement.layer(0);
+    return (std::ranges::find(row, 2) - row.begin()) / 2;
+  };
+  EXPECT_EQ(rank_of_lost({1.0, 0.1}), 0);
+  EXPECT_EQ(rank_of_lost({0.1, 1.0}), 1);
+  try {
+    rank_of_lost({1.0, 1.0, 1.0});
+    FAIL() << "three speeds for two ranks";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+  }
 }
 
 TEST(Survivors, ALostExpertGoesWhereTheLeastLoadedReplicaCanBeSpared) {

@@ -247,5 +247,17 @@ TEST(Sweep, CountsThatCannotBeAreNamed) {
   EXPECT_EQ(refusal(limited).rfind("with 128 redundant experts: max_replicas is 2: ", 0), 0U);
 }
 
+TEST(Sweep, BytesThatCannotBeCountedAreRefused) {
+  SweepOptions options = options_for({0});
+  options.expert_bytes = 1e18;
+  try {
+    run_sweep(options, skewed_layers());
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    EXPECT_NE(std::string(error.what()).find("expert_bytes is too large"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace swiftbalancer

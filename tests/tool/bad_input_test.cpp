@@ -258,6 +258,7 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
       {"loads.json --slots-per-rank 3,3 --num-redundant-experts 2", "choose one"},
       {"loads.json --num-ranks 2 --nodes 0,1,1", "node_of_rank has 3 entries for 2"},
       {"loads.json --num-ranks 2 --nodes 0,5", "names node 5"},
+      {"loads.json --num-ranks 2 --nodes 1,1", "no rank is on node 0"},
       {"loads.json --num-ranks 2 --nodes 0,1 --num-nodes 2", "choose one"},
       {"loads.json --num-ranks 2 --num-nodes 3", "num_nodes is 3"},
       {"loads.json --num-ranks 6 --num-redundant-experts 0", "num_ranks is 6"},
@@ -276,6 +277,8 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
       {"loads.json --num-ranks 2 --from whole.npy --dead-ranks 1", "slots"},
       {"loads.json --num-ranks 2 --rank-speeds 1", "--rank-speeds has 1 speeds for 2 ranks"},
       {"loads.json --num-ranks 2 --rank-speeds 1,0", "'0' is no speed"},
+      {"loads.json --num-ranks 2 --rank-speeds 1,1e-320", "rank speeds are from 1e-320 to 1"},
+      {"loads.json --num-ranks 2 --sweep 0 --expert-bytes 1e15", "--expert-bytes is '1e15'"},
       {"loads.json --num-ranks 2 --pinned-experts 1", "goes with --from"},
       {"loads.json --num-ranks 2 --max-replicas 1 --policy eplb", "of policy swift"},
       {"loads.json --num-ranks 2 --top-k 2", "top_k is given, which goes with --sweep"},
@@ -296,6 +299,8 @@ TEST(BadInput, PlanRefusesLoadsAndPlacementsThatDoNotFit) {
       {"loads.json --num-ranks 2 --sweep 0 --hardware no.yaml", "no.yaml"},
       {"loads.json --from placement.json", "unknown key \"extra\""},
       {"loads.json --from location.json", "give --num-ranks"},
+      {"loads.json --from location.json --num-ranks 2 --model-layers 0,0",
+       "model layer 0 comes after model layer 0"},
       {"loads.json --from location.json --num-ranks 2", "holds expert 7; allowed are 0 to 3"},
       {"loads.json --from missing.yaml --num-ranks 2", "no slot for expert 3"},
       {"loads.json --from whole.npy --num-ranks 2 --format sglang", "is of format npy, not sglang"},
@@ -325,6 +330,11 @@ TEST(BadInput, CompareRefusesPlacementsOfDifferentClusters) {
   expect_refused(folder, "compare a.json", "TO is required");
   expect_refused(folder, "compare a.json a.json --loads others.json", "the loads have 3");
   expect_refused(folder, "compare a.json loads.json", "no known format");
+  expect_refused(folder, "compare a.json a.json --window 0", "window is given");
+  expect_refused(folder, "compare a.json a.json --sum", "sum is given");
+  expect_refused(folder, "compare a.json a.json --nodes 0,1", "not expected");
+  expect_refused(folder, "compare a.json a.json --expert-bytes 1125899906842624",
+                 "--expert-bytes is '1125899906842624'");
 }
 
 // Every byte is cut in tests/formats; here that the tool says so and writes nothing.

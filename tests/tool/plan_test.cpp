@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <set>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -158,6 +159,50 @@ TEST(PlanCommand, PlansForTheRanksThatAreLeft) {
   // Experts 2 and 3 lived on the dead rank alone.
   EXPECT_EQ(json.at("moves_per_layer"), 2.0);
   EXPECT_THAT(read_file(folder.file("left.json")), HasSubstr("\"num_ranks\": 2"));
+}
+
+// 6 slots of 16 experts on each of 4 ranks, rank 1 dead.
+constexpr const char* kSixteenOnFour =
+    "[[0,1,2,3,4,5, 6,7,8,9,10,11, 12,13,14,15,0,1, 2,3,4,5,6,12]]";
+
+TEST(PlanCommand, PinnedExpertsStayWhereRanksAreDead) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[9, 1, 1, 1, 1, 1, 40, 90, 80, 70, 60, 50, 1, 1, 1, 1]]");
+  folder.write("from.json", std::string("{\"physical_to_logical_map\": ") + kSixteenOnFour + "}");
+  json_of(folder,
+          "plan --loads loads.json --num-ranks 4 --from from.json --dead-ranks 1 "
+          "--pinned-experts 0,2 -o left.json --format sglang");
+  const Json row =
+      Json::parse(read_file(folder.file("left.json"))).at("physical_to_logical_map")[0];
+  ASSERT_EQ(row.size(), 18U);
+  // Experts 0 and 2 on ranks 0, 2 and 3.
+  EXPECT_EQ(row[0], 0);
+  EXPECT_EQ(row[2], 2);
+  EXPECT_EQ(row[10], 0);
+  EXPECT_EQ(row[12], 2);
+}
+
+// Bound groups are placed anew, so that experts which the dead rank held may end up elsewhere than
+// where they were first brought back: each counts once.
+TEST(PlanCommand, ALostExpertIsOneMoveForEachRankThatGetsIt) {
+  const TemporaryFolder folder;
+  folder.write("loads.json", "[[9, 1, 1, 1, 1, 1, 40, 90, 80, 70, 60, 50, 1, 1, 1, 1]]");
+  folder.write("from.json", std::string("{\"physical_to_logical_map\": ") + kSixteenOnFour + "}");
+  const Json json = json_of(
+      folder,
+      "plan --loads loads.json --num-ranks 4 --num-nodes 2 --num-expert-groups 4 --from from.json "
+      "--dead-ranks 1 --max-cross-node-replicas 0 -o left.json --format sglang");
+  const Json row =
+      Json::parse(read_file(folder.file("left.json"))).at("physical_to_logical_map")[0];
+  const std::set<int> held[] = {{0, 1, 2, 3, 4, 5}, {12, 13, 14, 15, 0, 1}, {2, 3, 4, 5, 6, 12}};
+  int moves = 0;
+  for (std::size_t rank = 0; rank < 3; ++rank) {
+    std::set<int> gets;
+    for (std::size_t slot = 6 * rank; slot < 6 * rank + 6; ++slot)
+      gets.insert(row[slot].get<int>());
+    for (const int expert : gets) moves += held[rank].contains(expert) ? 0 : 1;
+  }
+  EXPECT_EQ(json.at("moves_per_layer"), moves);
 }
 
 // A rank of half the speed gets half the load: 3 experts of 20 on ranks of speed 2 and 1.
