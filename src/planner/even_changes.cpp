@@ -18,9 +18,11 @@ float most_weight(int received) { return received > 0 ? kFreeWeight : 1.0F; }
 
 float weight_of(int cost) { return cost <= 0 ? kFreeWeight : cost == 1 ? 1.0F : 0.5F; }
 
+// Its square above 0. Times the level itself, which the compiler does not turn into a branch: that
+// would be mispredicted every other time.
 float cost_above(float level) {
-  const float above = std::max(0.0F, level);
-  return above * above;
+  const float above = level > 0.0F ? level : 0.0F;
+  return above * level;
 }
 
 }  // namespace
