@@ -19,7 +19,9 @@ constexpr float kWorthless = -std::numeric_limits<float>::infinity();
 // Any place in an array of floats.
 using Lanes = float __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
 
-SWIFTBALANCER_CLONES float largest(const Lanes& lanes) {
+// Inlined into each clone: behind a call the compiler omits the reset of the upper halves of the
+// vector registers, and all scalar code that follows waits on them.
+[[gnu::always_inline]] inline float largest(const Lanes& lanes) {
   float result = lanes[0];
   for (int lane = 1; lane < kLanes; ++lane) result = lanes[lane] > result ? lanes[lane] : result;
   return result;

@@ -40,7 +40,7 @@ struct EvenPath {
 };
 
 /// Respects max_moves, max_rank_moves, pinned, max_replicas and max_work of the problem.
-/// Cost: about a microsecond a move for 256 experts on 32 ranks.
+/// Cost: 4 to 7 microseconds a move after a domain switch, for 256 experts on 32 ranks.
 EvenPath search_even(const LayerProblem& problem);
 
 }  // namespace swiftbalancer
