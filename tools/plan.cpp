@@ -129,11 +129,12 @@ class PlanCommand final : public Command {
  private:
   Dispatch dispatch() const { return split_ ? Dispatch::kSplit : Dispatch::kEven; }
 
+  [[noreturn]] static void refuse(const std::string& message) {
+    throw Error(ErrorCode::kInvalidArgument, message);
+  }
+
   // Options that do nothing beside others are refused.
   void check_combinations(const Settings& settings) const {
-    const auto refuse = [](const char* message) {
-      throw Error(ErrorCode::kInvalidArgument, message);
-    };
     if (!loads_.given()) refuse("--loads is needed: recorded loads, .npy or JSON");
     bool budget = false;
     for (const char* key : {"max_moves_per_layer", "max_moves_per_rebalance",
@@ -141,8 +142,7 @@ class PlanCommand final : public Command {
       if (!settings.given(key)) continue;
       budget = true;
       if (from_.empty())
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("{} goes with --from: a full plan starts from nothing", key));
+        refuse(fmt::format("{} goes with --from: a full plan starts from nothing", key));
     }
     if (from_.empty() && settings.given("dead_ranks"))
       refuse("--dead-ranks goes with --from: it says what the dead ranks held");
@@ -180,27 +180,25 @@ class PlanCommand final : public Command {
   void check_output_settings(const Settings& settings) const {
     for (const char* key : {"format", "model", "model_layers"}) {
       if (settings.given(key) && out_.empty() && from_.empty())
-        throw Error(ErrorCode::kInvalidArgument,
-                    fmt::format("{} is given, which goes with -o or --from", key));
+        refuse(fmt::format("{} is given, which goes with -o or --from", key));
     }
   }
 
   void check_step_settings(const Settings& settings) const {
     const bool bytes = limits_.limits_bytes();
-    const auto refuse = [&](const char* key, bool allowed) {
+    const auto refuse_unless = [&](const char* key, bool allowed) {
       if (!settings.given(key) || allowed) return;
-      throw Error(
-          ErrorCode::kInvalidArgument,
+      refuse(
           fmt::format("{} is given, which goes with --sweep, or with --horizon or a budget of "
                       "bytes where that needs it",
                       key));
     };
-    refuse("hardware", horizon_ > 0 || bytes);
-    refuse("expert_bytes", bytes);
-    refuse("tokens_per_step", horizon_ > 0);
-    refuse("top_k", horizon_ > 0);
-    refuse("context_length", false);
-    refuse("replica_budget", false);
+    refuse_unless("hardware", horizon_ > 0 || bytes);
+    refuse_unless("expert_bytes", bytes);
+    refuse_unless("tokens_per_step", horizon_ > 0);
+    refuse_unless("top_k", horizon_ > 0);
+    refuse_unless("context_length", false);
+    refuse_unless("replica_budget", false);
   }
 
   PlannerConfig incremental_config(const ClusterShape& shape) const {
