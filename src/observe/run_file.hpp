@@ -73,7 +73,7 @@ struct Run {
   std::optional<double> mean_after_switch_by_shares;
   double own_rank = 0.0;  ///< Part of the dispatched rows that stayed there.
   double own_node = 0.0;  ///< Likewise, own rank included.
-  Series step_time_us;  ///< Virtual; empty without a timed device, as the next four are.
+  Series step_time_us;    ///< Virtual; empty without a timed device, as the next four are.
   std::optional<double> virtual_seconds;
   std::optional<double> mean_step_us_after_switch;
   std::optional<double> tokens_per_virtual_second;

@@ -142,6 +142,7 @@ void BalancerCore::make_planning() {
     restarts_before = health.planner_restarts;
     health.planner_running = !planner_off;
   }
+  if (faulty(Fault::kPlannerKept) && planning != nullptr) return;
   planning.reset();
   if (!plans_here) return;
   if (own_planning) {
