@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "planner/align.hpp"
+#include "planner/bounds.hpp"
 #include "planner/even_search.hpp"
 #include "planner/full_plan.hpp"
 #include "planner/layer_problem.hpp"
@@ -16,6 +17,9 @@
 
 namespace swiftbalancer {
 namespace {
+
+// So much above the full plan, as a part of the mean rank load, a search counts as stuck.
+constexpr double kStuck = 0.002;
 
 // Those that level the ranks best.
 std::vector<std::uint32_t> split_shares(const LayerProblem& problem,
@@ -102,6 +106,27 @@ LayerPlan full_plan(const LayerProblem& problem) {
   return make_plan(problem, std::move(slots), std::move(shares), 0);
 }
 
+// Where every expert may move and the search ends well above what is possible, the full plan, which
+// is no worse than eplb's, may be worth its moves.
+LayerPlan plan_even_without_budget(const LayerProblem& problem) {
+  LayerPlan plan = plan_even(problem);
+  const double bound = lower_bound(*problem.shape, problem.load);
+  std::int64_t total = 0;
+  for (const std::int64_t tokens : problem.load) total += tokens;
+  const double mean = static_cast<double>(total) / problem.shape->num_ranks();
+  if (plan.imbalance_after * mean <= bound * (1.0 + kStuck)) return plan;
+  LayerPlan full = full_plan(problem);
+  if (full.imbalance_after + kStuck >= plan.imbalance_after ||
+      full.imbalance_after + problem.min_gain * full.moves >=
+          plan.imbalance_after + problem.min_gain * plan.moves)
+    return plan;
+  full.trade_offs = std::move(plan.trade_offs);
+  if (full.trade_offs.empty() || full.trade_offs.back().moves < full.moves)
+    full.trade_offs.push_back({full.moves, full.imbalance_after});
+  full.work += plan.work;
+  return full;
+}
+
 LayerPlan plan_split(const LayerProblem& problem) {
   LayerPlan plan = unchanged_plan(problem);
   SearchResult found = search_placement(problem, plan.imbalance_before);
@@ -133,7 +158,9 @@ class SwiftPolicy final : public Policy {
     check_problem(problem);
     check_limits(problem);
     if (problem.from_scratch) return full_plan(problem);
-    return problem.dispatch == Dispatch::kEven ? plan_even(problem) : plan_split(problem);
+    if (problem.dispatch == Dispatch::kSplit) return plan_split(problem);
+    const bool has_budget = problem.max_moves >= 0 || problem.max_rank_moves >= 0;
+    return has_budget ? plan_even(problem) : plan_even_without_budget(problem);
   }
 };
 

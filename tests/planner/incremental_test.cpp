@@ -12,6 +12,7 @@
 
 #include "generated_loads.hpp"
 #include "planner/cost_gate.hpp"
+#include "planner/full_plan.hpp"
 #include "planner/plan_job.hpp"
 
 namespace swiftbalancer {
@@ -159,6 +160,23 @@ TEST(Incremental, FewMovesWinMostOfTheBalance) {
     EXPECT_LE(after_moves(switched, after, wrong, 4), 1.37);
     EXPECT_LE(after_moves(switched, after, wrong, 16), 1.10);
     EXPECT_LE(after_moves(switched, after, wrong, 32), 1.015);
+  }
+}
+
+// Small layers have few ways on: without a budget the full plan is one of them.
+TEST(Incremental, WithoutABudgetNoLayerStaysStuckAboveTheFullPlan) {
+  const ClusterShape shape(
+      {.num_moe_layers = 60, .num_logical_experts = 32, .num_ranks = 8, .num_slots = 40});
+  const ExpertLoad before = sampled(generated_distribution(60, 32, Skew::kLognormal, 1), 1e6, 3);
+  const ExpertLoad after = sampled(generated_distribution(60, 32, Skew::kLognormal, 2), 1e6, 4);
+  const Placement served = placed_by_eplb(shape, before);
+  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+    const LayerPlan result = plan(shape, after.layer(layer), served.layer(layer), -1);
+    const auto full = plan_full(shape, after.layer(layer));
+    EXPECT_LE(result.imbalance_after,
+              imbalance(rank_load(shape, full, {}, after.layer(layer))) + 0.0021)
+        << "layer " << layer;
+    EXPECT_EQ(result.trade_offs.back().moves, result.moves);
   }
 }
 
