@@ -4,6 +4,8 @@
 #include <cmath>
 #include <span>
 
+#include "planner/layer_problem.hpp"
+
 namespace swiftbalancer {
 namespace {
 
@@ -19,15 +21,10 @@ constexpr double kMostTokensPerExpert = 4096.0;  // then a domain follows its la
 constexpr double kDeviations = 3.0;
 constexpr double kFloor = 0.25;  // of the mean load; below it experts weigh less
 
-double total(std::span<const std::int64_t> counts) {
-  std::int64_t sum = 0;
-  for (const std::int64_t count : counts) sum += count;
-  return static_cast<double>(sum);
-}
-
 double mean_tokens(const ExpertLoad& load) {
   double sum = 0.0;
-  for (int layer = 0; layer < load.num_moe_layers(); ++layer) sum += total(load.layer(layer));
+  for (int layer = 0; layer < load.num_moe_layers(); ++layer)
+    sum += static_cast<double>(total(load.layer(layer)));
   return sum / load.num_moe_layers();
 }
 
@@ -44,7 +41,7 @@ DomainMemory::Fit DomainMemory::fit(const ExpertLoad& load, double dispersion,
   int live = 0;
   for (int layer = 0; layer < num_moe_layers_; ++layer) {
     const auto now = load.layer(layer);
-    const double n = total(now);
+    const double n = static_cast<double>(total(now));
     if (n <= 0.0) continue;
     const double* expected = shares.data() + static_cast<std::size_t>(layer) * experts_;
     double measured = 0.0, variance = 0.0;
@@ -111,7 +108,7 @@ void DomainMemory::remember(const ExpertLoad& load, double dispersion) {
   const double part = tokens / (kept + tokens);
   for (int layer = 0; layer < num_moe_layers_; ++layer) {
     const auto now = load.layer(layer);
-    const double n = total(now);
+    const double n = static_cast<double>(total(now));
     if (n <= 0.0) continue;
     double* shares = domain.shares.data() + static_cast<std::size_t>(layer) * experts_;
     for (std::size_t expert = 0; expert < experts_; ++expert)

@@ -1,5 +1,6 @@
 #include "planner/layer_problem.hpp"
 
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -87,6 +88,10 @@ LayerPlan unchanged_plan(const LayerProblem& problem) {
   std::vector<std::uint32_t> shares(problem.shares.begin(), problem.shares.end());
   if (shares.empty()) shares = even_shares(placement, problem.shape->num_logical_experts());
   return make_plan(problem, std::move(placement), std::move(shares), 0);
+}
+
+std::int64_t total(std::span<const std::int64_t> counts) noexcept {
+  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
 }
 
 }  // namespace swiftbalancer

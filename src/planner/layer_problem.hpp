@@ -3,6 +3,7 @@
 // plan reports. Used by the policies; pure functions.
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <swiftbalancer/policy.hpp>
@@ -19,6 +20,9 @@ LayerPlan make_plan(const LayerProblem& problem, std::vector<std::int32_t> place
 
 /// The plan that changes nothing.
 LayerPlan unchanged_plan(const LayerProblem& problem);
+
+/// The sum, e.g. of a layer's tokens.
+std::int64_t total(std::span<const std::int64_t> counts) noexcept;
 
 /// A sequence of well mixed numbers from a seed (splitmix64, public domain, S. Vigna).
 class Mixer {

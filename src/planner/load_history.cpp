@@ -5,6 +5,8 @@
 #include <span>
 #include <utility>
 
+#include "planner/layer_problem.hpp"
+
 namespace swiftbalancer {
 namespace {
 
@@ -14,10 +16,6 @@ constexpr std::size_t kKeptBlocks = 16;
 // Experts with less than this part of the mean load weigh less: they hardly count for the balance,
 // and one odd request multiplies their load.
 constexpr double kFloor = 0.25;
-
-std::int64_t total(std::span<const std::int64_t> counts) {
-  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-}
 
 // Sum over experts of (share now - share before)^2 / (pooled share + kFloor / experts), in one
 // division per expert: with off = now - both * n / all, share now - share before = off * all / (n *

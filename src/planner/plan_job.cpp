@@ -28,12 +28,6 @@ constexpr double kNoisesEven = 2.5;
 // The part of that gain that is asked of a plan which may move nothing and so costs no transfer.
 constexpr double kSharesPrice = 0.25;
 
-double total(std::span<const std::int64_t> counts) {
-  std::int64_t sum = 0;
-  for (std::int64_t count : counts) sum += count;
-  return static_cast<double>(sum);
-}
-
 std::span<const std::uint32_t> shares_of(const ServedState& served, int layer) {
   return served.shares[static_cast<std::size_t>(layer)];
 }
@@ -217,7 +211,8 @@ class Job final : public PlanJob {
   }
 
   double noise(int layer) const {
-    return noise_imbalance(input_.shape.num_ranks(), total(input_.load.layer(layer)) / input_.unit,
+    return noise_imbalance(input_.shape.num_ranks(),
+                           static_cast<double>(total(input_.load.layer(layer))) / input_.unit,
                            input_.dispersion);
   }
 

@@ -11,6 +11,7 @@
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 
+#include "planner/layer_problem.hpp"
 #include "planner/noise.hpp"
 #include "planner/plan_job.hpp"
 #include "planner/scenarios.hpp"
@@ -117,8 +118,7 @@ struct Planner::Impl {
         imbalance_per_layer(shape, served, load, config.limits.rank_speeds);
     double sum = 0.0;
     for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-      std::int64_t tokens = 0;
-      for (const std::int64_t count : load.layer(layer)) tokens += count;
+      const std::int64_t tokens = total(load.layer(layer));
       sum += std::max(
           1.0, per_layer[static_cast<std::size_t>(layer)] -
                    noise_imbalance(shape.num_ranks(), static_cast<double>(tokens), dispersion));

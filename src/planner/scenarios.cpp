@@ -6,6 +6,8 @@
 
 #include "planner/limits.hpp"
 
+#include "planner/layer_problem.hpp"
+
 namespace swiftbalancer {
 namespace {
 
@@ -16,12 +18,6 @@ constexpr int kRounds = 4;                         // of telling bins apart
 constexpr double kMinDifference = 0.1;
 constexpr int kMinTurns = 3;     // fewer are a drift, and what was before does not come back
 constexpr double kFloor = 0.25;  // of the mean load; below it experts weigh less
-
-double total(std::span<const std::int64_t> counts) {
-  std::int64_t sum = 0;
-  for (const std::int64_t count : counts) sum += count;
-  return static_cast<double>(sum);
-}
 
 void add(ExpertLoad& sum, const ExpertLoad& load) {
   for (int layer = 0; layer < sum.num_moe_layers(); ++layer) {
@@ -36,7 +32,7 @@ double distance(const ExpertLoad& a, const ExpertLoad& b, double dispersion) {
   double sum = 0.0;
   for (int layer = 0; layer < a.num_moe_layers(); ++layer) {
     const auto first = a.layer(layer), second = b.layer(layer);
-    const double n = total(first), m = total(second);
+    const double n = static_cast<double>(total(first)), m = static_cast<double>(total(second));
     if (n <= 0.0 || m <= 0.0) continue;
     const double floor = kFloor / static_cast<double>(first.size());
     for (std::size_t expert = 0; expert < first.size(); ++expert) {
@@ -59,7 +55,7 @@ ExpertLoad blend(std::span<const Scenario> scenarios, std::int64_t sum) {
     double weights = 0.0;
     for (const Scenario& scenario : scenarios) {
       const auto load = scenario.load.layer(layer);
-      const double tokens = total(load);
+      const double tokens = static_cast<double>(total(load));
       if (tokens <= 0.0) continue;
       weights += scenario.weight;
       for (std::size_t expert = 0; expert < shares.size(); ++expert)
@@ -78,7 +74,7 @@ std::vector<std::int64_t> envelope(std::span<const Scenario> scenarios, int moe_
   std::vector<std::int64_t> most(scenarios.front().load.layer(moe_layer_id).size(), 0);
   for (const Scenario& scenario : scenarios) {
     const auto load = scenario.load.layer(moe_layer_id);
-    const double tokens = total(load);
+    const double tokens = static_cast<double>(total(load));
     if (tokens <= 0.0) continue;
     for (std::size_t expert = 0; expert < most.size(); ++expert) {
       most[expert] = std::max(
@@ -96,7 +92,7 @@ double mean_imbalance(const ClusterShape& shape, std::span<const std::int32_t> s
   double sum = 0.0, weights = 0.0;
   for (const Scenario& scenario : scenarios) {
     const auto load = scenario.load.layer(moe_layer_id);
-    if (total(load) <= 0.0) continue;
+    if (static_cast<double>(total(load)) <= 0.0) continue;
     problem.load = load;
     sum += scenario.weight * imbalance_of_times(problem, slots, shares);
     weights += scenario.weight;

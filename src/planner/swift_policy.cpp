@@ -111,9 +111,7 @@ LayerPlan full_plan(const LayerProblem& problem) {
 LayerPlan plan_even_without_budget(const LayerProblem& problem) {
   LayerPlan plan = plan_even(problem);
   const double bound = lower_bound(*problem.shape, problem.load);
-  std::int64_t total = 0;
-  for (const std::int64_t tokens : problem.load) total += tokens;
-  const double mean = static_cast<double>(total) / problem.shape->num_ranks();
+  const double mean = static_cast<double>(total(problem.load)) / problem.shape->num_ranks();
   if (plan.imbalance_after * mean <= bound * (1.0 + kStuck)) return plan;
   LayerPlan full = full_plan(problem);
   if (full.imbalance_after + kStuck >= plan.imbalance_after ||

@@ -11,32 +11,11 @@
 
 #include <swiftbalancer/load.hpp>
 
+#include "engine/step_model.hpp"
 #include "engine_timed/round_profile.hpp"
 
 namespace swiftbalancer::engine {
 namespace {
-
-StepModel model_of(const HardwareProfile& profile) {
-  StepModel model;
-  model.expert_bytes = profile.value("expert_bytes");
-  model.expert_flops_per_token = profile.value("expert_flops_per_token");
-  model.attention_flops_per_token = profile.value("attention_flops_per_token");
-  model.attention_weight_bytes = profile.value("attention_weight_bytes");
-  model.attention_bytes_per_context_token = profile.value("attention_bytes_per_context_token");
-  model.head_flops_per_token = profile.value("head_flops_per_token");
-  model.head_weight_bytes = profile.value("head_weight_bytes");
-  model.dispatch_bytes_per_row = profile.value("dispatch_bytes_per_row");
-  model.combine_bytes_per_row = profile.value("combine_bytes_per_row");
-  model.flops = profile.value("flops");
-  model.hbm_bandwidth = profile.value("hbm_bandwidth");
-  model.link_bandwidth = profile.value("link_bandwidth");
-  model.link_latency = profile.value("link_latency");
-  model.node_link_bandwidth = profile.value("node_link_bandwidth");
-  model.node_link_latency = profile.value("node_link_latency");
-  model.kernel_overhead = profile.value("kernel_overhead");
-  model.step_barrier = profile.value("step_barrier");
-  return model;
-}
 
 // One layer on the device: the longest way through it of all ranks.
 double device_layer_ns(const ClusterShape& shape, const std::vector<std::int64_t>& load,
@@ -77,7 +56,7 @@ TEST_P(StepTime, OfALayerIsWhatTheTimedDeviceCharges) {
   for (const std::vector<std::int64_t>& load :
        {std::vector<std::int64_t>{40, 40, 40, 40, 40, 40, 40, 40},
         std::vector<std::int64_t>{120, 40, 40, 40, 20, 20, 20, 20}}) {
-    StepModel model = model_of(round_profile());
+    StepModel model = step_model(round_profile());
     model.top_k = 4;
     model.tokens_per_step = 80;
     model.context_length = 10;
@@ -88,7 +67,7 @@ TEST_P(StepTime, OfALayerIsWhatTheTimedDeviceCharges) {
 }
 
 TEST(StepTime, OutsideLayersIsHeadAndTheAgreementOfRanks) {
-  StepModel model = model_of(round_profile());
+  StepModel model = step_model(round_profile());
   model.tokens_per_step = 80;
   // 5 + max(20 * 300, 800), and 11 for the agreement
   EXPECT_NEAR(seconds_outside_layers(model, 4) * 1e9, 6016.0, 0.5);

@@ -7,10 +7,15 @@
 #include <functional>
 #include <latch>
 #include <memory>
+#include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include <gtest/gtest.h>
+
 #include <swiftbalancer/balancer.hpp>
+#include <swiftbalancer/error.hpp>
 
 namespace swiftbalancer::testing_support {
 
@@ -109,6 +114,17 @@ inline void run_ranks(const ClusterShape& shape, const BalancerConfig& config,
                                // packets
     });
   }
+}
+
+/// What a Balancer refuses a configuration with.
+inline std::string refusal(const ClusterShape& shape, const BalancerConfig& config) {
+  try {
+    Balancer balancer(shape, config, std::move(make_thread_transports(shape.num_ranks())[0]));
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    return error.what();
+  }
+  return "accepted";
 }
 
 }  // namespace swiftbalancer::testing_support
