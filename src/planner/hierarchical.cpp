@@ -120,17 +120,22 @@ class Placing {
     if (!planned.empty()) {
       layer.assign(planned);
       refine(layer, target);
-      if (layer.highest_time() <= target) return true;
+      if (layer.highest_time() <= target && duplicates(layer) == 0) return true;
     }
     LimitedLayer built(problem_, home);
     if (built.build()) {
       refine(built, target);
-      if (planned.empty() || built.highest_time() < layer.highest_time())
+      if (planned.empty() || std::pair(duplicates(built), built.highest_time()) <
+                                 std::pair(duplicates(layer), layer.highest_time()))
         layer.assign(built.slots());
     } else if (planned.empty()) {
       return false;
     }
     return true;
+  }
+
+  int duplicates(const LimitedLayer& layer) const {
+    return count_same_rank_duplicates(layer.slots(), shape_);
   }
 
   // Knows neither pins nor speeds. @returns empty where those, or max_replicas, are in the way.
