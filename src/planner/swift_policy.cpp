@@ -106,8 +106,8 @@ LayerPlan full_plan(const LayerProblem& problem) {
   return make_plan(problem, std::move(slots), std::move(shares), 0);
 }
 
-// Where every expert may move and the search ends well above what is possible, the full plan, which
-// is no worse than eplb's, may be worth its moves.
+// Where every expert may move anywhere and the search ends well above what is possible, the full
+// plan, which is no worse than eplb's, may be worth its moves.
 LayerPlan plan_even_without_budget(const LayerProblem& problem) {
   LayerPlan plan = plan_even(problem);
   const double bound = lower_bound(*problem.shape, problem.load);
@@ -157,8 +157,9 @@ class SwiftPolicy final : public Policy {
     check_limits(problem);
     if (problem.from_scratch) return full_plan(problem);
     if (problem.dispatch == Dispatch::kSplit) return plan_split(problem);
-    const bool has_budget = problem.max_moves >= 0 || problem.max_rank_moves >= 0;
-    return has_budget ? plan_even(problem) : plan_even_without_budget(problem);
+    const bool is_free =
+        problem.max_moves < 0 && problem.max_rank_moves < 0 && !has_limits(problem);
+    return is_free ? plan_even_without_budget(problem) : plan_even(problem);
   }
 };
 
