@@ -19,8 +19,10 @@ namespace swiftbalancer {
 namespace {
 
 // The price of a move, as a part of the gain that a whole plan must bring: the last percent of
-// balance takes most moves and is gone with the next drift.
+// balance takes most moves and is gone with the next drift. Where loads are known well, a quarter.
 constexpr double kMovePrice = 0.2;
+constexpr double kLeastPartOfPrice = 0.25;
+constexpr double kNoiseOfFullPrice = 0.12;
 // Of the noise of a sample that moves must win; more where only moves can answer another sample of
 // the same traffic: with even shares two differ by up to 2.4 in 1,600 layers.
 constexpr double kNoises = 2.0;
@@ -95,8 +97,10 @@ class Job final : public PlanJob {
   }
 
  private:
-  double price() const {
-    return limits_.gate ? limits_.gate->price() : kMovePrice * input_.config.min_gain;
+  double price(int layer) const {
+    if (limits_.gate) return limits_.gate->price();
+    return kMovePrice * input_.config.min_gain *
+           std::clamp(noise(layer) / kNoiseOfFullPrice, kLeastPartOfPrice, 1.0);
   }
   int most_moves() const { return input_.config.max_moves_per_layer; }
   bool may_move() const {
@@ -147,8 +151,10 @@ class Job final : public PlanJob {
     rate(layer, best);
     LayerPlan other = plan_for(envelope(input_.scenarios, layer));
     rate(layer, other);
-    if (other.imbalance_after + price() * other.moves < best.imbalance_after + price() * best.moves)
-      best = std::move(other);
+    const auto value = [price = price(layer)](const LayerPlan& plan) {
+      return plan.imbalance_after + price * plan.moves;
+    };
+    if (value(other) < value(best)) best = std::move(other);
     return best;
   }
 
@@ -171,7 +177,7 @@ class Job final : public PlanJob {
     problem.placement = input_.served.placement.layer(layer);
     problem.shares = shares_of(input_.served, layer);
     problem.max_moves = max_moves;
-    problem.min_gain = price();
+    problem.min_gain = price(layer);
     problem.dispatch = input_.dispatch;
     problem.rank_speed = limits_.rank_speeds;
     problem.max_replicas = limits_.max_replicas;
@@ -205,7 +211,7 @@ class Job final : public PlanJob {
     const double gain = plan.imbalance_before - std::max(plan.imbalance_after, 1.0 + noise(layer));
     const bool pays =
         gain > 0.0 && (limits_.gate ? limits_.gate->is_worth_it(gain, busiest_rank(layer, plan))
-                                    : gain >= price() * plan.moves);
+                                    : gain >= price(layer) * plan.moves);
     if (capabilities_.gated && !pays) return {};
     return {std::move(plan), gain};
   }

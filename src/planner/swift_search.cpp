@@ -10,8 +10,10 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr double kTolerance =
-    0.005;  // Above the lower bound; a finer balance is far below any sampling noise.
+// Above the lower bound: within so many prices of a move.
+constexpr double kToleratedMoves = 2.5;
+constexpr double kLeastTolerance = 0.002;
+constexpr double kMostTolerance = 0.005;
 constexpr int kShortlist = 8;  // Slots to give away that are tried exactly.
 constexpr int kKicks = 6;      // Changes against the gain when stuck.
 constexpr int kStartSweeps = 6;
@@ -60,7 +62,8 @@ class Search {
     state_.level(kStartSweeps);
     repair_duplicates();
     keep_if_best(true);
-    target_ = state_.lower_bound() * (1.0 + kTolerance);
+    target_ = state_.lower_bound() * (1.0 + std::clamp(kToleratedMoves * problem_.min_gain,
+                                                       kLeastTolerance, kMostTolerance));
     int kicks = 0;
     for (int step = 0; step < kMaxSteps && state_.mean() > 0.0 && work_ < max_work_; ++step) {
       const int hottest = state_.hottest_rank();
