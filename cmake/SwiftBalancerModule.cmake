@@ -23,9 +23,10 @@ function(swiftbalancer_module name)
   set_property(GLOBAL APPEND PROPERTY SWIFTBALANCER_PUBLIC_HEADERS ${arg_PUBLIC_HEADERS})
 endfunction()
 
-# Same results on every platform and in every build type: no contraction of a*b+c, no reassociation.
+# Same results on every platform and in every build type: no contraction of a*b+c, no reassociation. Position-independent
+# code is inlined as other code is: nobody replaces our functions behind the dynamic linker.
 function(swiftbalancer_compile_options target)
-  target_compile_options(${target} PRIVATE -ffp-contract=off)
+  target_compile_options(${target} PRIVATE -ffp-contract=off -fno-semantic-interposition)
   if(SWIFTBALANCER_DEVELOPER_MODE)
     target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Werror
                            -Wno-restrict)  # g++ 12 reports a false overlap inside std::string (GCC bug 105651).
