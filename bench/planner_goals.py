@@ -109,20 +109,22 @@ class Goals:
 
     def _split_and_prepare(self):
         split = self._times("split_bench", "/320/32")
-        self._at_most("split 320/32: time of a layer", 3, split, " us", 2)
+        quick, near = ([us for name, us in split if name.endswith("/near") == is_near] for is_near in (False, True))
+        self._at_most("split 320/32: time of a layer", 3, quick, " us", 2)
+        self._at_most("split 320/32, tokens kept near where ranks stay level: time of a layer", 3, near, " us", 2)
         for series, name in (("stale", "gone stale"), ("switch", "after a domain switch")):
             cases = self._cases(series, "incremental", 320, 32)
             parts = [(of["stay"]["split"] - 1) / (of["stay"]["imbalance"] - 1) for of in cases if "stay" in of]
             what = f"split 320/32, the placement served {name}: excess, of that of the even split"
             self._at_most(what, 0.5, parts, "", 3)
         for name, what in (("incremental", "an incremental plan"), ("full", "a full plan")):
-            prepare = [time / 1e3 for time in self._times("prepare_bench", f"after_plan/{name}")]
+            prepare = [us / 1e3 for _, us in self._times("prepare_bench", f"after_plan/{name}")]
             self._at_most(f"everything after {what} 288/32: time", 1, prepare, " ms", 2)
 
     def _times(self, program, part):
-        """Microseconds of the cases of a benchmark program whose name has this part."""
+        """(name, microseconds) of the cases of a benchmark program whose name has this part."""
         return [
-            case["us"]
+            (case["name"], case["us"])
             for of in self._report["times"]
             if of["program"] == program
             for case in of.get("cases", ())

@@ -176,9 +176,30 @@ LayerProblem any_incremental(LayerScene& scene) {
   LayerProblem problem = scene.problem();
   problem.from_scratch = false;
   problem.dispatch = pick(0, 1) == 0 ? Dispatch::kEven : Dispatch::kSplit;
-  problem.max_moves = pick(-1, 8);
-  problem.max_rank_moves = pick(-1, 3);
+  // Without budgets the search is another one.
+  const bool has_budgets = pick(0, 2) > 0;
+  problem.max_moves = has_budgets ? pick(-1, 8) : -1;
+  problem.max_rank_moves = has_budgets ? pick(-1, 3) : -1;
   return problem;
+}
+
+void check_limits_kept(const LayerScene& scene, const LayerProblem& problem,
+                       const LayerPlan& plan) {
+  RC_ASSERT(is_valid_layer(plan.placement, scene.shape));
+  RC_ASSERT(problem.max_moves < 0 || plan.moves <= problem.max_moves);
+  RC_ASSERT(plan.moves == count_moves(scene.placement, plan.placement, scene.shape));
+  const RankMoves moves = rank_moves(scene.shape, scene.placement, plan.placement);
+  if (problem.max_rank_moves >= 0)
+    RC_ASSERT(std::ranges::max(moves.received) <= problem.max_rank_moves);
+  for (std::size_t slot = 0; slot < scene.pinned.size(); ++slot)
+    RC_ASSERT(!scene.pinned[slot] || plan.placement[slot] == scene.placement[slot]);
+  const auto before = replica_count(scene.placement, scene.shape.num_logical_experts());
+  const auto after = replica_count(plan.placement, scene.shape.num_logical_experts());
+  for (std::size_t expert = 0; expert < after.size(); ++expert) {
+    RC_ASSERT(scene.max_replicas == 0 ||
+              after[expert] <= std::max(scene.max_replicas, before[expert]));
+  }
+  RC_ASSERT(plan.trade_offs.empty() || plan.trade_offs.back().moves <= plan.moves);
 }
 
 TEST(LimitsFromAPlacement, MovesStayWithinTheirBudgetsAndLimitsAreKept) {
@@ -187,22 +208,20 @@ TEST(LimitsFromAPlacement, MovesStayWithinTheirBudgetsAndLimitsAreKept) {
     const LayerProblem problem = any_incremental(scene);
     if (!refusal(problem).empty()) return;
     const LayerPlan plan = improve_within_limits(problem);
-    RC_ASSERT(is_valid_layer(plan.placement, scene.shape));
-    RC_ASSERT(problem.max_moves < 0 || plan.moves <= problem.max_moves);
-    RC_ASSERT(plan.moves == count_moves(scene.placement, plan.placement, scene.shape));
-    const RankMoves moves = rank_moves(scene.shape, scene.placement, plan.placement);
-    if (problem.max_rank_moves >= 0)
-      RC_ASSERT(std::ranges::max(moves.received) <= problem.max_rank_moves);
-    for (std::size_t slot = 0; slot < scene.pinned.size(); ++slot)
-      RC_ASSERT(!scene.pinned[slot] || plan.placement[slot] == scene.placement[slot]);
-    const auto before = replica_count(scene.placement, scene.shape.num_logical_experts());
-    const auto after = replica_count(plan.placement, scene.shape.num_logical_experts());
-    for (std::size_t expert = 0; expert < after.size(); ++expert) {
-      RC_ASSERT(scene.max_replicas == 0 ||
-                after[expert] <= std::max(scene.max_replicas, before[expert]));
-    }
-    RC_ASSERT(plan.trade_offs.empty() || plan.trade_offs.back().moves <= plan.moves);
+    check_limits_kept(scene, problem, plan);
     RC_ASSERT(improve_within_limits(problem).placement == plan.placement);
+  }));
+}
+
+// Which search it takes depends on the limits.
+TEST(LimitsFromAPlacement, ThePolicyKeepsThemToo) {
+  EXPECT_TRUE(rc::check([] {
+    LayerScene scene = topology::any_scene();
+    const LayerProblem problem = any_incremental(scene);
+    if (!refusal(problem).empty()) return;
+    LayerPlan plan = make_policy("swift")->plan_layer(problem);
+    plan.trade_offs.clear();  // They go on beyond the best point.
+    check_limits_kept(scene, problem, plan);
   }));
 }
 
