@@ -1,6 +1,5 @@
 #include "limit_settings.hpp"
 
-#include <charconv>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -10,6 +9,8 @@
 #include "planner/hierarchical.hpp"
 #include "planner/limits.hpp"
 
+#include "parse_number.hpp"
+
 namespace swiftbalancer::tool {
 namespace {
 
@@ -17,20 +18,11 @@ namespace {
   throw Error(ErrorCode::kInvalidArgument, message);
 }
 
-template <typename Number>
-std::optional<Number> parse(const std::string& text) {
-  Number number{};
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  return number;
-}
-
 std::vector<int> integers(const std::vector<std::string>& items, const char* flag,
                           const char* what) {
   std::vector<int> numbers;
   for (const std::string& item : items) {
-    const auto number = parse<int>(item);
+    const auto number = parse_number<int>(item);
     if (!number || *number < 0)
       refuse(fmt::format("{}: '{}' is no {}; give numbers from 0, with commas", flag, item, what));
     numbers.push_back(*number);
@@ -41,7 +33,7 @@ std::vector<int> integers(const std::vector<std::string>& items, const char* fla
 std::vector<double> speeds_of(const std::vector<std::string>& items) {
   std::vector<double> speeds;
   for (const std::string& item : items) {
-    const auto speed = parse<double>(item);
+    const auto speed = parse_number<double>(item);
     if (!speed || !std::isfinite(*speed) || *speed <= 0.0) {
       refuse(
           fmt::format("--rank-speeds: '{}' is no speed; give numbers above 0, with commas", item));

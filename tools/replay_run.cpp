@@ -1,7 +1,6 @@
 #include "replay_run.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -13,6 +12,8 @@
 
 #include "io/load_sampler.hpp"
 #include "planner/plan_job.hpp"
+
+#include "parse_number.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
@@ -265,11 +266,8 @@ double hindsight_of(const ClusterShape& shape, const ExpertLoad& load) {
 }
 
 std::optional<std::int64_t> parse_steps(std::string_view text) {
-  std::int64_t steps = 0;
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, steps);
-  if (error != std::errc() || stop != end || steps < 1) return std::nullopt;
-  return steps;
+  const auto steps = parse_number<std::int64_t>(text);
+  return steps && *steps >= 1 ? steps : std::nullopt;
 }
 
 }  // namespace

@@ -1,25 +1,16 @@
 #include "settings.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <optional>
 
 #include <fmt/format.h>
 
 #include <swiftbalancer/error.hpp>
 
+#include "parse_number.hpp"
+
 namespace swiftbalancer::tool {
 namespace {
-
-template <typename Number>
-std::optional<Number> parse(const std::string& text) {
-  Number number{};
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, number);
-  if (error != std::errc() || stop != end) return std::nullopt;
-  return number;
-}
 
 std::vector<std::string> split(const std::string& text) {
   std::vector<std::string> items;
@@ -44,7 +35,7 @@ void Settings::add_integer(std::string key, Integer& value, std::int64_t least, 
                   {},
                   {}};
   setting.set = [&value, least, most](const std::string& text) {
-    const auto number = parse<std::int64_t>(text);
+    const auto number = parse_number<std::int64_t>(text);
     if (!number || *number < least || *number > most) return false;
     value = static_cast<Integer>(*number);
     return true;
@@ -75,7 +66,7 @@ void Settings::number(std::string key, double& value, double least, double most,
                   {},
                   {}};
   setting.set = [&value, least, most](const std::string& text) {
-    const auto number = parse<double>(text);
+    const auto number = parse_number<double>(text);
     if (!number || !std::isfinite(*number) || *number < least || *number > most) return false;
     value = *number;
     return true;
@@ -121,8 +112,9 @@ void Settings::integers(std::string key, std::vector<int>& value, int least, int
     std::vector<int> numbers;
     for (const std::string& item : split(text)) {
       const std::size_t dash = item.find('-', 1);
-      const auto first = parse<int>(item.substr(0, dash));
-      const auto last = dash == std::string::npos ? first : parse<int>(item.substr(dash + 1));
+      const auto first = parse_number<int>(item.substr(0, dash));
+      const auto last =
+          dash == std::string::npos ? first : parse_number<int>(item.substr(dash + 1));
       if (!first || !last || *first < least || *last > most || *first > *last) return false;
       for (int number = *first; number <= *last; ++number) numbers.push_back(number);
     }
