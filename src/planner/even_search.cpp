@@ -16,10 +16,11 @@ constexpr std::int64_t kDefaultWork = 1'000'000;
 
 class Search {
  public:
-  explicit Search(const LayerProblem& problem)
+  Search(const LayerProblem& problem, double reachable)
       : changes_(problem),
         state_(changes_.state()),
-        target_(changes_.lower_bound() * tolerance(*problem.shape)),
+        target_(std::min(changes_.lower_bound() * tolerance(*problem.shape),
+                         std::max(changes_.lower_bound(), static_cast<float>(reachable)))),
         max_work_(problem.max_work < 0 ? kDefaultWork : problem.max_work) {}
 
   EvenPath run() {
@@ -127,6 +128,8 @@ std::vector<std::int32_t> EvenPath::slots(const PathPoint& point,
   return result;
 }
 
-EvenPath search_even(const LayerProblem& problem) { return Search(problem).run(); }
+EvenPath search_even(const LayerProblem& problem, double reachable) {
+  return Search(problem, reachable).run();
+}
 
 }  // namespace swiftbalancer

@@ -1,9 +1,9 @@
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
 #include "planner/align.hpp"
-#include "planner/bounds.hpp"
 #include "planner/even_search.hpp"
 #include "planner/full_plan.hpp"
 #include "planner/layer_problem.hpp"
@@ -18,7 +18,7 @@
 namespace swiftbalancer {
 namespace {
 
-// So much above the full plan, as a part of the mean rank load, a search counts as stuck.
+// So much above the full plan's imbalance a search counts as stuck.
 constexpr double kStuck = 0.002;
 
 // Those that level the ranks best.
@@ -75,9 +75,10 @@ bool sends_fit(const LayerProblem& problem, std::span<const std::int32_t> slots)
   return true;
 }
 
-LayerPlan plan_even(const LayerProblem& problem) {
+LayerPlan plan_even(const LayerProblem& problem,
+                    double reachable = std::numeric_limits<double>::infinity()) {
   const ClusterShape& shape = *problem.shape;
-  EvenPath path = search_even(problem);
+  EvenPath path = search_even(problem, reachable);
   if (problem.max_rank_moves >= 0)
     std::erase_if(path.points, [&](const PathPoint& point) {
       return point.moves > 0 && !sends_fit(problem, path.slots(point, problem.placement));
@@ -95,9 +96,8 @@ LayerPlan plan_even(const LayerProblem& problem) {
   return plan;
 }
 
-LayerPlan full_plan(const LayerProblem& problem) {
+LayerPlan full_plan(const LayerProblem& problem, std::vector<std::int32_t> slots) {
   const ClusterShape& shape = *problem.shape;
-  std::vector<std::int32_t> slots = plan_full(shape, problem.load);
   align_ranks(shape, problem.placement, false, slots);
   align_slots(shape, problem.placement, slots);
   std::vector<std::uint32_t> shares = problem.dispatch == Dispatch::kSplit
@@ -106,17 +106,17 @@ LayerPlan full_plan(const LayerProblem& problem) {
   return make_plan(problem, std::move(slots), std::move(shares), 0);
 }
 
-// Where every expert may move anywhere and the search ends well above what is possible, the full
-// plan, which is no worse than eplb's, may be worth its moves.
+// Where every expert may move anywhere, the search goes on to what the full plan, which is no worse
+// than eplb's, reaches from nothing. Where it ends well above that, the full plan may be worth its
+// moves.
 LayerPlan plan_even_without_budget(const LayerProblem& problem) {
-  LayerPlan plan = plan_even(problem);
-  const double bound = lower_bound(*problem.shape, problem.load);
-  const double mean = static_cast<double>(total(problem.load)) / problem.shape->num_ranks();
-  if (plan.imbalance_after * mean <= bound * (1.0 + kStuck)) return plan;
-  LayerPlan full = full_plan(problem);
-  if (full.imbalance_after + kStuck >= plan.imbalance_after ||
-      full.imbalance_after + problem.min_gain * full.moves >=
-          plan.imbalance_after + problem.min_gain * plan.moves)
+  std::vector<std::int32_t> slots = plan_full(*problem.shape, problem.load);
+  const double reachable = imbalance(rank_load(*problem.shape, slots, {}, problem.load));
+  LayerPlan plan = plan_even(problem, reachable);
+  if (plan.imbalance_after <= reachable + kStuck) return plan;
+  LayerPlan full = full_plan(problem, std::move(slots));
+  if (full.imbalance_after + problem.min_gain * full.moves >=
+      plan.imbalance_after + problem.min_gain * plan.moves)
     return plan;
   full.trade_offs = std::move(plan.trade_offs);
   if (full.trade_offs.empty() || full.trade_offs.back().moves < full.moves)
@@ -155,7 +155,7 @@ class SwiftPolicy final : public Policy {
       return improve_within_limits(problem);
     check_problem(problem);
     check_limits(problem);
-    if (problem.from_scratch) return full_plan(problem);
+    if (problem.from_scratch) return full_plan(problem, plan_full(*problem.shape, problem.load));
     if (problem.dispatch == Dispatch::kSplit) return plan_split(problem);
     const bool is_free =
         problem.max_moves < 0 && problem.max_rank_moves < 0 && !has_limits(problem);
