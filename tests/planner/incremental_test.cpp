@@ -124,7 +124,7 @@ TEST(Incremental, AStalePlacementGetsTheBalanceOfEplbWithAFractionOfItsMoves) {
       theirs += reference.imbalance_after;
       eplb_moves += reference.moves;
     }
-    EXPECT_LE(ours, theirs + 0.001 * kLayers);
+    EXPECT_LE(ours, theirs);
     EXPECT_LE(few, 1.0065 * kLayers);
     EXPECT_LE(5 * moves, eplb_moves);
   }
@@ -161,6 +161,29 @@ TEST(Incremental, FewMovesWinMostOfTheBalance) {
     EXPECT_LE(after_moves(switched, after, wrong, 16), 1.10);
     EXPECT_LE(after_moves(switched, after, wrong, 32), 1.015);
   }
+}
+
+// EPLB ends at 1.001 here, closer than is worth moves elsewhere.
+TEST(Incremental, WithoutABudgetASwitchGetsTheBalanceOfEplbToo) {
+  constexpr int kLayers = 8;
+  const ClusterShape shape = shape_of(kLayers, 288);
+  const auto load_of = [](unsigned domain) {
+    return sampled(generated_distribution(kLayers, 256, Skew::kZipf, domain), kTokens, domain + 2);
+  };
+  const Placement served = placed_by_eplb(shape, load_of(1));
+  const ExpertLoad load = load_of(2);
+  const Placement eplb = placed_by_eplb(shape, load);
+  double ours = 0.0, theirs = 0.0;
+  int moves = 0;
+  for (int layer = 0; layer < kLayers; ++layer) {
+    const LayerPlan result = plan(shape, load.layer(layer), served.layer(layer), -1);
+    ours += result.imbalance_after;
+    moves += result.moves;
+    theirs += imbalance(rank_load(shape, eplb.layer(layer), {}, load.layer(layer)));
+  }
+  EXPECT_LE(theirs, 1.0011 * kLayers);
+  EXPECT_LE(ours, theirs + 1e-4 * kLayers);
+  EXPECT_LE(moves, 80 * kLayers);
 }
 
 // Small layers have few ways on: without a budget the full plan is one of them.
