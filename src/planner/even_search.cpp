@@ -9,7 +9,8 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr float kLighter = 0.95F;  // What a kick gives up must be so much lighter.
+constexpr float kLighter = 0.95F;         // What a kick gives up must be so much lighter.
+constexpr double kRounding = 1.0 + 1e-6;  // Of a level, a sum in single precision.
 constexpr int kKicks = 6;
 constexpr int kMaxSteps = 400;
 constexpr std::int64_t kDefaultWork = 1'000'000;
@@ -19,8 +20,9 @@ class Search {
   Search(const LayerProblem& problem, double reachable)
       : changes_(problem),
         state_(changes_.state()),
-        target_(std::min(changes_.lower_bound() * tolerance(*problem.shape),
-                         std::max(changes_.lower_bound(), static_cast<float>(reachable)))),
+        target_(
+            std::min(changes_.lower_bound() * tolerance(*problem.shape),
+                     std::max(changes_.lower_bound(), static_cast<float>(reachable * kRounding)))),
         max_work_(problem.max_work < 0 ? kDefaultWork : problem.max_work) {}
 
   EvenPath run() {

@@ -106,12 +106,26 @@ LayerPlan full_plan(const LayerProblem& problem, std::vector<std::int32_t> slots
   return make_plan(problem, std::move(slots), std::move(shares), 0);
 }
 
+// Under shares that are even to the last digit: those of a table are rounded, and the search knows
+// none.
+double exact_imbalance(const LayerProblem& problem, std::span<const std::int32_t> slots) {
+  const ClusterShape& shape = *problem.shape;
+  const auto replicas = replica_count(slots, shape.num_logical_experts());
+  std::vector<double> load(static_cast<std::size_t>(shape.num_ranks()), 0.0);
+  for (int slot = 0; slot < shape.num_slots(); ++slot) {
+    const auto expert = static_cast<std::size_t>(slots[static_cast<std::size_t>(slot)]);
+    load[static_cast<std::size_t>(shape.rank_of_slot(slot))] +=
+        static_cast<double>(problem.load[expert]) / replicas[expert];
+  }
+  return imbalance(load);
+}
+
 // Where every expert may move anywhere, the search goes on to what the full plan, which is no worse
-// than eplb's, reaches from nothing. Where it ends well above that, the full plan may be worth its
-// moves.
+// than eplb's, reaches from nothing: 5 us of work that is not counted, 2 ms where a layer has 32
+// slots or fewer. Where it ends well above that, the full plan may be worth its moves.
 LayerPlan plan_even_without_budget(const LayerProblem& problem) {
   std::vector<std::int32_t> slots = plan_full(*problem.shape, problem.load);
-  const double reachable = imbalance(rank_load(*problem.shape, slots, {}, problem.load));
+  const double reachable = exact_imbalance(problem, slots);
   LayerPlan plan = plan_even(problem, reachable);
   if (plan.imbalance_after <= reachable + kStuck) return plan;
   LayerPlan full = full_plan(problem, std::move(slots));

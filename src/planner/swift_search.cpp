@@ -10,7 +10,8 @@
 namespace swiftbalancer {
 namespace {
 
-// Above the lower bound: within so many prices of a move.
+// Above the lower bound, as a part of it: so many prices of a move. A finer balance would be paid
+// with moves that the plan then does without.
 constexpr double kToleratedMoves = 2.5;
 constexpr double kLeastTolerance = 0.002;
 constexpr double kMostTolerance = 0.005;

@@ -61,6 +61,31 @@ ServedState balanced_before(const ClusterShape& shape) {
   return ServedState::even(placement, shape);
 }
 
+// What single moves win on few counts is mostly noise: fewer are made of the same shares.
+TEST(Price, IsLessWhereLoadsAreKnownWell) {
+  const ClusterShape shape = shape_of();
+  const ServedState served = balanced_before(shape);
+  const ExpertLoad load = sampled(generated_distribution(kLayers, 64, Skew::kLognormal, 2), 1e6, 9);
+  const auto plan_of = [&](double unit, double min_gain) {
+    PlannerConfig config;
+    config.min_gain = min_gain;
+    const auto job = make_plan_job({.shape = shape,
+                                    .config = config,
+                                    .served = served,
+                                    .load = load,
+                                    .unit = unit,
+                                    .dispatch = Dispatch::kEven});
+    while (!job->advance()) {
+    }
+    return job->take();
+  };
+  constexpr double kFew = 1100.0;  // some 900 tokens a layer, a noise of 0.125
+  const Plan well = plan_of(1.0, 0.01), badly = plan_of(kFew, 0.01);
+  EXPECT_LT(badly.moves, well.moves);
+  EXPECT_LT(well.imbalance_after.mean_over_layers, badly.imbalance_after.mean_over_layers);
+  EXPECT_EQ(badly.moves, plan_of(1.0, 0.04).moves) << "the least price is a quarter";
+}
+
 class Budgets : public ::testing::TestWithParam<Dispatch> {
  protected:
   Plan planned(const PlanLimits& limits, const std::string& policy = "swift") const {

@@ -203,6 +203,45 @@ TEST(Incremental, WithoutABudgetNoLayerStaysStuckAboveTheFullPlan) {
   }
 }
 
+// Served is what the search would go on to, within the rounding of single precision.
+TEST(Incremental, OfAFullPlanCloseToTheBoundNothingMoves) {
+  constexpr int kLayers = 60;
+  const ClusterShape shape = shape_of(kLayers, 320);
+  const ExpertLoad load = sampled(generated_distribution(kLayers, 256, Skew::kZipf, 1), kTokens, 3);
+  int close = 0;
+  for (int layer = 0; layer < kLayers; ++layer) {
+    const auto full = plan_full(shape, load.layer(layer));
+    if (imbalance(rank_load(shape, full, {}, load.layer(layer))) > 1.0014) continue;
+    ++close;
+    EXPECT_EQ(plan(shape, load.layer(layer), full, -1).moves, 0) << "layer " << layer;
+  }
+  EXPECT_GT(close, kLayers / 4);
+}
+
+// The full plan knows neither: here it would be better.
+TEST(Incremental, WithoutABudgetPinsAndReplicaLimitsAreKept) {
+  const ClusterShape shape(
+      {.num_moe_layers = 60, .num_logical_experts = 32, .num_ranks = 8, .num_slots = 40});
+  const ExpertLoad before = sampled(generated_distribution(60, 32, Skew::kLognormal, 1), 1e6, 3);
+  const ExpertLoad after = sampled(generated_distribution(60, 32, Skew::kLognormal, 2), 1e6, 4);
+  const Placement served = placed_by_eplb(shape, before);
+  std::vector<std::uint8_t> pinned(40, 0);
+  pinned[0] = 1;
+  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
+    LayerProblem problem{.shape = &shape,
+                         .load = after.layer(layer),
+                         .placement = served.layer(layer),
+                         .dispatch = Dispatch::kEven,
+                         .pinned = pinned};
+    EXPECT_EQ(make_policy("swift")->plan_layer(problem).placement[0], served.layer(layer)[0]);
+    problem.pinned = {};
+    problem.max_replicas = 2;
+    const auto most = std::ranges::max(replica_count(served.layer(layer), 32));
+    const LayerPlan limited = make_policy("swift")->plan_layer(problem);
+    EXPECT_LE(std::ranges::max(replica_count(limited.placement, 32)), std::max(most, 2));
+  }
+}
+
 TEST(Incremental, NoRankSendsMoreThanItMay) {
   // Both hot experts of rank 0 would go to other ranks.
   const ClusterShape shape(

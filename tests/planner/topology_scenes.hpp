@@ -18,7 +18,11 @@ namespace swiftbalancer::topology {
 /// Which slot of an expert takes the rest of kShareUnit shifts times by less than this.
 inline constexpr double kShareRounding = 1.0 + 1e-4;
 
-inline int pick(int low, int high) { return *rc::gen::inRange(low, high + 1); }
+/// Of the whole range: by itself inRange() begins small, and half of all cases would have no
+/// limits.
+inline int pick(int low, int high) {
+  return *rc::gen::resize(rc::kNominalSize, rc::gen::inRange(low, high + 1));
+}
 
 /// A layer and its problem, limits to be filled in.
 struct LayerScene {

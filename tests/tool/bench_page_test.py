@@ -44,7 +44,7 @@ def report_of(results, skipped=(), **others):
             {"what": "a split", "function": "split", "handles": "layer", "error": "no valgrind"},
         ],
         "times": [
-            {"program": "split_bench", "cases": [{"name": "a/320/32/b", "us": 2.5, "counters": {"even": 1.5}}]},
+            {"program": "split_bench", "cases": [{"name": "a/320/32/b", "us": 2.5, "counters": {"even": 1.5}}, {"name": "a/320/32/b/near", "us": 7.5, "counters": {}}]},
             {"program": "prepare_bench", "error": "it crashed"},
         ],
         "results": results,
@@ -75,7 +75,7 @@ class Goals(unittest.TestCase):
     def test_what_was_not_measured_is_neither_reached_nor_missed(self):
         rows = self.rows([])
         self.assertEqual(rows["full plan 320/64: time"], ["<= 1.3 ms", "not measured", 0, None])
-        self.assertEqual({row[3] for what, row in rows.items() if not what.startswith("split 320/32: time")}, {None})
+        self.assertEqual({row[3] for what, row in rows.items() if not what.endswith("time of a layer")}, {None})
 
     def test_a_failing_peer_is_not_compared_with(self):
         failed = {key: value for key, value in self.shaped("flashlb", 1, 0.01).items() if key != "ms"} | {"error": "no"}
@@ -124,6 +124,7 @@ class Goals(unittest.TestCase):
         for what, goal, *_ in planner_goals.Goals(report).rows:
             self.assertIn(f"| {what} | {goal} |", page)
         self.assertIn("| split 320/32: time of a layer | <= 3 us | 2.50 us | 1 | yes |", page)
+        self.assertIn("stay level: time of a layer | <= 3 us | 7.50 us | 1 | **no** |", page)
 
 
 class Page(unittest.TestCase):
