@@ -186,13 +186,23 @@ TEST(Incremental, WithoutABudgetASwitchGetsTheBalanceOfEplbToo) {
   EXPECT_LE(moves, 80 * kLayers);
 }
 
-// Small layers have few ways on: without a budget the full plan is one of them.
-TEST(Incremental, WithoutABudgetNoLayerStaysStuckAboveTheFullPlan) {
+struct Switched {
+  ClusterShape shape;
+  ExpertLoad after;
+  Placement served;
+};
+
+Switched small_layers_after_a_switch() {
   const ClusterShape shape(
       {.num_moe_layers = 60, .num_logical_experts = 32, .num_ranks = 8, .num_slots = 40});
   const ExpertLoad before = sampled(generated_distribution(60, 32, Skew::kLognormal, 1), 1e6, 3);
   const ExpertLoad after = sampled(generated_distribution(60, 32, Skew::kLognormal, 2), 1e6, 4);
-  const Placement served = placed_by_eplb(shape, before);
+  return {shape, after, placed_by_eplb(shape, before)};
+}
+
+// Small layers have few ways on: without a budget the full plan is one of them.
+TEST(Incremental, WithoutABudgetNoLayerStaysStuckAboveTheFullPlan) {
+  const auto& [shape, after, served] = small_layers_after_a_switch();
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     const LayerPlan result = plan(shape, after.layer(layer), served.layer(layer), -1);
     const auto full = plan_full(shape, after.layer(layer));
@@ -220,11 +230,7 @@ TEST(Incremental, OfAFullPlanCloseToTheBoundNothingMoves) {
 
 // The full plan knows neither: here it would be better.
 TEST(Incremental, WithoutABudgetPinsAndReplicaLimitsAreKept) {
-  const ClusterShape shape(
-      {.num_moe_layers = 60, .num_logical_experts = 32, .num_ranks = 8, .num_slots = 40});
-  const ExpertLoad before = sampled(generated_distribution(60, 32, Skew::kLognormal, 1), 1e6, 3);
-  const ExpertLoad after = sampled(generated_distribution(60, 32, Skew::kLognormal, 2), 1e6, 4);
-  const Placement served = placed_by_eplb(shape, before);
+  const auto& [shape, after, served] = small_layers_after_a_switch();
   std::vector<std::uint8_t> pinned(40, 0);
   pinned[0] = 1;
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
