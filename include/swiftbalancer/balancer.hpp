@@ -86,7 +86,8 @@ struct BalancerConfig {
       64;  ///< Steps between rebalances; a drift is answered earlier.
   double imbalance_trigger =
       1.10;  ///< Imbalance, beyond sampling noise, that calls for a rebalance at once.
-  double min_gain = 0.01;        ///< Predicted fall of imbalance below which a plan is dropped.
+  double min_gain = 0.01;  ///< Predicted fall of imbalance below which a plan is dropped; down to a
+                           ///< quarter of it where loads are known well.
   int max_moves_per_layer = -1;  ///< Per rebalance; < 0: no limit.
   PlanLimits limits{};           ///< Budgets over all layers, cost gate, what placements keep.
                                  ///< rank_speeds are those of the first shape's ranks.

@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "planner/layer_problem.hpp"
-#include "planner/limits.hpp"
 #include "planner/move_budget.hpp"
 #include "planner/noise.hpp"
 #include "planner/rank_moves.hpp"
@@ -19,11 +18,12 @@ namespace swiftbalancer {
 namespace {
 
 // The price of a move, as a part of the gain that a whole plan must bring: the last percent of
-// balance takes most moves and is gone with the next drift. Less below a noise of 0.12, as on some
-// hundred real requests: single moves then begin to win more than noise.
+// balance takes most moves and is gone with the next drift.
 constexpr double kMovePrice = 0.2;
-constexpr double kLeastPartOfPrice = 0.25;
-constexpr double kNoiseOfFullPrice = 0.12;
+// Less of both below a noise of 0.12, as on some hundred real requests: what is won begins to be
+// more than noise.
+constexpr double kLeastPartOfGain = 0.25;
+constexpr double kNoiseOfFullGain = 0.12;
 // Of the noise of a sample that moves must win; more where only moves can answer another sample of
 // the same traffic: with even shares two differ by up to 2.4 in 1,600 layers.
 constexpr double kNoises = 2.0;
@@ -100,8 +100,11 @@ class Job final : public PlanJob {
  private:
   double price(int layer) const {
     if (limits_.gate) return limits_.gate->price();
-    return kMovePrice * input_.config.min_gain *
-           std::clamp(noise(layer) / kNoiseOfFullPrice, kLeastPartOfPrice, 1.0);
+    return kMovePrice * least_gain(layer);
+  }
+  double least_gain(int layer) const {
+    return input_.config.min_gain *
+           std::clamp(noise(layer) / kNoiseOfFullGain, kLeastPartOfGain, 1.0);
   }
   int most_moves() const { return input_.config.max_moves_per_layer; }
   bool may_move() const {
@@ -134,7 +137,8 @@ class Job final : public PlanJob {
 
   // The whole plan: its moves must win enough, or else what its shares win alone.
   void pass_gate() {
-    const double least = input_.config.min_gain * input_.shape.num_moe_layers();
+    double least = 0.0;
+    for (int layer = 0; layer < input_.shape.num_moe_layers(); ++layer) least += least_gain(layer);
     const double of_shares = sum_of_gains(unmoved_);
     if (sum_of_gains(planned_) - of_shares >= least) return;
     if (of_shares < kSharesPrice * least) unmoved_.assign(unmoved_.size(), {});
@@ -382,19 +386,6 @@ std::unique_ptr<PlanJob> make_plan_job(PlanInput input) {
 
 std::unique_ptr<PlanJob> make_empty_job(const std::vector<double>& imbalance_per_layer) {
   return std::make_unique<EmptyJob>(imbalance_per_layer);
-}
-
-std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served,
-                                        const ExpertLoad& load,
-                                        std::span<const double> rank_speeds) {
-  std::vector<double> result;
-  LayerProblem problem{.shape = &shape, .rank_speed = rank_speeds};
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    problem.load = load.layer(layer);
-    result.push_back(
-        imbalance_of_times(problem, served.placement.layer(layer), shares_of(served, layer)));
-  }
-  return result;
 }
 
 }  // namespace swiftbalancer

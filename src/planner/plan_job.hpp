@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include "planner/planner.hpp"
@@ -32,11 +31,5 @@ struct PlanInput {
 std::unique_ptr<PlanJob> make_plan_job(PlanInput input);
 /// A job that is done at once and moves nothing.
 std::unique_ptr<PlanJob> make_empty_job(const std::vector<double>& imbalance_per_layer);
-
-/// Imbalance of each layer of a load under what is served.
-/// @param rank_speeds [num_ranks], or empty: all alike; else it is the imbalance of times.
-std::vector<double> imbalance_per_layer(const ClusterShape& shape, const ServedState& served,
-                                        const ExpertLoad& load,
-                                        std::span<const double> rank_speeds = {});
 
 }  // namespace swiftbalancer

@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 
 #include "planner/layer_problem.hpp"
@@ -32,39 +31,6 @@ void require(bool condition, const std::string& message) {
 }
 
 }  // namespace
-
-ServedState ServedState::even(const Placement& placement, const ClusterShape& shape) {
-  ServedState served{placement, {}};
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    served.shares.push_back(
-        even_shares(served.placement.layer(layer), shape.num_logical_experts()));
-  }
-  return served;
-}
-
-ServedState without_empty_slots(const ServedState& served, const ClusterShape& shape) {
-  ServedState filled = served;
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    const auto row = filled.placement.layer(layer);
-    std::vector<std::int32_t> replicas = replica_count(row, shape.num_logical_experts());
-    for (int slot = 0; slot < shape.num_slots(); ++slot) {
-      if (row[static_cast<std::size_t>(slot)] != kEmptySlot) continue;
-      const int rank = shape.rank_of_slot(slot);
-      const auto own = row.subspan(static_cast<std::size_t>(shape.first_slot(rank)),
-                                   static_cast<std::size_t>(shape.slots_per_rank(rank)));
-      std::int32_t best = -1;
-      for (std::int32_t expert = 0; expert < shape.num_logical_experts(); ++expert) {
-        if (std::ranges::find(own, expert) != own.end()) continue;
-        const auto count = [&](std::int32_t e) { return replicas[static_cast<std::size_t>(e)]; };
-        if (best < 0 || count(expert) < count(best)) best = expert;
-      }
-      if (best < 0) best = 0;  // More slots than experts: a duplicate cannot be avoided.
-      row[static_cast<std::size_t>(slot)] = best;
-      ++replicas[static_cast<std::size_t>(best)];
-    }
-  }
-  return filled;
-}
 
 struct Planner::Impl {
   Impl(const ClusterShape& given_shape, const PlannerConfig& given_config)

@@ -16,31 +16,17 @@
 #include <swiftbalancer/policy.hpp>
 #include <swiftbalancer/shape.hpp>
 
+#include "planner/served_state.hpp"
+
 namespace swiftbalancer {
-
-/// Placement and shares of all layers: what is served, or what is planned.
-struct ServedState {
-  Placement placement;
-  std::vector<std::vector<std::uint32_t>> shares;  ///< [num_moe_layers][num_slots] in kShareUnit
-  /// Every expert's tokens split evenly over its slots.
-  static ServedState even(const Placement& placement, const ClusterShape& shape);
-  static ServedState initial(const ClusterShape& shape) {
-    return even(Placement::initial(shape), shape);
-  }
-};
-
-/// The same with every empty slot holding an expert that its rank does not have, with no share:
-/// what policies plan from. Experts with few replicas come first. Nothing changes without empty
-/// slots.
-ServedState without_empty_slots(const ServedState& served, const ClusterShape& shape);
 
 struct PlannerConfig {
   std::string policy = "swift";
   int max_moves_per_layer = -1;  ///< Per rebalance; < 0: no limit.
   double imbalance_trigger =
       1.10;  ///< Early rebalance when the imbalance, beyond its sampling noise, exceeds this.
-  double min_gain =
-      0.01;  ///< Predicted fall of imbalance (mean over layers) below which a plan is dropped.
+  double min_gain = 0.01;  ///< Predicted fall of imbalance (mean over layers) below which a plan is
+                           ///< dropped; down to a quarter of it where loads are known well.
   std::int64_t window_assignments =
       4096;  ///< Token-expert assignments per layer that make a window worth judging.
   PlanLimits limits{};

@@ -5,19 +5,19 @@ namespace {
 
 // When to look again at traffic that has not changed: with so many times the data.
 constexpr std::int64_t kLookAgainFactor = 2;
-// A change is answered with half a window of evidence; a second plan corrects the first with the
-// data that has come meanwhile.
+// A change is answered with half a window of evidence; up to three more plans correct the
+// first with the data that has come meanwhile.
 constexpr std::int64_t kFirstLookFraction = 2;
 // But never on fewer blocks: where a step holds several windows, two more steps halve the noise.
 constexpr std::size_t kFirstLookBlocks = 3;
 // What is not recognised by then is new.
 constexpr std::size_t kBlocksToRecognise = 8;
-constexpr int kPlansPerChange = 2;
+constexpr int kPlansPerChange = 4;
 constexpr std::int64_t kCorrectWithinWindows = 3;
-// Where one step holds several windows, the first plan is made on a few steps: its correction waits
+// Where one step holds several windows, the first plan is made on a few steps: its corrections wait
 // for so many times that evidence at most.
 constexpr std::int64_t kLargeStepWindows = 4;
-constexpr std::int64_t kCorrectWithinFactor = 32;
+constexpr std::int64_t kCorrectWithinFactor = 128;
 
 }  // namespace
 
