@@ -14,6 +14,7 @@ import time
 import generate_loads
 import numpy as np
 import placement_scores
+from planner_goals import OF_SWIFT
 
 DRIFT = 3  # Windows of a series that goes stale: before, now, next; each 10 % further to another distribution.
 KINDS = generate_loads.KINDS
@@ -23,6 +24,8 @@ SLOW_MS = 10.0
 BUDGETS = (None, 4, 16, 26, 32)  # Moves a layer; None: no limit.
 CURVE = (None, 1, 2, 4, 8, 16, 26, 32, 64)
 FINE_CURVE = (None, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 26, 32, 40)
+# Without redundancy ours also gets this part of Swift's moves, to spend over all layers as Swift does.
+PART_OF_SWIFT = 0.9
 # Layers, experts, slots, ranks, and budgets of our incremental plans.
 SHAPES = (
     (58, 256, 288, 32, CURVE),
@@ -75,8 +78,11 @@ class Tool:
         np.save(path, array)
         return path
 
-    def plan(self, loads, num_slots, num_ranks, window, following=None, before=None, budget=None, dispatch=None):
-        """The tool's JSON and the placement [layers, slots]; `loads` and `before` are paths."""
+    def plan(self, loads, num_slots, num_ranks, window, following=None, before=None, dispatch=None, **budgets):
+        """The tool's JSON and the placement [layers, slots]; `loads` and `before` are paths.
+
+        Budgets are those of the tool by name, e.g. max_moves_per_layer; None: no limit.
+        """
         output = f"{self._folder}/plan.npy"
         experts = np.load(loads, mmap_mode="r").shape[-1]
         command = [self._binary, "plan", "--json", "--loads", loads, "--window", str(window), "-o", output]
@@ -85,8 +91,9 @@ class Tool:
             command += ["--score-window", str(following)]
         if before is not None:
             command += ["--from", before]
-        if budget is not None:
-            command += ["--max-moves-per-layer", str(budget)]
+        for name, budget in budgets.items():
+            if budget is not None:
+                command += [f"--{name.replace('_', '-')}", str(budget)]
         if dispatch is not None:
             command += ["--dispatch", dispatch]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -98,7 +105,7 @@ class Tool:
     def split(self, loads, placement, num_ranks, window, following):
         """Imbalance of a placement whose replicas get the shares that level `window`, on it and on `following`."""
         path = self.write("split", placement)
-        figures, _ = self.plan(loads, placement.shape[1], num_ranks, window, following, path, 0, "split")
+        figures, _ = self.plan(loads, placement.shape[1], num_ranks, window, following, path, "split", max_moves_per_layer=0)
         return figures["imbalance_mean"], figures.get("next_imbalance_split")
 
 
@@ -151,20 +158,32 @@ class Comparison:
         self._record(case, mode, name, outcome, scene, current)
         return outcome if isinstance(outcome, str) else outcome[1]
 
-    def _ours(self, case, mode, policy, scene, current, budget=None, full=False):
+    def _ours(self, case, mode, policy, scene, current, full=False, **budgets):
         """One plan of ours from `current`, or from nothing; the tool's own figures must be the scorer's."""
         start = None if full else self._tool.write("current", current)
         best = None
         for _ in range(OUR_RUNS):
             figures, placement = self._tool.plan(
-                scene.path, case["slots"], case["ranks"], scene.window, scene.following, start, budget
+                scene.path, case["slots"], case["ranks"], scene.window, scene.following, start, **budgets
             )
             best = figures["plan_ms"] if best is None else min(best, figures["plan_ms"])
             if best > SLOW_MS:
                 break
         result = self._record(case, mode, policy, (best, placement), scene, current)
         check_ours(figures, result)
-        return placement
+
+    def _curve(self, case, mode, name, scene, current, budgets):
+        """Our incremental plans with each budget, and without redundancy one with a part of Swift's moves."""
+        for budget in budgets:
+            self._ours(case, mode, policy_of(budget, name), scene, current, max_moves_per_layer=budget)
+        swift = [
+            result
+            for result in self.results
+            if result["policy"] == "swift" and result["mode"] == mode and case.items() <= result.items()
+        ]
+        if case["slots"] == case["experts"] and swift and "error" not in swift[-1]:
+            total = int(PART_OF_SWIFT * swift[-1]["moves"] * case["layers"])
+            self._ours(case, mode, f"{name} {PART_OF_SWIFT:g}{OF_SWIFT}", scene, current, max_moves_per_rebalance=total)
 
     def run(self, case, loads, windows, modes=("full", "incremental"), budgets=BUDGETS):
         """All policies on one case; windows (before, now, next) index the first axis of loads."""
@@ -181,8 +200,7 @@ class Comparison:
             self._ours(case, "full", "ours", scene, initial, full=True)
             if case["slots"] == case["experts"]:
                 # Swift keeps what it can of the initial placement: so must what is compared with it.
-                for budget in budgets:
-                    self._ours(case, "full", policy_of(budget, "ours moved"), scene, initial, budget)
+                self._curve(case, "full", "ours moved", scene, initial, budgets)
         if "incremental" not in modes or before is None:
             return
         self._incremental(case, loads, path, windows, budgets, initial, served)
@@ -199,8 +217,7 @@ class Comparison:
         self._record(case, "incremental", "stay", (0.0, served), scene, served)
         for name in self._names:
             self._peer(case, "incremental", name, scene, served)
-        for budget in budgets:
-            self._ours(case, "incremental", policy_of(budget), scene, served, budget)
+        self._curve(case, "incremental", "ours", scene, served, budgets)
 
     def generated(self, shapes, switch, seeds):
         for layers, experts, slots, ranks, budgets in shapes:
@@ -252,7 +269,7 @@ def left_out(folder):
     return [f"{name}: {LEFT_OUT.get(name, 'not known to this benchmark')}" for name in sorted(names - known)]
 
 
-def policy_of(budget, base="ours"):
+def policy_of(budget, base):
     return base if budget is None else f"{base} {budget}"
 
 

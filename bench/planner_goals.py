@@ -4,6 +4,7 @@ Used by bench/planner_report.py. A goal holds for every seed and distribution: t
 judged. Standard library only.
 """
 
+OF_SWIFT = "-of-swift"  # End of the names of our plans that get a part of the moves of Swift's.
 RECORDED_SWITCHES = ("dsv2lite_tasks", "gptoss20b_domains")
 
 

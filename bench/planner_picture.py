@@ -99,7 +99,9 @@ def draw_panel(axes, title, results):
         points = sorted(
             (result["moves"], excess(result))
             for result in of_seed
-            if not planner_goals.is_peer(result["policy"]) and "error" not in result
+            if not planner_goals.is_peer(result["policy"])
+            and not result["policy"].endswith(planner_goals.OF_SWIFT)
+            and "error" not in result
         )
         axes.plot(*zip(*points, strict=True), "-o", color=OURS, markersize=3.5, linewidth=1.0)
     labels.append(("SwiftBalancer", OURS, *points[-1]))

@@ -79,7 +79,8 @@ a real counter. A cell has one value for each seed, in the order 1, 2, 3, or a s
 - split: imbalance if the replicas get the shares that level the window planned for, by
   `swiftbalancer plan --dispatch split` for every policy's placement alike.
 - next window; next, split: the same placement, and the same shares, on the next window.
-- moves a layer: experts that a rank gains, mean over layers. `at most N` is `--max-moves-per-layer N`.
+- moves a layer: experts that a rank gains, mean over layers. `at most N` is `--max-moves-per-layer N`, `at most 0.9
+  of Swift's in all` is `--max-moves-per-rebalance` with that part of the moves of Swift's plan.
 - duplicates: slots whose expert another slot of the same rank holds, over all layers.
 
 A peer that fails, or takes more than {limit:g} s for one case, is listed with its error.

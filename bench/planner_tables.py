@@ -30,6 +30,8 @@ def name_of(policy):
     word, _, budget = rest.rpartition(" ")
     if rest == "moved":
         word, budget = rest, ""
+    if budget.endswith(planner_goals.OF_SWIFT):
+        budget = f"{budget.removesuffix(planner_goals.OF_SWIFT)} of Swift's in all"
     return NAMES[base] + (", incremental" if word else "") + (f", at most {budget}" if budget else "")
 
 

@@ -210,9 +210,10 @@ class ServeCommand final : public Command {
                      "Steps between rebalances; a drift is answered earlier");
     settings.number("imbalance_trigger", balancer.imbalance_trigger, 1.0, kLargest,
                     "Imbalance (max / mean) that calls for a rebalance at once");
-    settings.number("min_gain", balancer.min_gain, 0.0, kLargest,
-                    "Predicted fall of imbalance below which a plan is dropped; down to a quarter of it "
-                    "where loads are known well");
+    settings.number(
+        "min_gain", balancer.min_gain, 0.0, kLargest,
+        "Predicted fall of imbalance below which a plan is dropped; down to a quarter of it "
+        "where loads are known well");
     settings.integer("max_moves_per_layer", balancer.max_moves_per_layer, -1, 1'000'000,
                      "Moves per rebalance; -1: no limit");
     limits_.declare_budgets(settings);

@@ -147,7 +147,7 @@ class FakePeers:
 
     def plan(self, name, loads, current, _slots, _ranks):
         self.asked.append((name, float(loads[0, 0])))
-        return "out of order" if name == "broken" else (10.0, current)
+        return "out of order" if name == "broken" else (10.0, current[:, ::-1] if name == "swift" else current)
 
 
 class FakeTool:
@@ -157,14 +157,16 @@ class FakeTool:
         self.error = error
         self.files = {}
         self.windows = []
+        self.totals = []
 
     def write(self, name, array):
         self.files[name] = np.array(array)
         return name
 
-    def plan(self, loads, num_slots, num_ranks, window, following=None, before=None, budget=None, dispatch=None):
+    def plan(self, loads, num_slots, num_ranks, window, following=None, before=None, dispatch=None, **budgets):
         all_loads = self.files[loads].astype(float)
-        self.windows.append((window, following, budget, before is not None))
+        self.windows.append((window, following, budgets.get("max_moves_per_layer"), before is not None))
+        self.totals.append(budgets.get("max_moves_per_rebalance"))
         layers, experts = all_loads.shape[1:]
         placement = (
             self.files[before]
@@ -214,6 +216,16 @@ class Cases(unittest.TestCase):
         results, _ = self.run_case(FakeTool(), 4, budgets=(None, 4))
         full = [result["policy"] for result in results if result["mode"] == "full"]
         self.assertEqual(full, ["vllm", "ours", "ours moved", "ours moved 4"])
+
+    def test_without_redundancy_ours_gets_a_part_of_the_moves_of_swift(self):
+        tool = FakeTool()
+        results, _ = self.run_case(tool, 4, names=("vllm", "swift"), budgets=(4,))
+        self.assertEqual([result["policy"] for result in results if "swift" in result["policy"]],
+                         ["swift", "ours moved 0.9-of-swift", "swift", "ours 0.9-of-swift"])  # fmt: skip
+        # Two ranks have exchanged two experts: nine tenths of four moves.
+        self.assertEqual(set(tool.totals), {None, 3})
+        results, _ = self.run_case(FakeTool(), 6, names=("vllm", "swift"), budgets=(4,))
+        self.assertNotIn("ours 0.9-of-swift", [result["policy"] for result in results])
 
     def test_a_failing_peer_is_a_result(self):
         results, _ = self.run_case(FakeTool(), 6, names=("vllm", "broken"), modes=("full",))

@@ -186,11 +186,12 @@ class Page(unittest.TestCase):
 
     def test_tables_are_well_formed(self):
         budget = result_of("ours 4", 1, 1.0, mode="incremental", next=None, next_split=None)
-        moved = [result_of(f"ours moved{text}", 1, 1.0) for text in ("", " 8")]
+        moved = [result_of(f"ours moved{text}", 1, 1.0) for text in ("", " 8", " 0.9-of-swift")]
         page = planner_report.page(report_of((*self.RESULTS, budget, *moved)))
         self.assertIn("| **SwiftBalancer**, at most 4 |", page)
         self.assertIn("| **SwiftBalancer**, incremental |", page)
         self.assertIn("| **SwiftBalancer**, incremental, at most 8 |", page)
+        self.assertIn("| **SwiftBalancer**, incremental, at most 0.9 of Swift's in all |", page)
         for block in re.findall(r"(?:^\|.*\n)+", page, flags=re.MULTILINE):
             bars = {line.count("|") for line in block.splitlines()}
             self.assertEqual(len(bars), 1, block)
