@@ -122,7 +122,7 @@ TEST(Planner, CorrectsItsPlanOfADomainThatItComesToKnowWellAndThenRests) {
       {.num_moe_layers = 4, .num_logical_experts = kExperts, .num_ranks = 32, .num_slots = 320});
   double excess_at_first = 0.0, excess = 0.0;
   int corrections = 0;
-  for (unsigned seed = 1; seed <= 4; ++seed) {
+  for (unsigned seed = 1; seed <= 8; ++seed) {
     SCOPED_TRACE(seed);
     const auto domain = testing::generated_distribution(shape.num_moe_layers(), kExperts,
                                                         testing::Skew::kLognormal, seed);
@@ -144,11 +144,11 @@ TEST(Planner, CorrectsItsPlanOfADomainThatItComesToKnowWellAndThenRests) {
     excess += true_excess();
     const int all = service.moves();
     corrections += all - first;
-    serve(2000);
+    serve(600);
     EXPECT_EQ(service.moves(), all);
   }
   EXPECT_GT(corrections, 0);
-  EXPECT_LT(excess, 0.5 * excess_at_first);
+  EXPECT_LT(excess, 0.6 * excess_at_first);
 }
 
 TEST(Planner, OneRankNeverMoves) {
