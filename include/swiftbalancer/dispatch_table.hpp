@@ -70,10 +70,9 @@ class LocalityFirst {
   void keep_on_ranks(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares);
   void keep_on_node(std::span<const std::int32_t> slots, std::size_t node);
   bool make_room(std::span<const std::int32_t> slots, std::span<const int> sources, int node);
-  void take(std::span<const std::int32_t> slots, std::span<const int> sources, const Turns& turns);
-  bool give_out(std::span<const std::int32_t> slots, std::span<const int> sources,
-                const Turns& turns);
-  Turns turns_of(std::span<const int> sources) const;
+  void take(std::span<const std::int32_t> slots, std::span<const int> sources);
+  bool give_out(std::span<const std::int32_t> slots, std::span<const int> sources);
+  void set_turns(std::span<const int> sources);
 
   std::vector<std::int64_t> weight_;  // [num_ranks] of a source's entry, in 1 / kShareUnit
   std::int64_t total_weight_ = 0;
@@ -85,6 +84,8 @@ class LocalityFirst {
   std::vector<int> left_;             // [num_ranks] entries not yet given a slot
   std::vector<std::int64_t> open_;    // [slots of the expert] weight * kShareUnit still to be given
   std::vector<std::int64_t> end_of_;  // [slots of the expert] the end of its place on the line
+  Turns turns_{};                     // of the sources under way
+  Turns ending_{};  // weights of sources by the turn that is their last; zero between calls
   std::size_t source_ = 0;
   std::int32_t* next_ = nullptr;
 };

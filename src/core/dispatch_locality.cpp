@@ -68,7 +68,9 @@ void LocalityFirst::choose(std::span<const std::int32_t> slots,
   for (std::size_t node = 0; num_nodes > 1 && node < num_nodes; ++node) {
     if (node != own_node) keep_on_node(slots, node);
   }
-  if (make_room(slots, all_ranks_, kEverywhere)) give_out(slots, all_ranks_, turns_of(all_ranks_));
+  if (!make_room(slots, all_ranks_, kEverywhere)) return;
+  set_turns(all_ranks_);
+  give_out(slots, all_ranks_);
 }
 
 void LocalityFirst::keep_on_ranks(std::span<const std::int32_t> slots,
@@ -87,12 +89,12 @@ void LocalityFirst::keep_on_ranks(std::span<const std::int32_t> slots,
 void LocalityFirst::keep_on_node(std::span<const std::int32_t> slots, std::size_t node) {
   const std::span<const int> sources = ranks_of_node_[node];
   if (!make_room(slots, sources, static_cast<int>(node))) return;
-  const Turns turns = turns_of(sources);
-  if (node == index(node_of_rank_[source_]) && give_out(slots, sources, turns)) {
+  set_turns(sources);
+  if (node == index(node_of_rank_[source_]) && give_out(slots, sources)) {
     left_[source_] = 0;  // Its row is full: what the others take does not matter.
     return;
   }
-  take(slots, sources, turns);
+  take(slots, sources);
 }
 
 // Puts the slots that are open for these sources on the line. Where they are open for more than
@@ -117,52 +119,48 @@ bool LocalityFirst::make_room(std::span<const std::int32_t> slots, std::span<con
   return supply > 0;
 }
 
-LocalityFirst::Turns LocalityFirst::turns_of(std::span<const int> sources) const {
-  Turns turns{};
+void LocalityFirst::set_turns(std::span<const int> sources) {
   std::int64_t weight = 0;  // of a turn
   for (const int rank : sources) {
     weight += weight_[index(rank)];
-    turns[index(left_[index(rank)])] += weight_[index(rank)];
+    ending_[index(left_[index(rank)])] += weight_[index(rank)];
   }
   std::int64_t begin = 0;
-  for (std::int64_t& turn : turns) {
-    weight -= turn;  // Of sources with no entry left for it.
-    turn = begin;
+  for (std::size_t turn = 0; turn < turns_.size(); ++turn) {
+    weight -= ending_[turn];  // Of sources with no entry left for it.
+    turns_[turn] = begin;
     begin += weight;
   }
-  return turns;
+  for (const int rank : sources) ending_[index(left_[index(rank)])] = 0;
 }
 
 // This source's entries. @returns whether there was a slot for each.
-bool LocalityFirst::give_out(std::span<const std::int32_t> slots, std::span<const int> sources,
-                             const Turns& turns) {
-  Turns before{};  // Those of the sources before it, by the turn that is their last.
-  std::int64_t ahead = 0;
+bool LocalityFirst::give_out(std::span<const std::int32_t> slots, std::span<const int> sources) {
+  std::int64_t ahead = 0;  // of the sources before it that have an entry left for the turn
   for (const int rank : sources) {
     if (index(rank) == source_) break;
-    before[index(left_[index(rank)])] += weight_[index(rank)];
+    ending_[index(left_[index(rank)])] += weight_[index(rank)];
     ahead += weight_[index(rank)];
   }
   std::size_t at = 0;
-  for (std::size_t turn = 0; turn < index(left_[source_]); ++turn) {
-    ahead -= before[turn];
-    const std::int64_t middle = turns[turn] + ahead + weight_[source_] / 2;
+  for (std::size_t turn = 0; turn < index(left_[source_]) && at < slots.size(); ++turn) {
+    ahead -= ending_[turn];
+    const std::int64_t middle = turns_[turn] + ahead + weight_[source_] / 2;
     while (at < slots.size() && middle >= end_of_[at]) ++at;
-    if (at == slots.size()) return false;
-    *next_++ = slots[at];
+    if (at < slots.size()) *next_++ = slots[at];
   }
-  return true;
+  for (const int rank : sources) ending_[index(left_[index(rank)])] = 0;
+  return at < slots.size();
 }
 
 // What all these sources take, off what they have left and what the slots are open for.
-void LocalityFirst::take(std::span<const std::int32_t> slots, std::span<const int> sources,
-                         const Turns& turns) {
+void LocalityFirst::take(std::span<const std::int32_t> slots, std::span<const int> sources) {
   std::size_t turn = 0, stop = 0;  // the first entry that is beyond the slot: its turn and source
   std::int64_t begin = 0;
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const std::int64_t before = begin;
-    while (turn < kDispatchEntries && turns[turn + 1] <= end_of_[i]) ++turn;
-    begin = turns[turn];
+    while (turn < kDispatchEntries && turns_[turn + 1] <= end_of_[i]) ++turn;
+    begin = turns_[turn];
     for (stop = 0; stop < sources.size() && turn < kDispatchEntries; ++stop) {
       const std::size_t rank = index(sources[stop]);
       if (left_[rank] <= static_cast<int>(turn)) continue;

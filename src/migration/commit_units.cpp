@@ -54,7 +54,14 @@ class CommitUnitBuilder::SourceChoice {
     copies.reserve(changed.size());
     contested_.clear();
     for (int destination : changed) {
-      copies.push_back({after_[index(destination)], kNone, destination});
+      const std::int32_t expert = after_[index(destination)];
+      const std::span<const int> holders = holders_of(expert);
+      if (holders.size() == 1) {  // As for most experts.
+        copies.push_back({expert, holders[0], destination});
+        count_send(copies.back(), 1);
+        continue;
+      }
+      copies.push_back({expert, kNone, destination});
       if (choose_again(copies.back())) contested_.push_back(static_cast<int>(copies.size()) - 1);
     }
     // Early choices did not know the later ones. Each pass evens the sends out further; the bound

@@ -1,6 +1,6 @@
 #include "runtime/prepared_plan.hpp"
 
-#include <bit>
+#include <array>
 #include <span>
 #include <utility>
 
@@ -14,19 +14,33 @@
 namespace swiftbalancer {
 namespace {
 
+// In lanes: each mix waits for the one before.
+template <typename Word>
+std::uint64_t mix_all(std::uint64_t digest, std::size_t count, const Word& word) {
+  std::array<std::uint64_t, 4> lanes{digest, mix(digest, 1), mix(digest, 2), mix(digest, 3)};
+  std::size_t i = 0;
+  for (; i + lanes.size() <= count; i += lanes.size()) {
+    for (std::size_t lane = 0; lane < lanes.size(); ++lane)
+      lanes[lane] = mix(lanes[lane], word(i + lane));
+  }
+  for (std::size_t lane = 0; i < count; ++i, ++lane) lanes[lane] = mix(lanes[lane], word(i));
+  digest = mix(digest, count);
+  for (const std::uint64_t lane : lanes) digest = mix(digest, lane);
+  return digest;
+}
+
+// 64-bit words, or 32-bit ones two at a time.
 template <typename T>
 std::uint64_t mix_all(std::uint64_t digest, const std::vector<T>& words) {
-  digest = mix(digest, words.size());
   if constexpr (sizeof(T) == sizeof(std::uint64_t)) {
-    for (T word : words) digest = mix(digest, word);
-  } else {  // Two at a time: each mix waits for the one before.
-    for (std::size_t i = 0; i < words.size(); i += 2) {
-      const auto high = std::uint64_t{static_cast<std::uint32_t>(words[i])} << 32;
-      digest = mix(digest, high | (i + 1 < words.size() ? static_cast<std::uint32_t>(words[i + 1])
-                                                        : std::uint32_t{0}));
-    }
+    return mix_all(digest, words.size(), [&](std::size_t i) { return words[i]; });
+  } else {
+    const auto half = [&](std::size_t i) {
+      return std::uint64_t{i < words.size() ? static_cast<std::uint32_t>(words[i]) : 0U};
+    };
+    return mix_all(mix(digest, words.size()), (words.size() + 1) / 2,
+                   [&](std::size_t i) { return half(2 * i + 1) << 32 | half(2 * i); });
   }
-  return digest;
 }
 
 // Rule 3: the hash covers generation, base epochs, order, placement, shares, copies with their
@@ -39,11 +53,12 @@ std::uint64_t hash_of(const MigrationPlan& plan) {
     digest = mix(digest, static_cast<std::uint64_t>(unit.moe_layer_id));
     digest = mix_all(digest, unit.placement);
     digest = mix_all(digest, unit.shares);
-    for (const ExpertCopy& copy : unit.copies) {
-      digest = mix(digest, (static_cast<std::uint64_t>(copy.source_slot) << 32 |
-                            static_cast<std::uint64_t>(copy.destination_slot)) ^
-                               mix(0, static_cast<std::uint64_t>(copy.logical_id)));
-    }
+    digest = mix_all(digest, unit.copies.size(), [&](std::size_t i) {
+      const ExpertCopy& copy = unit.copies[i];
+      return (static_cast<std::uint64_t>(copy.source_slot) << 32 |
+              static_cast<std::uint64_t>(copy.destination_slot)) ^
+             mix(0, static_cast<std::uint64_t>(copy.logical_id));
+    });
   }
   return digest != 0 ? digest : 1;  // 0 means "not ready" in packets.
 }
