@@ -35,7 +35,13 @@ LABEL_STEP = 0.08  # Of the height of a panel, between labels.
 
 def panels(results):
     """(title, results) of every picture: those cases for which our planner got several budgets."""
-    chosen = [result for result in results if result["mode"] == "incremental" and result["series"] in SERIES]
+    chosen = [
+        result
+        for result in results
+        if result["mode"] == "incremental"
+        and result["series"] in SERIES
+        and not result["policy"].endswith(planner_goals.OF_SWIFT)
+    ]
     groups = tables.grouped(chosen, lambda result: (result["series"], tables.shape_of(result), result["loads"]))
     for (series, shape, loads), of in groups.items():
         budgets = {result["policy"] for result in of if result["policy"].startswith("ours ")}
@@ -99,9 +105,7 @@ def draw_panel(axes, title, results):
         points = sorted(
             (result["moves"], excess(result))
             for result in of_seed
-            if not planner_goals.is_peer(result["policy"])
-            and not result["policy"].endswith(planner_goals.OF_SWIFT)
-            and "error" not in result
+            if not planner_goals.is_peer(result["policy"]) and "error" not in result
         )
         axes.plot(*zip(*points, strict=True), "-o", color=OURS, markersize=3.5, linewidth=1.0)
     labels.append(("SwiftBalancer", OURS, *points[-1]))

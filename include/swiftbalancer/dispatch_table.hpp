@@ -64,7 +64,7 @@ class LocalityFirst {
               std::size_t source, std::span<std::int32_t, kDispatchEntries> out);
 
  private:
-  // Weights of entries, in units of 1 / kShareUnit, up to the beginning of each turn.
+  // Weights of entries by turn, in units of 1 / kShareUnit.
   using Turns = std::array<std::int64_t, kDispatchEntries + 1>;
 
   void keep_on_ranks(std::span<const std::int32_t> slots, std::span<const std::uint32_t> shares);
@@ -84,7 +84,7 @@ class LocalityFirst {
   std::vector<int> left_;             // [num_ranks] entries not yet given a slot
   std::vector<std::int64_t> open_;    // [slots of the expert] weight * kShareUnit still to be given
   std::vector<std::int64_t> end_of_;  // [slots of the expert] the end of its place on the line
-  Turns turns_{};                     // of the sources under way
+  Turns turns_{};                     // of the sources under way, up to the beginning of each
   Turns ending_{};  // weights of sources by the turn that is their last; zero between calls
   std::size_t source_ = 0;
   std::int32_t* next_ = nullptr;

@@ -30,7 +30,7 @@ struct PlanLimits {
   std::int64_t max_moves_per_rebalance = -1;
   std::int64_t max_bytes_per_rebalance = -1;  ///< Bytes of the moved experts.
   std::int64_t max_bytes_per_rank = -1;       ///< That a rank receives, and that it sends.
-  std::optional<CostGate> gate{};             ///< In place of min_gain.
+  std::optional<CostGate> gate{};  ///< In place of the part of min_gain that a move must win.
   // What placements keep.
   int max_rank_moves = -1;  ///< Moves that a rank receives, and that it sends, in one layer.
   int max_replicas = 0;     ///< Slots of one expert at most; 0: no limit.

@@ -28,7 +28,7 @@ constexpr double kNoiseOfFullGain = 0.12;
 // the same traffic: with even shares two differ by up to 2.4 in 1,600 layers.
 constexpr double kNoises = 2.0;
 constexpr double kNoisesEven = 2.5;
-// The part of that gain that is asked of a plan which may move nothing and so costs no transfer.
+// The part of least_gain() that is asked of a plan which may move nothing and so costs no transfer.
 constexpr double kSharesPrice = 0.25;
 
 std::span<const std::uint32_t> shares_of(const ServedState& served, int layer) {

@@ -92,9 +92,9 @@ struct Planner::Impl {
     return sum / shape.num_moe_layers();
   }
 
-  // Traffic that has not changed since it was planned for, be it with new shares alone, moves no
-  // expert again, unless those plans turn out to be bad: more data sharpens the shares only, which
-  // costs no transfer.
+  // Traffic that has not changed moves no expert after its plan and the corrections of that
+  // (Traffic::is_open), be they of shares alone, unless those plans turn out to be bad: more data
+  // sharpens the shares only, which costs no transfer.
   int allowed_moves() const {
     const bool open = std::ranges::any_of(known_phases(), [](const PhaseTraffic* phase) {
       return phase->traffic->has_new_evidence() && phase->traffic->is_open();

@@ -12,7 +12,7 @@ constexpr std::int32_t kNone = -1;
 // Seldom more than a few are needed; the bound guards against endless moves of rounding errors.
 constexpr int kMaxSearches = 256;
 // Of a sweep: a pair of ranks goes so far past being level, since the experts after it take some of
-// that back. It leaves an eighth less to the searches for chains.
+// that back. Of 320 slots on 32 ranks gone stale it leaves an eighth less to the searches.
 constexpr double kOverRelaxation = 1.6;
 
 std::size_t index(std::int32_t value) { return static_cast<std::size_t>(value); }

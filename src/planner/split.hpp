@@ -21,10 +21,11 @@ class ReplicaSplit {
   explicit ReplicaSplit(const ClusterShape& shape, std::span<const double> rank_speed = {});
 
   /// Splits one layer: evenly, then each expert in turn so that its ranks become level (one sweep
-  /// of Gauss-Seidel water filling), then along chains of replicas from ranks above the lower bound
-  /// to ranks below it. Where no chain leads on, the ranks that they reach hold all replicas of
-  /// what they carry: they raise the bound (Newton on cuts, Dinkelbach 1967). An expert that a rank
-  /// holds twice is split as if it held it once: its second slot gets nothing.
+  /// of Gauss-Seidel water filling, over-relaxed for pairs of ranks of one speed), then along
+  /// chains of replicas from ranks above the lower bound to ranks below it. Where no chain leads
+  /// on, the ranks that they reach hold all replicas of what they carry: they raise the bound
+  /// (Newton on cuts, Dinkelbach 1967). An expert that a rank holds twice is split as if it held it
+  /// once: its second slot gets nothing.
   /// @param slots [num_slots], may hold kEmptySlot. @param load [num_logical_experts], >= 0.
   /// @returns the largest rank load divided by the rank's speed.
   /// Cost: some 3 us at 320 slots on 32 ranks.

@@ -28,8 +28,8 @@ class Traffic {
   void note_look() noexcept;
   /// A plan that moved experts, or changed shares, is served.
   void note_plan() noexcept;
-  /// Whether plans may move experts for this traffic: it is new, or the plan made at its start is
-  /// yet to be corrected.
+  /// Whether plans may move experts for this traffic: it is new, or the plan made at its start may
+  /// still be corrected.
   bool is_open() const noexcept;
   /// The distribution of this traffic as far as it is known.
   LoadEstimate estimate() const;
