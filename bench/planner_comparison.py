@@ -105,7 +105,9 @@ class Tool:
     def split(self, loads, placement, num_ranks, window, following):
         """Imbalance of a placement whose replicas get the shares that level `window`, on it and on `following`."""
         path = self.write("split", placement)
-        figures, _ = self.plan(loads, placement.shape[1], num_ranks, window, following, path, "split", max_moves_per_layer=0)
+        figures, _ = self.plan(
+            loads, placement.shape[1], num_ranks, window, following, path, "split", max_moves_per_layer=0
+        )
         return figures["imbalance_mean"], figures.get("next_imbalance_split")
 
 
@@ -183,7 +185,8 @@ class Comparison:
         ]
         if case["slots"] == case["experts"] and swift and "error" not in swift[-1]:
             total = int(PART_OF_SWIFT * swift[-1]["moves"] * case["layers"])
-            self._ours(case, mode, f"{name} {PART_OF_SWIFT:g}{OF_SWIFT}", scene, current, max_moves_per_rebalance=total)
+            policy = f"{name} {PART_OF_SWIFT:g}{OF_SWIFT}"
+            self._ours(case, mode, policy, scene, current, max_moves_per_rebalance=total)
 
     def run(self, case, loads, windows, modes=("full", "incremental"), budgets=BUDGETS):
         """All policies on one case; windows (before, now, next) index the first axis of loads."""

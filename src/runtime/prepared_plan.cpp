@@ -29,7 +29,7 @@ std::uint64_t mix_all(std::uint64_t digest, std::size_t count, const Word& word)
   return digest;
 }
 
-// 64-bit words, or 32-bit ones two at a time.
+// 64-bit words, or 32-bit ones two at a time; their number tells a last one alone from a pair.
 template <typename T>
 std::uint64_t mix_all(std::uint64_t digest, const std::vector<T>& words) {
   if constexpr (sizeof(T) == sizeof(std::uint64_t)) {

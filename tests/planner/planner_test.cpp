@@ -114,7 +114,8 @@ TEST_P(PlannerOnRanks, KeepsUpWithEplbEveryWindowAtASmallPartOfItsMoves) {
 }
 
 // Where a step holds several windows, the first plan is made on few steps. More data corrects it,
-// by moves too: new shares alone leave 0.7 of its excess. After some doublings it is left alone.
+// by moves too; one correction alone leaves 0.8 of its excess. After some doublings it is left
+// alone.
 TEST(Planner, CorrectsItsPlanOfADomainThatItComesToKnowWellAndThenRests) {
   constexpr double kTokens = 32768;
   constexpr int kExperts = 256, kCorrecting = 400;

@@ -1,5 +1,6 @@
 #pragma once
-// A planner in service: what it decides is served at once.
+// A planner in service, as the runtime drives it: a plan at every interval and whenever it wants
+// one; what it decides is committed at once.
 
 #include <algorithm>
 #include <cstdint>
@@ -12,11 +13,9 @@
 
 namespace swiftbalancer::testing {
 
-// Serves traffic as the runtime does: a plan at every interval and whenever the planner wants one,
-// committed at once.
 class Service {
  public:
-  static constexpr int kInterval = 50;  // steps
+  static constexpr int kInterval = 50;  // steps; not a multiple of the windows of tests
 
   Service(const ClusterShape& shape, const PlannerConfig& config)
       : shape_(shape),

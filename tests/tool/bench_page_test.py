@@ -44,7 +44,13 @@ def report_of(results, skipped=(), **others):
             {"what": "a split", "function": "split", "handles": "layer", "error": "no valgrind"},
         ],
         "times": [
-            {"program": "split_bench", "cases": [{"name": "a/320/32/b", "us": 2.5, "counters": {"even": 1.5}}, {"name": "a/320/32/b/near", "us": 7.5, "counters": {}}]},
+            {
+                "program": "split_bench",
+                "cases": [
+                    {"name": "a/320/32/b", "us": 2.5, "counters": {"even": 1.5}},
+                    {"name": "a/320/32/b/near", "us": 7.5, "counters": {}},
+                ],
+            },
             {"program": "prepare_bench", "error": "it crashed"},
         ],
         "results": results,
