@@ -21,6 +21,7 @@ struct SnapshotBlock {
   std::uint32_t newest_agreed = 0;
   std::uint32_t padding = 0;
   std::uint64_t begun_step = 0;
+  std::uint64_t used_step = 0;
   std::uint64_t last_open_step = 0;
   ConfigText config;
 };
@@ -33,8 +34,10 @@ struct StateBlock {
 struct VerdictBlock {
   std::uint32_t magic = kVerdictMagic;
   std::uint32_t ok = 0;
+  std::uint32_t ready = 0;
+  std::uint32_t padding = 0;
   std::uint64_t digest = 0;
-  char why[496] = {};
+  char why[488] = {};
 };
 
 template <typename Block>
@@ -102,6 +105,7 @@ std::vector<std::byte> encode_snapshot(const Snapshot& snapshot,
   block.newest_agreed = snapshot.newest_agreed;
   block.mode = static_cast<std::uint32_t>(snapshot.mode);
   block.begun_step = snapshot.begun_step;
+  block.used_step = snapshot.used_step;
   block.last_open_step = snapshot.last_open_step;
   block.config = snapshot.config;
   std::vector<std::byte> bytes;
@@ -125,6 +129,7 @@ Status decode_snapshot(std::span<const std::byte> bytes, int num_moe_layers, Sna
   snapshot.newest_agreed = block.newest_agreed;
   snapshot.mode = static_cast<BalancingMode>(block.mode);
   snapshot.begun_step = block.begun_step;
+  snapshot.used_step = block.used_step;
   snapshot.last_open_step = block.last_open_step;
   snapshot.config = block.config;
   epochs.resize(static_cast<std::size_t>(num_moe_layers));
@@ -177,6 +182,7 @@ Status decode_membership_state(std::span<const std::byte> bytes, const ClusterSh
 std::vector<std::byte> encode_verdict(const Verdict& verdict) {
   VerdictBlock block;
   block.ok = verdict.ok ? 1 : 0;
+  block.ready = verdict.ready ? 1 : 0;
   block.digest = verdict.digest;
   verdict.why.copy(block.why, sizeof block.why - 1);
   std::vector<std::byte> bytes;
@@ -191,6 +197,7 @@ Status decode_verdict(std::span<const std::byte> bytes, Verdict& verdict) {
   std::memcpy(&block, content.data(), sizeof block);
   if (block.magic != kVerdictMagic) return damaged("its verdict is not one");
   verdict.ok = block.ok != 0;
+  verdict.ready = block.ready != 0;
   verdict.digest = block.digest;
   verdict.why.assign(block.why, strnlen(block.why, sizeof block.why));
   return {};
