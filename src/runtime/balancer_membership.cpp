@@ -7,7 +7,7 @@
 #include "planner/metro.hpp"
 #include "runtime/balancer_core.hpp"
 #include "runtime/config.hpp"
-#include "runtime/process_planning.hpp"
+#include "runtime/planner_process/process_planning.hpp"
 #include "runtime/reconfiguration.hpp"
 
 namespace swiftbalancer {

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -19,14 +19,14 @@ void PlanExchange::open(const GenerationId& generation) {
   }
   Transfer& receive = receives_.emplace_back();
   receive.generation = generation;
-  receive.bytes.resize(plan_message_capacity(shape_));
+  receive.bytes.resize(most_plan_bytes(shape_));
   receive.target = {receive.bytes};
   receive.handle =
       transport_.post_recv(0, kPlanTag | generation.step, receive.target, Delivery::kEager);
 }
 
 void PlanExchange::send(const Plan& plan) {
-  std::vector<std::byte> bytes(plan_message_capacity(shape_));
+  std::vector<std::byte> bytes(most_plan_bytes(shape_));
   bytes.resize(encode_plan(owed_, plan, shape_, bytes));
   send_bytes(std::move(bytes));
 }

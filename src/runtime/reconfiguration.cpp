@@ -10,7 +10,7 @@
 #include "protocol/packet.hpp"
 #include "runtime/config.hpp"
 #include "runtime/membership_messages.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 namespace swiftbalancer {
 namespace {
