@@ -19,7 +19,7 @@
 #include "output_folder.hpp"
 #include "planner/planner.hpp"
 #include "progress.hpp"
-#include "runtime/planner_child.hpp"
+#include "runtime/planner_process/child.hpp"
 
 namespace swiftbalancer::tool {
 namespace {

@@ -15,21 +15,19 @@
 // balancer worker, a thread of this object. If balancing fails, serving goes on with the last
 // committed placement.
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
-#include <string>
-#include <vector>
 
+#include <swiftbalancer/balancer_config.hpp>
+#include <swiftbalancer/balancer_events.hpp>
+#include <swiftbalancer/balancer_stats.hpp>
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/load.hpp>
-#include <swiftbalancer/migration_plan.hpp>
 #include <swiftbalancer/placement.hpp>
-#include <swiftbalancer/plan_limits.hpp>
 #include <swiftbalancer/shape.hpp>
 #include <swiftbalancer/transport.hpp>
 
@@ -55,10 +53,6 @@ class Balancer {
   /// kInvalidArgument: a value out of range, unknown policy.
   Balancer(const ClusterShape& shape, const BalancerConfig& config,
            std::unique_ptr<Transport> transport);
-  /// For join(): the transport joins the live ranks, this one among them.
-  /// @param live_ranks as for reconfigure().
-  Balancer(const ClusterShape& shape, const BalancerConfig& config,
-           std::unique_ptr<Transport> transport, std::span<const int> live_ranks);
   /// Stops the worker. No call may be under way, and all ranks have ended their last step: to a
   /// slower one this rank is lost.
   ~Balancer();
@@ -78,10 +72,17 @@ class Balancer {
   /// kTransport: other ranks did not come.
   void start(const Placement& served);
 
-  /// In place of start(), for a rank that joins a cluster at work, made with the live ranks: its
-  /// slots start empty, and a plan fills them. Collective with the others' reconfigure(). The
-  /// weights are registered. @returns as reconfigure(). @throws Error as start().
-  Status join();
+  /// In place of constructor and start(), for a rank that joins a cluster at work: its slots start
+  /// empty, and a plan fills them. Collective with the others' reconfigure(). If it fails, call it
+  /// again with another transport.
+  /// @param transport joins the live ranks. @param live_ranks as for reconfigure().
+  /// @param register_weights called once, to register all slots.
+  /// @param status as of reconfigure(). @returns null unless it is ok. @throws Error as start().
+  static std::unique_ptr<Balancer> join(const ClusterShape& shape, const BalancerConfig& config,
+                                        std::unique_ptr<Transport> transport,
+                                        std::span<const int> live_ranks,
+                                        const std::function<void(Balancer&)>& register_weights,
+                                        Status& status);
 
   // --- Membership. Engine thread, between steps or in place of the rest of a forward. ---
 
@@ -92,8 +93,10 @@ class Balancer {
   /// ranks and slots are numbered over the live ranks (shape(), rank()), and the next step is
   /// steps_begun() + 1: the highest that any rank has begun, plus one.
   /// @param live_ranks numbers of the first shape, ascending; own rank among them.
-  /// @returns kTimeout, kPeerLost or kTransport: another rank was lost meanwhile, call it again
-  /// with those left; kUnavailable: experts cannot be brought back; kInternal: ranks disagree.
+  /// @returns kTimeout (names the ranks that took no part in an exchange until the deadline; one
+  /// that loads experts takes part after each), kPeerLost or kTransport: another rank was lost
+  /// meanwhile, call it again with those left; kUnavailable: experts cannot be brought back;
+  /// kInternal: ranks disagree. Until it has succeeded no step can be made.
   Status reconfigure(std::span<const int> live_ranks, std::unique_ptr<Transport> transport);
   /// The shape as of the last reconfiguration. Address fixed.
   const ClusterShape& shape() const noexcept;
@@ -104,23 +107,26 @@ class Balancer {
   /// The last step begun; after a reconfiguration the highest that any rank has begun.
   std::uint64_t steps_begun() const noexcept;
 
-  /// Asks for a mode; agreed by the packets that follow.
+  /// Asks for a mode, on any rank; agreed by the next packet, and kept by all until one asks for
+  /// another. Asked on several ranks at once, paused goes before plan-only before on.
   void set_mode(BalancingMode mode) noexcept;
 
   // --- The four calls. Engine thread. No allocation; no system call when nothing is due. ---
 
   /// Installs what was agreed for this step. May wait for the packet set of its step, for nothing
   /// else.
-  /// @returns a failure when the step must not be run: kTimeout or kPeerLost (names the ranks),
-  /// kTransport (a packet that is not what it should be), kInternal (the ranks have diverged, the
-  /// worker has stopped), kInvalidArgument (step out of order).
+  /// @returns a failure when the step must not be run: kTimeout (names the ranks; call it again for
+  /// the same step, or reconfigure), kPeerLost (likewise), kTransport (a packet that is not what it
+  /// should be), kInternal (the ranks have diverged): reconfigure; kInvalidArgument (step out of
+  /// order); kInvalidState (another step than the one that failed, or no reconfiguration yet).
   Status begin_step(const StepInfo& info) noexcept;
   /// The choices of one layer for this source rank and the phase of the step; valid until the next
   /// begin_step.
   DispatchView dispatch_table(int moe_layer_id) const noexcept;
   /// Likewise with TableKind::kDraw, refreshed in place by begin_step; else nullptr.
   const DrawTable* draw_table(int moe_layer_id) const noexcept;
-  /// Adds one layer's tokens received per local slot after dispatch, [slots of this rank].
+  /// Adds one layer's tokens received per local slot after dispatch, [slots of this rank]. Layers
+  /// and slots that do not exist are ignored.
   void record(int moe_layer_id, std::span<const std::uint32_t> expert_token_counts) noexcept;
   /// Ends the step; posts this rank's packet when one is due.
   Status end_step() noexcept;
@@ -150,16 +156,10 @@ class Balancer {
   /// Size of one rank's packet.
   std::size_t packet_bytes() const noexcept;
 
-  /// For harnesses that decide when finished work counts (a simulated device): waits in wall time,
-  /// outside the four calls, until the worker has got at least as far as `target`, and reports
-  /// exactly `target` in the packets that follow. Never called: packets report the true progress.
-  /// @returns kTimeout after the deadline.
-  Status hold_progress_at(const WorkerProgress& target);
-  /// Wall time that hold_progress_at() has waited.
-  std::chrono::nanoseconds held_time() const noexcept;
-
  private:
   struct Impl;
+  friend class SimulatedProgress;  // of harnesses: src/runtime/simulated_progress.hpp
+  explicit Balancer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 

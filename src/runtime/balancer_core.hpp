@@ -78,6 +78,10 @@ class BalancerCore final : private MembershipHost {
   std::uint64_t step() const noexcept { return step_; }
   const InstalledExperts& experts() const noexcept { return experts_; }
   const Agreement* agreement() const noexcept { return agreement_ ? &*agreement_ : nullptr; }
+  /// Of each layer; empty before the first membership.
+  std::span<const std::uint64_t> epochs() const noexcept {
+    return agreement_ ? agreement_->epochs() : std::span<const std::uint64_t>(begin_.epochs);
+  }
   const WorkerMirror& mirror() const noexcept { return mirror_; }
   /// Null before the first membership, and while a reconfiguration is under way.
   Worker* worker() const noexcept { return worker_side_.worker(); }

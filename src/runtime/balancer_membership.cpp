@@ -140,9 +140,7 @@ MemberState BalancerCore::member_state() const {
   reached.last_open_step = agreement_ ? agreement_->last_open_step() : begin_.last_open_step;
   reached.mode = agreement_ ? agreement_->mode() : begin_.mode;
   reached.config = config_text(config_, first_shape_, nullptr, experts_.part_bytes());
-  const auto epochs =
-      agreement_ ? agreement_->epochs() : std::span<const std::uint64_t>(begin_.epochs);
-  state.epochs.assign(epochs.begin(), epochs.end());
+  state.epochs.assign(epochs().begin(), epochs().end());
   return state;
 }
 

@@ -59,6 +59,8 @@ void validate(const BalancerConfig& config, const ClusterShape& shape) {
   require_positive("packet_interval", config.packet_interval);
   require_positive("packet_lag", config.packet_lag);
   require_positive("max_open_sets", config.max_open_sets);
+  require_positive("max_active_sets", config.max_active_sets);
+  require_positive("copy_bytes_per_step", config.copy_bytes_per_step);
   require_positive("staging_bytes", config.staging_bytes);
   if (config.packet_lag > 1000)
     refuse("packet_lag", std::to_string(config.packet_lag), "1 to 1000 steps");
@@ -85,6 +87,19 @@ void validate(const BalancerConfig& config, const ClusterShape& shape) {
     refuse("planner_deadline", std::to_string(config.planner_deadline.count()) + " ms",
            "at least 1 ms");
   }
+}
+
+BalancerConfig with_safe_log(const BalancerConfig& config) {
+  BalancerConfig safe = config;
+  if (!config.log) return safe;
+  safe.log = [log = config.log](const std::string& line) noexcept {
+    try {
+      log(line);
+    } catch (...) {
+      // There is nobody to tell.
+    }
+  };
+  return safe;
 }
 
 PlannerConfig planner_config(const BalancerConfig& config, const ClusterShape& first_shape,
@@ -136,6 +151,8 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
         << "packet_interval " << config.packet_interval << '\n'
         << "packet_lag " << config.packet_lag << '\n'
         << "max_open_sets " << config.max_open_sets << '\n'
+        << "max_active_sets " << config.max_active_sets << '\n'
+        << "copy_bytes_per_step " << config.copy_bytes_per_step << '\n'
         << "num_moe_layers " << shape.num_moe_layers() << '\n'
         << "num_logical_experts " << shape.num_logical_experts() << '\n'
         << "num_expert_groups " << shape.num_expert_groups() << '\n'

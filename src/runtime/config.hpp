@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
-#include <swiftbalancer/balancer.hpp>
+#include <swiftbalancer/balancer_config.hpp>
+#include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/shape.hpp>
 
 #include "planner/planner.hpp"
 
@@ -15,6 +17,9 @@ namespace swiftbalancer {
 
 /// @throws Error kInvalidArgument: key, value, what is allowed.
 void validate(const BalancerConfig& config, const ClusterShape& shape);
+
+/// The same, with a log that throws nothing: what the engine's own throws is dropped.
+BalancerConfig with_safe_log(const BalancerConfig& config);
 
 /// What is planned by. @param first_shape that the config was made for. @param live_ranks numbers
 /// in it of the ranks that are left: their speeds, and a step's tokens are theirs alone.

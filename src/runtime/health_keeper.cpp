@@ -61,6 +61,7 @@ std::string failure_of(const BalancerEvent& event, std::span<const PacketHeader>
 }  // namespace
 
 // The state counts, also where there is no memory for words.
+template <typename Words>
 void HealthKeeper::note(std::uint64_t step, bool& state, const Words& words, bool logs) noexcept {
   ++health_.failures;
   failed_at_ = step;

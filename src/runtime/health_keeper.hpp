@@ -50,8 +50,8 @@ class HealthKeeper {
 
  private:
   bool failing() const noexcept { return failed_ || waiting_ || off_here_ || off_elsewhere_; }
-  using Words = std::function<std::string()>;
-  /// Something went wrong. One line of the log for what goes on failing.
+  /// Something went wrong; `words()` says what. One line of the log for what goes on failing.
+  template <typename Words>
   void note(std::uint64_t step, bool& state, const Words& words, bool logs = true) noexcept;
 
   const int first_rank_;

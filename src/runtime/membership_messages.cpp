@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "protocol/packet.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -140,7 +140,7 @@ Status decode_snapshot(std::span<const std::byte> bytes, int num_moe_layers, Sna
 std::size_t membership_state_capacity(const ClusterShape& first_shape) {
   return sizeof(StateBlock) +
          static_cast<std::size_t>(first_shape.num_ranks()) * sizeof(std::int32_t) +
-         state_message_bytes(first_shape);
+         state_bytes(first_shape);
 }
 
 std::vector<std::byte> encode_membership_state(std::span<const int> ranks,
@@ -151,7 +151,7 @@ std::vector<std::byte> encode_membership_state(std::span<const int> ranks,
   append(bytes, StateBlock{kStateMagic, static_cast<std::uint32_t>(ranks.size())});
   for (int rank : ranks) append(bytes, static_cast<std::int32_t>(rank));
   const std::size_t head = bytes.size();
-  bytes.resize(head + state_message_bytes(shape));
+  bytes.resize(head + state_bytes(shape));
   encode_state(state, shape, std::span(bytes).subspan(head));
   return bytes;
 }
@@ -171,7 +171,7 @@ Status decode_membership_state(std::span<const std::byte> bytes, const ClusterSh
   ranks.assign(named.begin(), named.end());
   try {
     const ClusterShape shape = shape_of_ranks(first_shape, ranks);
-    const std::size_t size = state_message_bytes(shape);
+    const std::size_t size = state_bytes(shape);
     if (bytes.size() < head + size) return damaged("the served state is truncated");
     return decode_state(bytes.subspan(head, size), shape, state);
   } catch (const Error& error) {

@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "runtime/config.hpp"
-#include "runtime/process_planning.hpp"
+#include "runtime/planner_process/process_planning.hpp"
 #include "runtime/runtime_rules.hpp"
 
 namespace swiftbalancer {

@@ -6,7 +6,7 @@
 
 #include "planner/routing_traffic.hpp"
 #include "planner_process/processes.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -29,7 +29,7 @@ PlanningEvent next_event(Planning& thread) {
 
 std::vector<std::byte> bytes_of(const PlanningEvent& event, const ClusterShape& shape) {
   EXPECT_EQ(event.kind, Kind::kPlan) << event.why;
-  std::vector<std::byte> bytes(plan_message_capacity(shape));
+  std::vector<std::byte> bytes(most_plan_bytes(shape));
   bytes.resize(encode_plan(event.generation, event.plan, shape, bytes));
   EXPECT_FALSE(bytes.empty());
   return bytes;

@@ -14,9 +14,9 @@
 
 #include <csignal>
 
-#include "runtime/planner_channel.hpp"
-#include "runtime/planner_child.hpp"
-#include "runtime/planner_messages.hpp"
+#include "runtime/planner_process/channel.hpp"
+#include "runtime/planner_process/child.hpp"
+#include "runtime/planner_process/messages.hpp"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // What a planner is made from reaches its process as it is, and nothing else does.
 
-#include "runtime/planner_messages.hpp"
+#include "runtime/planner_process/messages.hpp"
 
 #include <cstring>
 

@@ -1,4 +1,4 @@
-#include "runtime/planner_program.hpp"
+#include "runtime/planner_process/program.hpp"
 
 #include <chrono>
 #include <csignal>
@@ -19,10 +19,10 @@
 
 #include <swiftbalancer/error.hpp>
 
-#include "runtime/plan_message.hpp"
-#include "runtime/planner_channel.hpp"
-#include "runtime/planner_child.hpp"
-#include "runtime/planner_messages.hpp"
+#include "runtime/plan_bytes.hpp"
+#include "runtime/planner_process/channel.hpp"
+#include "runtime/planner_process/child.hpp"
+#include "runtime/planner_process/messages.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -117,7 +117,7 @@ class PlannerProgram {
   }
 
   void send_plan(const Plan& plan) {
-    std::vector<std::byte> content(plan_message_capacity(*shape_));
+    std::vector<std::byte> content(most_plan_bytes(*shape_));
     content.resize(encode_plan(generation_, plan, *shape_, content));
     send(Kind::kPlan, messages::encode_generation(generation_, content));
   }

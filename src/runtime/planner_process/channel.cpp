@@ -1,4 +1,4 @@
-#include "runtime/planner_channel.hpp"
+#include "runtime/planner_process/channel.hpp"
 
 #include <algorithm>
 #include <cerrno>

@@ -1,11 +1,11 @@
-// The program `swiftbalancer-planner`: see planner_program.hpp.
+// The program `swiftbalancer-planner`: see planner_process/program.hpp.
 
 #include <charconv>
 #include <cstdio>
 #include <string_view>
 
-#include "runtime/planner_child.hpp"
-#include "runtime/planner_program.hpp"
+#include "runtime/planner_process/child.hpp"
+#include "runtime/planner_process/program.hpp"
 
 namespace {
 

@@ -1,4 +1,4 @@
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 #include <cstring>
 #include <limits>
@@ -85,13 +85,13 @@ ServedState random_state(const ClusterShape& shape, Random& random) {
 }
 
 Bytes encoded(const Plan& plan, const ClusterShape& shape) {
-  Bytes bytes(plan_message_capacity(shape));
+  Bytes bytes(most_plan_bytes(shape));
   bytes.resize(encode_plan(kGeneration, plan, shape, bytes));
   return bytes;
 }
 
 Bytes encoded(const ServedState& state, const ClusterShape& shape) {
-  Bytes bytes(state_message_bytes(shape));
+  Bytes bytes(state_bytes(shape));
   bytes.resize(encode_state(state, shape, bytes));
   return bytes;
 }
@@ -143,7 +143,7 @@ RC_GTEST_PROP(PlanMessage, ComesBackAsItWasSent, (std::uint64_t seed)) {
   const Plan plan = random_plan(shape, random);
   const Bytes bytes = encoded(plan, shape);
   RC_ASSERT(!bytes.empty());
-  RC_ASSERT(bytes.size() <= plan_message_capacity(shape));
+  RC_ASSERT(bytes.size() <= most_plan_bytes(shape));
   Plan read;
   RC_ASSERT(decode_plan(bytes, kGeneration, shape, read).ok());
   RC_ASSERT(encoded(read, shape) == bytes);

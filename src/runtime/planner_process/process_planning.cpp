@@ -1,4 +1,4 @@
-#include "runtime/process_planning.hpp"
+#include "runtime/planner_process/process_planning.hpp"
 
 #include <algorithm>
 #include <deque>
@@ -7,10 +7,10 @@
 
 #include <swiftbalancer/error.hpp>
 
-#include "runtime/plan_message.hpp"
-#include "runtime/planner_channel.hpp"
-#include "runtime/planner_child.hpp"
-#include "runtime/planner_messages.hpp"
+#include "runtime/plan_bytes.hpp"
+#include "runtime/planner_process/channel.hpp"
+#include "runtime/planner_process/child.hpp"
+#include "runtime/planner_process/messages.hpp"
 
 namespace swiftbalancer {
 namespace {

@@ -1,7 +1,8 @@
 #pragma once
-// Plans and served states as messages: what the leader sends to the other ranks, and what goes to
-// and from a planner process. Little-endian, as it lies in memory. Everything is checked against
-// the shape before it is used: a damaged or hostile message gives a status. Pure; any thread.
+// Plans and served states as bytes: what the leader sends to the other ranks, what ranks exchange
+// in a reconfiguration, and what goes to and from a planner process. Little-endian, as it lies in
+// memory. Everything is checked against the shape before it is used: damaged or hostile bytes give
+// a status. Pure; any thread.
 
 #include <cstddef>
 #include <span>
@@ -15,7 +16,7 @@
 namespace swiftbalancer {
 
 /// Bytes that a plan of this shape never exceeds: one that changes every layer.
-std::size_t plan_message_capacity(const ClusterShape& shape);
+std::size_t most_plan_bytes(const ClusterShape& shape);
 /// Writes the plan of a generation. @returns the message's size; 0 when `out` is too small for it
 /// or the plan's rows are not those of the shape.
 std::size_t encode_plan(const GenerationId& generation, const Plan& plan, const ClusterShape& shape,
@@ -28,7 +29,7 @@ Status decode_plan(std::span<const std::byte> bytes, const GenerationId& expecte
                    const ClusterShape& shape, Plan& plan);
 
 /// Size of a state's message.
-std::size_t state_message_bytes(const ClusterShape& shape);
+std::size_t state_bytes(const ClusterShape& shape);
 /// Writes a state; empty slots (kEmptySlot) have share 0. @returns as encode_plan.
 std::size_t encode_state(const ServedState& state, const ClusterShape& shape,
                          std::span<std::byte> out);

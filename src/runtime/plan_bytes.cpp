@@ -1,4 +1,4 @@
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -60,7 +60,7 @@ std::size_t row_bytes(const ClusterShape& shape) {
          (sizeof(std::int32_t) + sizeof(std::uint32_t));
 }
 
-std::size_t plan_bytes(std::size_t num_rows, const ClusterShape& shape) {
+std::size_t bytes_of_plan(std::size_t num_rows, const ClusterShape& shape) {
   return sizeof(MessageHeader) + sizeof(PlanTotals) +
          num_rows * (sizeof(ChangeHeader) + row_bytes(shape));
 }
@@ -200,7 +200,7 @@ std::string read_plan(std::span<const std::byte> bytes, const GenerationId& expe
   if (std::string fault = find_fault(bytes, kPlanMagic, shape, header); !fault.empty())
     return fault;
   const auto layers = static_cast<std::uint32_t>(shape.num_moe_layers());
-  if (header.num_rows > layers || bytes.size() != plan_bytes(header.num_rows, shape)) {
+  if (header.num_rows > layers || bytes.size() != bytes_of_plan(header.num_rows, shape)) {
     return text(bytes.size()) + " bytes for " + text(header.num_rows) + " of " + text(layers) +
            " layers";
   }
@@ -248,7 +248,7 @@ std::string read_state(std::span<const std::byte> bytes, const ClusterShape& sha
   MessageHeader header;
   if (std::string fault = find_fault(bytes, kStateMagic, shape, header); !fault.empty())
     return fault;
-  if (header.num_rows != header.num_moe_layers || bytes.size() != state_message_bytes(shape))
+  if (header.num_rows != header.num_moe_layers || bytes.size() != state_bytes(shape))
     return text(bytes.size()) + " bytes for " + text(header.num_rows) + " layers";
   Reader reader(bytes.subspan(sizeof header));
   state.placement = Placement(shape.num_moe_layers(), shape.num_slots());
@@ -264,13 +264,13 @@ std::string read_state(std::span<const std::byte> bytes, const ClusterShape& sha
 
 }  // namespace
 
-std::size_t plan_message_capacity(const ClusterShape& shape) {
-  return plan_bytes(static_cast<std::size_t>(shape.num_moe_layers()), shape);
+std::size_t most_plan_bytes(const ClusterShape& shape) {
+  return bytes_of_plan(static_cast<std::size_t>(shape.num_moe_layers()), shape);
 }
 
 std::size_t encode_plan(const GenerationId& generation, const Plan& plan, const ClusterShape& shape,
                         std::span<std::byte> out) {
-  const std::size_t bytes = plan_bytes(plan.changes.size(), shape);
+  const std::size_t bytes = bytes_of_plan(plan.changes.size(), shape);
   const bool fits = std::ranges::all_of(plan.changes, [&](const LayerChange& change) {
     return has_size(change.plan.placement, change.plan.shares, shape);
   });
@@ -301,14 +301,14 @@ Status decode_plan(std::span<const std::byte> bytes, const GenerationId& expecte
   return {};
 }
 
-std::size_t state_message_bytes(const ClusterShape& shape) {
+std::size_t state_bytes(const ClusterShape& shape) {
   return sizeof(MessageHeader) +
          static_cast<std::size_t>(shape.num_moe_layers()) * row_bytes(shape);
 }
 
 std::size_t encode_state(const ServedState& state, const ClusterShape& shape,
                          std::span<std::byte> out) {
-  const std::size_t bytes = state_message_bytes(shape);
+  const std::size_t bytes = state_bytes(shape);
   const auto layers = static_cast<std::size_t>(shape.num_moe_layers());
   bool fits = state.placement.num_moe_layers() == shape.num_moe_layers() &&
               state.shares.size() == layers && bytes <= out.size();

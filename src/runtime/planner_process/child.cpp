@@ -1,4 +1,4 @@
-#include "runtime/planner_child.hpp"
+#include "runtime/planner_process/child.hpp"
 
 #include <cerrno>
 #include <csignal>

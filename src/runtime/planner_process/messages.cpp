@@ -1,4 +1,4 @@
-#include "runtime/planner_messages.hpp"
+#include "runtime/planner_process/messages.hpp"
 
 #include <algorithm>
 #include <cctype>
@@ -7,7 +7,7 @@
 
 #include <swiftbalancer/error.hpp>
 
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 namespace swiftbalancer::planner_messages {
 namespace {
@@ -171,7 +171,7 @@ bool same_layer(const ServedState& a, const ServedState& b, int layer) {
 
 Bytes encode_restart(const ClusterShape& shape, const PlannerConfig& config,
                      const ServedState& served) {
-  Bytes state(state_message_bytes(shape));
+  Bytes state(state_bytes(shape));
   if (encode_state(served, shape, state) != state.size())
     throw Error(ErrorCode::kInvalidArgument,
                 "what is served is of another shape than the planner's");
@@ -273,7 +273,7 @@ GenerationId decode_generation(std::span<const std::byte> bytes, std::span<const
 
 std::size_t most_answer_bytes(const ClusterShape& shape) {
   constexpr std::size_t kGeneration = sizeof(std::uint32_t) + sizeof(std::uint64_t);
-  return kGeneration + std::max(kMostText, plan_message_capacity(shape));
+  return kGeneration + std::max(kMostText, most_plan_bytes(shape));
 }
 
 std::string printable(std::span<const std::byte> text) {
