@@ -48,6 +48,10 @@ std::string_view to_string(Reason reason) {
       return "plan_only";
     case Reason::kReconfigured:
       return "reconfigured";
+    case Reason::kPlannersReset:
+      return "planners_reset";
+    case Reason::kTooOld:
+      return "too_old";
   }
   return "unknown";
 }

@@ -25,7 +25,7 @@
 
 namespace swiftbalancer {
 
-class BalancerCore final : private MembershipHost {
+class BalancerCore : private MembershipHost {
  public:
   using Clock = std::chrono::steady_clock;
   /// @param rank this rank's number in `shape`. @throws Error kInvalidArgument.

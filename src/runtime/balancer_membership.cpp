@@ -116,8 +116,8 @@ Status BalancerCore::reconfigure(std::span<const int> live_ranks,
 std::unique_ptr<Reconfiguration> BalancerCore::begin_reconfiguration(
     std::span<const int> live_ranks, std::unique_ptr<Transport> transport) {
   freeze();
-  return std::make_unique<Reconfiguration>(member_state(), *this, live_ranks,
-                                           std::move(transport));
+  MembershipHost& host = *this;
+  return std::make_unique<Reconfiguration>(member_state(), host, live_ranks, std::move(transport));
 }
 
 // Rule 12: nothing is discarded; what the worker has reported so far counts.

@@ -82,7 +82,7 @@ void WindowCounters::end_window(PacketHeader& header, std::span<std::byte> body)
 void WindowCounters::write_shifted(PacketHeader& header, std::span<std::byte> body) const noexcept {
   std::uint64_t all = 0;
   for (std::size_t at = 0; at < counters_.size(); ++at) all |= carried_[at] + counters_[at];
-  header.load_shift = static_cast<std::uint32_t>(std::max(std::bit_width(all) - 32, 0));
+  header.load_shift = all > UINT32_MAX ? static_cast<std::uint32_t>(std::bit_width(all) - 32) : 0;
   for (std::size_t at = 0; at < counters_.size(); ++at) {
     const auto shifted =
         static_cast<std::uint32_t>((carried_[at] + counters_[at]) >> header.load_shift);
