@@ -4,6 +4,7 @@
 #include <numeric>
 #include <string>
 
+#include "migration/commit_units.hpp"
 #include "runtime/balancer_core.hpp"
 #include "runtime/config.hpp"
 #include "runtime/runtime_rules.hpp"
@@ -232,10 +233,12 @@ void BalancerCore::make_agreement() {
   agreed.max_open_sets = config_.max_open_sets;
   agreed.max_active_sets = config_.max_active_sets;
   agreed.max_installs_per_set = max_installs_per_set();
+  agreed.max_units = CommitUnitBuilder::max_units(live_.shape, staging_capacity());
   agreed.leader_plans = config_.control_mode == ControlMode::kLeader;
   agreement_.emplace(agreed, begin_);
   if (asked_mode_) agreement_->ask_mode(*std::exchange(asked_mode_, std::nullopt));
   headers_.assign(live_.ranks.size(), {});
+  events_.reserve(Agreement::max_decisions(agreed.max_units));
 }
 
 // A swap is a few pointers; a copy takes as long as its bytes.

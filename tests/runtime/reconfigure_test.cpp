@@ -96,9 +96,9 @@ TEST(Reconfigure, ARankThatLoadsForLongerThanADeadlineIsNotLost) {
     }
     over.arrive_and_wait();
   });
-  EXPECT_GT(most_loaded * one_expert, std::chrono::milliseconds(1'500))
+  EXPECT_GT(most_loaded.load() * one_expert, std::chrono::milliseconds(1'500))
       << "the deadline was not exceeded, so nothing was shown";
-  EXPECT_GE(lost, most_loaded);
+  EXPECT_GE(lost.load(), most_loaded.load());
 }
 
 // The attempt of rank 1 to come back fails, since rank 2 is lost meanwhile; the next one works.
