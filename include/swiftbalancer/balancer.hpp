@@ -259,7 +259,9 @@ class Balancer {
   /// The last step begun; after a reconfiguration the highest that any rank has begun.
   std::uint64_t steps_begun() const noexcept;
 
-  /// Asks for a mode; agreed by the packets that follow.
+  /// Asks for a mode, on any rank; agreed by the packets that follow. It stays until some rank asks
+  /// for another, whatever ranks are lost. Of several asked for at once the most restrictive
+  /// counts: paused, plan-only, on.
   void set_mode(BalancingMode mode) noexcept;
 
   // --- The four calls. Engine thread. No allocation; no system call when nothing is due. ---

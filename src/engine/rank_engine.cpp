@@ -202,7 +202,6 @@ std::unique_ptr<Balancer> RankEngine::start() {
   return balancer;
 }
 
-// The others tell the mode.
 std::unique_ptr<Balancer> RankEngine::join() {
   while (true) {
     Membership membership = context_.next_membership();
@@ -213,7 +212,6 @@ std::unique_ptr<Balancer> RankEngine::join() {
     const Status status = balancer->join();
     if (lost_others(status.code())) continue;
     status.throw_if_failed();
-    balancer->set_mode(balancer->health().mode);
     context_.exchange = std::move(membership.exchange);
     return balancer;
   }

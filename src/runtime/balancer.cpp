@@ -63,6 +63,10 @@ std::string_view to_string(Reason reason) {
       return "plan_only";
     case Reason::kReconfigured:
       return "reconfigured";
+    case Reason::kPlannersReset:
+      return "planners_reset";
+    case Reason::kTooOld:
+      return "too_old";
   }
   return "unknown";
 }
@@ -111,8 +115,11 @@ std::span<const int> Balancer::live_ranks() const noexcept { return impl_->ranks
 std::uint64_t Balancer::steps_begun() const noexcept { return impl_->step; }
 
 void Balancer::set_mode(BalancingMode mode) noexcept {
-  impl_->asked_mode = mode;
-  if (impl_->agreement) impl_->agreement->ask_mode(mode);
+  if (impl_->agreement) {
+    impl_->agreement->ask_mode(mode);
+  } else {
+    impl_->asked_mode = mode;
+  }
 }
 
 const ClusterShape& Balancer::shape() const noexcept { return impl_->shape; }

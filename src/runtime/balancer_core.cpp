@@ -147,7 +147,8 @@ Status BalancerCore::use_set(std::uint64_t set_step) {
 Status BalancerCore::carry_out(const Decision& decision) {
   add_event(decision);
   tell_failure(decision);
-  Command command{.unit = decision.unit, .generation = decision.generation};
+  Command command{
+      .unit = decision.unit, .reason = decision.reason, .generation = decision.generation};
   switch (decision.kind) {
     case DecisionKind::kDrop:
       command.kind = Command::Kind::kDrop;
@@ -193,6 +194,8 @@ Status BalancerCore::carry_out(const Decision& decision) {
       planner_lost = wants_rebalance = false;
       ++stats.planner_resets;
       break;
+    case DecisionKind::kBalancingOff:
+      return {};
   }
   return send(command);
 }
@@ -240,6 +243,12 @@ void BalancerCore::tell_failure(const Decision& decision) {
   } else if (decision.reason == Reason::kCopyFailed) {
     fail(generation + ": a copy of MoE layer " +
          std::to_string(decision.plan->units[decision.unit].moe_layer_id) + " failed");
+  } else if (decision.kind == DecisionKind::kDrop && decision.reason == Reason::kTooOld) {
+    fail(generation + " ended, rank " + std::to_string(decision.rank) +
+         " did not get its copies in time");
+  } else if (decision.kind == DecisionKind::kBalancingOff && decision.rank != rank) {
+    fail("the planner of rank " + std::to_string(decision.rank) +
+         " is gone for good: balancing is off");
   }
 }
 
@@ -289,7 +298,8 @@ Status BalancerCore::install(const MigrationPlan& plan, std::uint32_t unit_id) {
 }
 
 void BalancerCore::add_event(const Decision& decision) {
-  if (decision.kind == DecisionKind::kResetPlanner) return;
+  if (decision.kind == DecisionKind::kResetPlanner || decision.kind == DecisionKind::kBalancingOff)
+    return;
   const auto kind = [&decision] {
     switch (decision.kind) {
       case DecisionKind::kDrop:
@@ -304,6 +314,7 @@ void BalancerCore::add_event(const Decision& decision) {
         return BalancerEventKind::kClosed;
       case DecisionKind::kOpen:
       case DecisionKind::kResetPlanner:
+      case DecisionKind::kBalancingOff:
         break;
     }
     return BalancerEventKind::kOpened;

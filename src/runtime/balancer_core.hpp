@@ -163,9 +163,9 @@ struct BalancerCore {
   std::uint32_t failed_unit = kNoUnit;
   std::uint64_t observed_step = 0;
   bool wants_rebalance = false;
-  bool planner_lost = false;  // told until a reset
-  bool planner_off = false;   // for good
-  BalancingMode asked_mode = BalancingMode::kOn;
+  bool planner_lost = false;                // told until a reset
+  bool planner_off = false;                 // for good
+  std::optional<BalancingMode> asked_mode;  // before the first membership, or unheard in the last
   std::optional<WorkerProgress> limit;
   std::chrono::nanoseconds held_time{0};
 

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "core/test_fault.hpp"
+#include "migration/commit_units.hpp"
 #include "planner/metro.hpp"
 #include "runtime/balancer_core.hpp"
 #include "runtime/config.hpp"
@@ -74,6 +76,7 @@ void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_r
   transport = std::move(new_transport);
   worker.reset();
   ring.emplace(PacketLayout(shape), shape.num_ranks(), config.packet_interval, config.packet_lag);
+  if (agreement && agreement->unheard_mode()) asked_mode = agreement->unheard_mode();
   AgreementConfig agreed;
   agreed.rank = rank;
   agreed.num_ranks = shape.num_ranks();
@@ -82,17 +85,17 @@ void BalancerCore::enter(const ClusterShape& live_shape, std::vector<int> live_r
   agreed.packet_lag = config.packet_lag;
   agreed.rebalance_interval = config.rebalance_interval;
   agreed.max_open_sets = config.max_open_sets;
+  agreed.max_units = CommitUnitBuilder::max_units(shape, staging_capacity);
   agreed.leader_plans = config.control_mode == ControlMode::kLeader;
   agreement.emplace(agreed, state);
-  agreement->ask_mode(asked_mode);
+  if (asked_mode) agreement->ask_mode(*std::exchange(asked_mode, std::nullopt));
   headers.assign(static_cast<std::size_t>(shape.num_ranks()), {});
   close_window();
   layout = PacketLayout(shape);
   counters.assign(layout.num_counters(), 0);
   idle_window = true;
-  const auto units = static_cast<std::size_t>(shape.num_moe_layers()) * 4;
-  decisions.reserve(units);
-  events.reserve(units);
+  decisions.reserve(Agreement::max_decisions(agreed.max_units));
+  events.reserve(Agreement::max_decisions(agreed.max_units));
   placement = served.placement;
   build_tables(served);
   make_worker(served);

@@ -27,6 +27,7 @@ struct Command {
   Kind kind = Kind::kPostPacket;
   std::uint32_t unit = 0;
   std::uint32_t slot = 0;
+  Reason reason = Reason::kNone;  ///< kDrop, kClose.
   std::uint64_t step = 0;
   GenerationId generation{};
   PreparedPlan* plan = nullptr;

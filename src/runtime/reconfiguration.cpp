@@ -92,6 +92,7 @@ void Reconfiguration::use_snapshots() {
   std::vector<std::uint64_t> epochs;
   source_ = -1;
   std::uint32_t newest = 0, newest_agreed = 0;
+  std::uint64_t furthest = 0;
   begin_.epochs.assign(static_cast<std::size_t>(shape_.num_moe_layers()), 0);
   for (std::size_t i = 0; i < live_ranks_.size(); ++i) {
     Snapshot snapshot;
@@ -110,10 +111,15 @@ void Reconfiguration::use_snapshots() {
     begin_.last_open_step = std::max(begin_.last_open_step, snapshot.last_open_step);
     for (std::size_t layer = 0; layer < epochs.size(); ++layer)
       begin_.epochs[layer] = std::max(begin_.epochs[layer], epochs[layer]);
-    if (source_ >= 0 && snapshot.membership <= newest) continue;
+    const bool newer = source_ < 0 || snapshot.membership > newest;
+    // Whoever has gone further has heard every request for a mode that the others have.
+    if (newer || (snapshot.membership == newest && snapshot.begun_step > furthest)) {
+      begin_.mode = snapshot.mode;
+      furthest = snapshot.begun_step;
+    }
+    if (!newer) continue;
     source_ = static_cast<int>(i);
     newest = snapshot.membership;
-    begin_.mode = snapshot.mode;
   }
   if (source_ < 0) return end({ErrorCode::kUnavailable, "all live ranks join: nobody serves"});
   // A rank that entered the attempt before may be lost since: its membership's number is taken, and

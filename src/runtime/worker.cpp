@@ -195,7 +195,7 @@ void Worker::carry_out(const Command& command) {
       executor_.adopt(active_->migration);
       return tell_planner();
     case Command::Kind::kDrop:
-      return executor_.drop(command.unit);
+      return executor_.drop(command.unit, command.reason == Reason::kTooOld);
     case Command::Kind::kCommitted:
       return commit(command.unit);
     case Command::Kind::kRetire:

@@ -7,77 +7,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace swiftbalancer {
+#include "agreement_ranks.hpp"
+
+namespace swiftbalancer::testing {
 namespace {
 
-using testing::ElementsAre;
+using ::testing::ElementsAre;
 
-// Two ranks in lock step: packets of a step are exchanged at once, sets used packet_lag steps
-// later.
-class AgreementTest : public testing::Test {
+class AgreementTest : public ::testing::Test, protected AgreementRanks {
  protected:
-  static constexpr std::uint64_t kLag = 2;
-
-  AgreementTest() {
-    for (int rank = 0; rank < 2; ++rank) {
-      AgreementConfig config;
-      config.rank = rank;
-      config.num_ranks = 2;
-      config.num_moe_layers = 3;
-      config.packet_lag = kLag;
-      config.rebalance_interval = 1;
-      config.max_open_sets = 5;
-      ranks.emplace_back(config);
-    }
-  }
-
-  // Runs one step; every rank's decisions must be the same.
-  std::vector<DecisionKind> step() {
-    ++now;
-    std::vector<Decision> first, decisions;
-    if (const auto due = ranks[0].set_due(now)) {
-      EXPECT_TRUE(ranks[0].use_set(*due, packets.at(*due), first).ok());
-      EXPECT_TRUE(ranks[1].use_set(*due, packets.at(*due), decisions).ok());
-      EXPECT_EQ(first.size(), decisions.size());
-    }
-    packets[now].resize(2);
-    ranks[0].fill_packet(now, packets[now][0]);
-    ranks[1].fill_packet(now, packets[now][1]);
-    last = first;
-    std::vector<DecisionKind> kinds;
-    for (const Decision& decision : first) kinds.push_back(decision.kind);
-    return kinds;
-  }
-  void open() {
-    while (step() != std::vector{DecisionKind::kOpen}) {
-    }
-  }
-  MigrationPlan plan_of(std::vector<int> layers, std::uint64_t hash) const {
-    MigrationPlan plan;
-    plan.generation = ranks[0].open_generation();
-    plan.hash = hash;
-    for (int layer : layers) {
-      plan.units.emplace_back();
-      plan.units.back().moe_layer_id = layer;
-    }
-    return plan;
-  }
-  void hold_and_adopt(const MigrationPlan& plan) {
-    EXPECT_TRUE(ranks[0].plan_ready(plan));
-    EXPECT_TRUE(ranks[1].plan_ready(plan));
-    while (step() != std::vector{DecisionKind::kAdopt}) {
-    }
-  }
-
-  std::vector<Agreement> ranks;
-  std::map<std::uint64_t, std::vector<PacketHeader>> packets;
-  std::vector<Decision> last;
-  std::uint64_t now = 0;
+  AgreementTest() : AgreementRanks(eager_config()) {}
 };
 
 TEST_F(AgreementTest, ASetIsUsedExactlyPacketLagStepsLater) {
-  EXPECT_FALSE(ranks[0].set_due(kLag));
-  EXPECT_EQ(ranks[0].set_due(kLag + 1), 1U);
+  EXPECT_FALSE(ranks[0].set_due(2));
+  EXPECT_EQ(ranks[0].set_due(3), 1U);
 }
 
 TEST_F(AgreementTest, CommitsUpToTheSmallestCursor) {
@@ -213,9 +157,9 @@ TEST_F(AgreementTest, RanksThatDisagreeStopDeciding) {
   const auto due = ranks[0].set_due(now);
   const Status status = ranks[0].use_set(*due, packets.at(*due), decisions);
   EXPECT_EQ(status.code(), ErrorCode::kInternal);
-  EXPECT_THAT(status.message(), testing::HasSubstr("disagree"));
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("disagree"));
   EXPECT_TRUE(decisions.empty());
 }
 
 }  // namespace
-}  // namespace swiftbalancer
+}  // namespace swiftbalancer::testing
