@@ -31,7 +31,10 @@ struct BalancerEvent {
   std::uint32_t unit = 0;               ///< kCommitted, kDropped: index into plan->units.
   const MigrationPlan* plan = nullptr;  ///< kAdopted, kCommitted, kDropped, kRetired; kClosed if
                                         ///< one was held here.
-  int rank = -1;  ///< That told of what went wrong (a copy, a planner, another plan), or -1.
+  /// The rank that it is due to, numbered in the shape of now; the lowest if there are several, -1
+  /// if none: whose planner is lost, gone or failed, whose plan differed or was late, whose copy
+  /// failed or was furthest behind.
+  int rank = -1;
 };
 
 }  // namespace swiftbalancer

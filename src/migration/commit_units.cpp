@@ -154,6 +154,24 @@ CommitUnitBuilder::CommitUnitBuilder(const ClusterShape& shape, int staging_capa
 
 CommitUnitBuilder::~CommitUnitBuilder() = default;
 
+// Let a layer of S slots be split for pools of c buffers, into U units.
+// - U <= S - 1. Every unit holds a copy, and there is one copy per changed slot: if a slot stays as
+//   it is, that is all. If all S slots change, each copy reads a slot that some copy overwrites, so
+//   following these from copy to copy never ends: it runs into a cycle, of two copies at least,
+//   which share a unit.
+// - U <= 2 * floor(S / (c + 1)) + 1. What a unit that is not the last leaves first in order, it
+//   leaves because some rank has no room (all that it waits for stands before it). A copy alone is
+//   left when c others have arrived there. A cycle that needs n <= c buffers there is left when
+//   more than c - n have, and is the first of the next unit. Either way two units in a row have c +
+//   1 copies or more between them.
+std::size_t CommitUnitBuilder::max_units(const ClusterShape& shape, int staging_capacity) noexcept {
+  const int slots = shape.num_slots();
+  int per_layer = 1;
+  if (staging_capacity < shape.max_slots_per_rank())
+    per_layer = std::max(1, std::min(slots - 1, slots / (staging_capacity + 1) * 2 + 1));
+  return index(shape.num_moe_layers()) * index(per_layer);
+}
+
 std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id,
                                                      std::span<const std::int32_t> before,
                                                      std::span<const std::uint32_t> shares_before,
@@ -179,8 +197,11 @@ std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id,
   std::vector<CommitUnit> units;
   units.reserve(parts.size());
   std::vector<std::int32_t> row(before.begin(), before.end());
+  std::vector<std::uint32_t> installs(index(shape_.num_ranks()));
   for (std::vector<ExpertCopy>& part : parts) {
+    std::ranges::fill(installs, 0U);
     for (const ExpertCopy& copy : part) {
+      ++installs[index(shape_.rank_of_slot(copy.destination_slot))];
       row[index(copy.destination_slot)] = copy.logical_id;
       const int sender = shape_.rank_of_slot(copy.source_slot);
       if (sender != shape_.rank_of_slot(copy.destination_slot)) ++sends_per_rank_[index(sender)];
@@ -189,7 +210,8 @@ std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id,
     const bool last = units.size() + 1 == parts.size();
     units.push_back({moe_layer_id, std::move(part), row,
                      last ? std::vector<std::uint32_t>(shares_after.begin(), shares_after.end())
-                          : even_shares(row, shape_.num_logical_experts())});
+                          : even_shares(row, shape_.num_logical_experts()),
+                     *std::ranges::max_element(installs)});
   }
   return units;
 }

@@ -2,6 +2,7 @@
 // From placement difference to copies and commit units. Pure; called by the balancer worker when a
 // plan is ready.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -33,6 +34,9 @@ class CommitUnitBuilder {
                                     std::span<const std::uint32_t> shares_before,
                                     std::span<const std::int32_t> after,
                                     std::span<const std::uint32_t> shares_after);
+
+  /// Units of the largest plan: each layer once, every slot of it changed.
+  static std::size_t max_units(const ClusterShape& shape, int staging_capacity) noexcept;
 
   int num_layers_given_up() const noexcept { return num_layers_given_up_; }
   /// Experts sent per rank so far, copies within a rank not counted.

@@ -5,8 +5,8 @@
 
 #include <swiftbalancer/error.hpp>
 
-#include "core/test_fault.hpp"
 #include "migration/copy_executor_impl.hpp"
+#include "migration/copy_tag.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -40,6 +40,10 @@ void CopyExecutor::Impl::start(const MigrationPlan& adopted) {
   transfers = transfers_of(adopted, shape, rank);
   departures_left = transfers.departures.size();
   plan = &adopted;
+  for (std::uint32_t unit = 0; unit < transfers.num_units(); ++unit) {
+    transfers.units[unit].failed =
+        drain.gave_up(adopted.units[unit].moe_layer_id, copy_tag(adopted.generation, unit, 0));
+  }
 }
 
 void CopyExecutor::Impl::clear() {
@@ -106,8 +110,11 @@ void CopyExecutor::adopt(const MigrationPlan& plan) {
   impl_->advance_cursor();
 }
 
-void CopyExecutor::drop(std::uint32_t unit) {
+void CopyExecutor::drop(std::uint32_t unit, bool too_old) {
   UnitTransfers& dropped = impl_->pending_unit(unit, "drop");
+  if (too_old) {
+    impl_->drain.give_up(impl_->plan->generation.step, impl_->plan->units[unit].moe_layer_id);
+  }
   dropped.state = UnitTransfers::State::kDropped;
   impl_->stop_transfers(unit);
   impl_->release_buffers(unit);
@@ -148,13 +155,13 @@ void CopyExecutor::retire() {
 
 bool CopyExecutor::progress() {
   impl_->drain.poll();
-  // Before the active plan takes buffers.
-  if (!faulty(Fault::kDrainLate) || !active()) impl_->drain.post_owed(impl_->slots.part_bytes);
+  if (active()) {
+    impl_->poll_receives();
+    impl_->poll_sends();
+  }
+  impl_->rules.take_buffers([this] { impl_->drain.post_owed(impl_->slots.part_bytes); },
+                            [this] { impl_->grant_buffers(); });
   if (!active()) return false;
-  impl_->poll_receives();
-  impl_->poll_sends();
-  impl_->grant_buffers();
-  if (faulty(Fault::kDrainLate)) impl_->drain.post_owed(impl_->slots.part_bytes);
   impl_->copy_one_local();
   impl_->post_sends();
   impl_->advance_cursor();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "migration/copy_executor.hpp"
+#include "migration/copy_rules.hpp"
 #include "migration/plan_transfers.hpp"
 #include "migration/transfer_drain.hpp"
 
@@ -28,6 +29,7 @@ struct CopyExecutor::Impl {
         can_cancel(channel.capabilities().cancel),
         drain(channel, buffers) {}
 
+  [[no_unique_address]] const CopyRules rules{};
   const bool can_cancel;
   TransferDrain drain;
   const MigrationPlan* plan = nullptr;

@@ -4,7 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "core/test_fault.hpp"
 #include "migration/copy_executor_impl.hpp"
 #include "migration/copy_tag.hpp"
 
@@ -58,9 +57,7 @@ void CopyExecutor::Impl::poll_sends() {
 // lacks it: the units that must be committed first could otherwise wait for ever.
 void CopyExecutor::Impl::grant_buffers() {
   for (; next_arrival < transfers.arrivals.size(); ++next_arrival) {
-    const std::size_t position = faulty(Fault::kAnyOrderGrants)
-                                     ? transfers.arrivals.size() - 1 - next_arrival
-                                     : next_arrival;
+    const std::size_t position = rules.granted(next_arrival, transfers.arrivals.size());
     Arrival& arrival = transfers.arrivals[position];
     if (!is_wanted(arrival.unit)) continue;
     const std::optional<int> buffer = pool.grant();
@@ -91,15 +88,12 @@ void CopyExecutor::Impl::copy_one_local() {
       local, [&](std::size_t position) { return !is_wanted(transfers.arrivals[position].unit); });
   if (local.empty()) return;
   const Arrival& arrival = transfers.arrivals[local.front()];
-  PartPointers& to = pool.parts(arrival.buffer);
-  const auto from = source_parts(arrival.unit, arrival.copy);
-  if (faulty(Fault::kLocalAtCommit)) {
-    const ExpertCopy& copy = copy_of(arrival.unit, arrival.copy);
-    to = slots.parts[index(plan->units[arrival.unit].moe_layer_id)]
-                    [index(local_slot(copy.source_slot))];
-  }
+  const std::size_t layer = index(plan->units[arrival.unit].moe_layer_id);
+  const ExpertCopy& copy = copy_of(arrival.unit, arrival.copy);
+  const PartPointers& from = slots.parts[layer][index(local_slot(copy.source_slot))];
+  const PartPointers& to = rules.target_of_local(pool.parts(arrival.buffer), from);
   for (std::size_t part = 0; part < from.size(); ++part)
-    std::memcpy(to[part], from[part].data(), from[part].size());
+    std::memcpy(to[part], from[part], slots.part_bytes[layer][part]);
   arrived(arrival.unit);
   local.erase(local.begin());
 }
@@ -129,10 +123,8 @@ void CopyExecutor::Impl::post_send(std::size_t position) {
 void CopyExecutor::Impl::advance_cursor() {
   for (; cursor < transfers.num_units(); ++cursor) {
     const UnitTransfers& unit = transfers.units[cursor];
-    if (unit.state != UnitTransfers::State::kPending) continue;
-    const std::size_t allowed = faulty(Fault::kMissingIsStaged) ? 1 : 0;
-    if (unit.failed && faulty(Fault::kSkipFailed)) continue;
-    if (unit.failed || unit.missing > allowed) return;
+    if (rules.is_passed(unit.state == UnitTransfers::State::kPending, unit.failed)) continue;
+    if (unit.failed || !rules.all_here(unit.missing)) return;
     // Rule 8.
     if (drain.holds_back(plan->generation.step, plan->units[cursor].moe_layer_id)) return;
   }
@@ -141,7 +133,7 @@ void CopyExecutor::Impl::advance_cursor() {
 // What is still under way for a unit must not touch its memory any more (rule 9): by a confirmed
 // cancel, or, where there is none, by being carried through first.
 void CopyExecutor::Impl::stop_transfers(std::uint32_t unit) {
-  if (faulty(Fault::kFreeOnDrop)) return;
+  if (!rules.stops_transfers()) return;
   if (can_cancel) return cancel_transfers(unit);
   leave_to_drain(unit);
 }
@@ -191,8 +183,7 @@ void CopyExecutor::Impl::cancel_transfers(std::uint32_t unit) {
 }
 
 void CopyExecutor::Impl::release_buffers(std::uint32_t unit) {
-  if (faulty(Fault::kBufferLost) && transfers.units[unit].state == UnitTransfers::State::kDropped)
-    return;
+  if (!rules.returns_buffers(transfers.units[unit].state == UnitTransfers::State::kDropped)) return;
   for (Arrival& arrival : transfers.arrivals_of(unit)) {
     if (arrival.buffer >= 0) pool.release(arrival.buffer);
     arrival.buffer = -1;

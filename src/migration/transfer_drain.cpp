@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "core/test_fault.hpp"
+#include "migration/copy_tag.hpp"
 
 namespace swiftbalancer {
 
@@ -46,10 +46,23 @@ void TransferDrain::poll() {
 
 bool TransferDrain::holds_back(std::uint64_t generation_step, int moe_layer_id) const noexcept {
   const auto older = [&](const LeftOver& left) {
-    return left.generation_step < generation_step && left.moe_layer_id == moe_layer_id;
+    return holds_back(left, generation_step, moe_layer_id);
   };
-  if (faulty(Fault::kNoOlderDrain)) return false;
   return std::ranges::any_of(receives_, older) || std::ranges::any_of(sends_, older);
+}
+
+void TransferDrain::give_up(std::uint64_t generation_step, int moe_layer_id) noexcept {
+  for (std::vector<LeftOver>* ends : {&receives_, &sends_}) {
+    for (LeftOver& left : *ends) left.given_up |= holds_back(left, generation_step, moe_layer_id);
+  }
+}
+
+bool TransferDrain::gave_up(int moe_layer_id, std::uint64_t unit_tag) const noexcept {
+  const auto hopeless = [&](const LeftOver& left) {
+    return (left.given_up && left.moe_layer_id == moe_layer_id) ||
+           without_copy(left.tag) == without_copy(unit_tag);
+  };
+  return std::ranges::any_of(receives_, hopeless) || std::ranges::any_of(sends_, hopeless);
 }
 
 }  // namespace swiftbalancer

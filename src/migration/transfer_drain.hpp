@@ -10,6 +10,7 @@
 #include <swiftbalancer/transport.hpp>
 
 #include "migration/copy_executor.hpp"
+#include "migration/copy_rules.hpp"
 
 namespace swiftbalancer {
 
@@ -21,6 +22,7 @@ struct LeftOver {
   std::uint64_t tag = 0;
   TransportHandle handle{};  ///< None: not posted yet.
   int buffer = -1;           ///< Of a receive; -1: none granted yet.
+  bool given_up = false;     ///< It outlasted a later plan that waited for it.
   std::vector<std::span<std::byte>> target{};
   std::vector<std::span<const std::byte>> source{};
 };
@@ -43,9 +45,22 @@ class TransferDrain {
   void poll();
   /// Whether a copy of a generation before this one is outstanding for the layer.
   bool holds_back(std::uint64_t generation_step, int moe_layer_id) const noexcept;
+  /// A plan of `generation_step` has waited too long: nothing is to wait any more for what holds it
+  /// back in the layer.
+  void give_up(std::uint64_t generation_step, int moe_layer_id) noexcept;
+  /// Whether a unit has no chance: something that was given up is outstanding for its layer, or for
+  /// one of so long ago that it has the same tags. @param unit_tag of any of its copies.
+  bool gave_up(int moe_layer_id, std::uint64_t unit_tag) const noexcept;
   bool empty() const noexcept { return receives_.empty() && sends_.empty(); }
 
  private:
+  bool holds_back(const LeftOver& left, std::uint64_t generation_step,
+                  int moe_layer_id) const noexcept {
+    return rules_.holds_back(left.generation_step, generation_step) &&
+           left.moe_layer_id == moe_layer_id;
+  }
+
+  [[no_unique_address]] const CopyRules rules_{};
   Transport& transport_;
   StagingPool& pool_;
   std::vector<LeftOver> receives_;

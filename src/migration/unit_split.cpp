@@ -4,7 +4,7 @@
 #include <numeric>
 #include <tuple>
 
-#include "core/test_fault.hpp"
+#include "migration/copy_rules.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -59,7 +59,8 @@ class LayerSplit {
       std::vector<ExpertCopy>& unit = units.emplace_back();
       std::vector<int> room(index(shape_.num_ranks()), capacity_);
       std::erase_if(todo, [&](int group) {
-        if (readers_left[index(group)] > 0 || !take_room(group, room)) return false;
+        if (!CopyRules{}.may_overwrite(readers_left[index(group)]) || !take_room(group, room))
+          return false;
         for (int k : groups_[index(group)]) {
           unit.push_back(copy(k));
           if (const int next = successor_group(k); next != kNone) --readers_left[index(next)];
@@ -197,9 +198,7 @@ std::optional<std::vector<std::vector<ExpertCopy>>> split_into_units(
     int capacity) {
   LayerSplit split(std::move(copies), before, shape, capacity);
   if (!split.settle_cycles()) return std::nullopt;
-  auto units = split.fill_units();
-  if (faulty(Fault::kSplitAnyOrder)) std::ranges::reverse(units);
-  return units;
+  return split.fill_units();
 }
 
 }  // namespace swiftbalancer

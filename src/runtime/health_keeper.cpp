@@ -45,13 +45,14 @@ std::string failure_of(const BalancerEvent& event, std::span<const PacketHeader>
       return generation() + " closed, the ranks made different plans:" +
              hashes_of(set, event.generation, ranks);
     case Reason::kTooLate:
-      return generation() + " closed, not all ranks had a plan in time";
+      return generation() + " closed, " + named(event.rank, ranks) + " had no plan in time";
     case Reason::kPlannerFailed:
       return generation() + " closed, planning failed on " + named(event.rank, ranks);
     case Reason::kCopyFailed:
       return generation() + ": a copy of " + layer() + " failed on " + named(event.rank, ranks);
     case Reason::kTooOld:
-      return generation() + ": copies of " + layer() + " do not end; its move is given up";
+      return generation() + ": copies of " + layer() + " do not end, " +
+             named(event.rank, ranks) + " is furthest behind; its moves are given up";
     default:
       break;
   }

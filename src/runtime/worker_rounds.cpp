@@ -83,7 +83,7 @@ void Worker::carry_out_decision(const Command& command) {
       served_is_told_ = false;
       return;
     case BalancerEventKind::kDropped:
-      return executor_.drop(decision.unit);
+      return executor_.drop(decision.unit, decision.reason == Reason::kTooOld);
     case BalancerEventKind::kCommitted:
       return commit(decision.unit);
     case BalancerEventKind::kRetired:

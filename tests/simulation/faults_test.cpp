@@ -1,4 +1,4 @@
-// Every deliberate fault (src/core/test_fault.hpp) must be caught by the general invariants of the
+// Every deliberate fault (faulty/active_fault.hpp) must be caught by the general invariants of the
 // simulation, none of which knows of it. Prints the table: fault, schedules until caught, by what.
 
 #include <sys/wait.h>
@@ -12,14 +12,14 @@
 
 #include <gtest/gtest.h>
 
-#include "core/test_fault.hpp"
+#include "active_fault.hpp"
 #include "simulation/sim_cluster.hpp"
 
 namespace swiftbalancer::simulation {
 namespace {
 
 // Some faults need a schedule of a kind: drawn schedules of that kind, all else as drawn.
-enum class Kind { kAny, kSuperseding, kNoCancel, kTinyPool, kGathers };
+enum class Kind { kAny, kSuperseding, kNoCancel, kTinyPool, kGathers, kPatient };
 
 struct Entry {
   Fault fault;
@@ -31,6 +31,11 @@ struct Entry {
 SimOptions draw(std::uint64_t seed, Kind kind) {
   SimOptions options = SimOptions::draw(seed);
   if (kind == Kind::kAny) return options;
+  if (kind == Kind::kPatient) {
+    options.max_open_sets = 1'000'000;
+    options.planner_loss = 3;
+    return options;
+  }
   if (kind == Kind::kTinyPool) options.staging_experts = 1;
   options.early_request = 100;
   options.rebalance_interval = 2;
@@ -86,6 +91,7 @@ constexpr Entry kFaults[] = {
     {Fault::kCountersKept, "counters_kept", "14"},
     {Fault::kPlannerKept, "planner_kept", "14", Kind::kGathers},
     {Fault::kPlannerLossHidden, "planner_loss_hidden", "14"},
+    {Fault::kResetKeepsOpen, "reset_keeps_open", "17", Kind::kPatient},
     {Fault::kRehomeByRank, "rehome_by_rank", "13"},
     {Fault::kReloadSkipped, "reload_skipped", "13"},
     {Fault::kLoadsByCurrent, "loads_by_current", "15"},

@@ -161,9 +161,7 @@ void SimCluster::end(Rank& mine) {
   check_slots(mine);  // weights never change during a forward
   if (chance(options_.early_request)) mine.core->wants_rebalance = true;
   if (chance(options_.mode_change)) {
-    const auto mode = static_cast<BalancingMode>(random_() % 3);
-    mine.core->asked_mode = mode;
-    mine.core->agreement->ask_mode(mode);
+    mine.core->agreement->ask_mode(static_cast<BalancingMode>(random_() % 3));
   }
   const Status status = mine.core->end_step();
   if (!status.ok()) violated("end_step failed: " + status.message());
@@ -355,7 +353,6 @@ void SimCluster::settle() {
     options_.*fault = 0;
   for (const auto& each : ranks_) {
     if (!each->alive) continue;
-    each->core->asked_mode = BalancingMode::kPaused;
     each->core->agreement->ask_mode(BalancingMode::kPaused);
   }
 }
