@@ -51,31 +51,27 @@ class HandCluster {
   int num_ranks() const { return shape_.num_ranks(); }
   std::uint64_t step() const { return step_; }
 
-  /// One step on all ranks. @param calls runs a rank's four calls, so that they can be watched.
-  /// @returns the first failure.
-  Status make_step(const std::function<void(const std::function<void()>&)>& calls = {}) {
+  /// Called with true before a rank's four calls and before each round of a worker, with false
+  /// after them.
+  std::function<void(bool begins)> on_calls, on_rounds;
+
+  /// One step on all ranks. @returns the last failure.
+  Status make_step() {
     ++step_;
     Status failure;
     for (int rank = 0; rank < num_ranks(); ++rank) {
       counts_.assign(static_cast<std::size_t>(shape_.slots_per_rank(rank)), 0);
-      const auto four_calls = [&] {
-        if (Status begun = core(rank).begin_step({step_}); !begun.ok()) {
-          failure = begun;
-          return;
-        }
-        for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-          for (std::size_t slot = 0; slot < counts_.size(); ++slot)
-            counts_[slot] = static_cast<std::uint32_t>(20 + slot * 3) +
-                            static_cast<std::uint32_t>(rank * 7);
-          core(rank).record(layer, counts_);
-        }
-        if (Status ended = core(rank).end_step(); !ended.ok()) failure = ended;
-      };
-      if (calls) {
-        calls(four_calls);
-      } else {
-        four_calls();
-      }
+      for (std::size_t slot = 0; slot < counts_.size(); ++slot)
+        counts_[slot] =
+            static_cast<std::uint32_t>(20 + slot * 3) + static_cast<std::uint32_t>(rank * 7);
+      if (on_calls) on_calls(true);
+      const Status begun = core(rank).begin_step({step_});
+      for (int layer = 0; layer < shape_.num_moe_layers(); ++layer)
+        core(rank).record(layer, counts_);
+      const Status ended = core(rank).end_step();
+      if (on_calls) on_calls(false);
+      if (!begun.ok()) failure = begun;
+      if (begun.ok() && !ended.ok()) failure = ended;
     }
     run_workers();
     return failure;
@@ -87,11 +83,13 @@ class HandCluster {
     for (bool busy = true; busy;) {
       busy = false;
       for (auto& each : cores_) {
+        if (on_rounds) on_rounds(true);
         try {
           busy |= each->worker()->run_once();
         } catch (const std::bad_alloc&) {
           busy = true;
         }
+        if (on_rounds) on_rounds(false);
       }
     }
   }

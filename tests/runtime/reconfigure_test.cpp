@@ -69,19 +69,19 @@ TEST(Reconfigure, NamesARankThatDoesNotComeAndMayBeRepeated) {
 // Each expert takes most of a deadline, all of them several: the other ranks wait, for they hear of
 // every one.
 TEST(Reconfigure, ARankThatLoadsForLongerThanADeadlineIsNotLost) {
-  const ClusterShape shape = make_shape(4, 8, 3, 18);
+  const ClusterShape shape = make_shape(4, 8, 3, 12);  // half of the experts are on rank 1 alone
   const auto one_expert = std::chrono::milliseconds(700);
   auto first = make_thread_transports(3), second = make_thread_transports(2);
   const std::vector<int> survivors = {0, 2};
   std::barrier left(3), over(3);
-  std::atomic<int> most_loaded = 0, lost = 0;
+  std::mutex mutex;
+  int most_loaded = 0;
   on_threads(3, [&](int rank) {
     BalancerConfig config = moving_config(ControlMode::kReplicated);
     config.policy = "static";
     config.deadline = std::chrono::milliseconds(1'000);
     MemberRank member(shape, config, rank, std::move(first[static_cast<std::size_t>(rank)]));
-    if (rank == 0)
-      member.while_loading = [&] { std::this_thread::sleep_for(one_expert); };
+    member.while_loading = [&] { std::this_thread::sleep_for(one_expert); };
     make_steps(member);
     left.arrive_and_wait();
     if (rank != 1) {
@@ -89,16 +89,15 @@ TEST(Reconfigure, ARankThatLoadsForLongerThanADeadlineIsNotLost) {
           member.balancer->reconfigure(survivors, std::move(second[rank == 0 ? 0 : 1]));
       ASSERT_TRUE(status.ok()) << status.message();
       make_steps(member);
-      if (rank == 0) most_loaded = member.loaded;
-      lost += member.loaded;
+      const std::scoped_lock lock(mutex);
+      most_loaded = std::max(most_loaded, member.loaded);
       EXPECT_EQ(member.balancer->stats().experts_loaded,
                 static_cast<std::uint64_t>(member.loaded));
     }
     over.arrive_and_wait();
   });
-  EXPECT_GT(most_loaded.load() * one_expert, std::chrono::milliseconds(1'500))
+  EXPECT_GT(most_loaded * one_expert, std::chrono::milliseconds(1'500))
       << "the deadline was not exceeded, so nothing was shown";
-  EXPECT_GE(lost.load(), most_loaded.load());
 }
 
 // The attempt of rank 1 to come back fails, since rank 2 is lost meanwhile; the next one works.
