@@ -29,10 +29,10 @@ constexpr std::size_t kMostBytes = std::size_t{1} << 30;
   throw Error(ErrorCode::kIo, "cannot " + what + " shared memory: " + std::strerror(errno));
 }
 
-void* map(int descriptor, std::size_t bytes) {
+ring::Mapping map(int descriptor, std::size_t bytes) {
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
   if (memory == MAP_FAILED) fail("map");
-  return memory;
+  return {memory, bytes};
 }
 
 std::size_t padded(std::size_t bytes) { return ring::frame_bytes(bytes); }
@@ -66,7 +66,7 @@ std::unique_ptr<PlannerChannel> PlannerChannel::open(int descriptor) {
   if (::fstat(descriptor, &info) != 0) fail("look at");
   if (info.st_size <= 0) throw Error(ErrorCode::kInvalidArgument, "the shared memory is empty");
   const auto bytes = static_cast<std::size_t>(info.st_size);
-  auto region = std::make_unique<ring::Region>(map(descriptor, bytes), bytes, "the shared memory");
+  auto region = std::make_unique<ring::Region>(map(descriptor, bytes), "the shared memory");
   if (region->num_ranks() != 2)
     throw Error(ErrorCode::kInvalidArgument, "the shared memory is not for two");
   std::unique_ptr<PlannerChannel> channel(

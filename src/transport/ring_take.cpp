@@ -1,10 +1,12 @@
-// What moves bytes: taking frames from the rings of all peers and pushing frames into them.
+// Taking frames from the rings of the peers. Whatever needs memory comes before anything is
+// changed: without it the frame stays in its ring.
 
 #include <algorithm>
+#include <utility>
 
-#include "transport/doorbell.hpp"
 #include "transport/pieces.hpp"
 #include "transport/ring_transport.hpp"
+#include "transport/room.hpp"
 
 namespace swiftbalancer::ring {
 namespace {
@@ -24,28 +26,11 @@ bool belongs_in(FrameKind kind, Lane lane) {
 
 }  // namespace
 
-bool RingTransport::progress() {
-  bool moved = false;
-  for (int step = 1; step <= num_ranks(); ++step) {
-    Peer& p = peer((rank_ + step) % num_ranks());
-    bool again = true;
-    while (again && failed_.ok()) {
-      again = take(p, p.in, kMessages);
-      again = take(p, p.bulk_in, kBulk) || again;
-      again = push(p) || again;
-      pay_ring(p);
-      moved = moved || again;
-      again = again && p.rank == rank_;  // what is sent to oneself can be taken at once
-    }
-  }
-  return moved;
-}
-
-bool RingTransport::take(Peer& from, RingReader& reader, Lane lane) {
+bool RingTransport::take(Peer& from, RingReader& reader, Lane lane, Budget& budget) {
   bool moved = false;
   reader.look();
   if (reader.corrupt()) corrupt(from, "a position");
-  while (failed_.ok() && reader.available() != 0) {
+  while (corruption_.what == nullptr && !budget.spent() && reader.available() != 0) {
     if (lane == kMessages && !from.needs_messages() && !reader.space_wanted()) break;
     FrameHeader header;
     const std::size_t available = reader.available();
@@ -56,9 +41,15 @@ bool RingTransport::take(Peer& from, RingReader& reader, Lane lane) {
       corrupt(from, "a frame header");
       break;
     }
-    take_frame(from, reader, header);
-    if (!failed_.ok()) break;
+    try {
+      take_frame(from, reader, header);
+    } catch (...) {  // no memory
+      reader.rewind();
+      throw;
+    }
+    if (corruption_.what != nullptr) break;
     reader.release();
+    budget.spend_frame(header.length);
     moved = true;
   }
   if (moved && reader.take_space_wish()) from.ring = Peer::Ring::kNow;
@@ -115,26 +106,40 @@ void RingTransport::begin_message(Peer& from, const FrameHeader& header) {
   Incoming& incoming = from.incoming;
   // The sender gave an unfinished message up: its receive waits for another one.
   if (incoming.to == Incoming::To::kOperation) operations_[incoming.op].matched = false;
-  incoming.to = Incoming::To::kHeap;
+  incoming.to = Incoming::To::kNothing;
+  incoming.heap.clear();
+  // Room first: for the list of unexpected messages, and for what is kept of this one. A message
+  // that comes in pieces is kept, too, if its receive is given up on the way.
+  if (from.num_unexpected == from.unexpected.size()) from.unexpected.emplace_back();
+  const std::optional<OpIndex> receiver = receiver_of(from, header);
+  const bool fits = receiver && header.total <= operations_[*receiver].total;
+  if (!receiver) incoming.heap.reserve(header.length);
+  if (fits && header.kind == FrameKind::kEager && header.length != header.total)
+    incoming.heap.reserve(header.total);
   incoming.first = header;
   incoming.received = 0;
-  incoming.heap.clear();
+  incoming.to = Incoming::To::kHeap;
+  if (!receiver) return;
+  incoming.op = *receiver;
+  incoming.to =
+      accept(*receiver, from, header.total) ? Incoming::To::kOperation : Incoming::To::kDropped;
+}
+
+// The operation that waits for a message.
+std::optional<RingTransport::OpIndex> RingTransport::receiver_of(
+    const Peer& from, const FrameHeader& header) const noexcept {
   const bool gather = header.kind == FrameKind::kGather;
   for (const OpIndex index : gather ? gathers_ : from.eager_recvs) {
     const Operation& op = operations_[index];
-    if (op.tag != header.tag ||
-        (gather ? op.contributed[static_cast<std::size_t>(from.rank)] : op.matched))
-      continue;
-    incoming.op = index;
-    incoming.to =
-        accept(index, from, header.total) ? Incoming::To::kOperation : Incoming::To::kDropped;
-    return;
+    const bool taken = gather ? op.contributed[static_cast<std::size_t>(from.rank)] : op.matched;
+    if (op.tag == header.tag && !taken) return index;
   }
+  return std::nullopt;
 }
 
 // A message of `bytes` is to go into a receive or all-gather. @returns false if it does not fit;
 // the operation has failed then.
-bool RingTransport::accept(OpIndex index, Peer& from, std::size_t bytes) {
+bool RingTransport::accept(OpIndex index, Peer& from, std::size_t bytes) noexcept {
   Operation& op = operations_[index];
   const bool gather = op.kind == OpKind::kGather;
   if (gather ? bytes == op.total : bytes <= op.total) {
@@ -150,20 +155,21 @@ bool RingTransport::accept(OpIndex index, Peer& from, std::size_t bytes) {
   return false;
 }
 
-void RingTransport::end_message(Peer& from) {
+void RingTransport::end_message(Peer& from) noexcept {
   Incoming& incoming = from.incoming;
-  const Incoming::To to = incoming.to;
-  incoming.to = Incoming::To::kNothing;
+  const Incoming::To to = std::exchange(incoming.to, Incoming::To::kNothing);
   if (to == Incoming::To::kHeap) {
-    from.unexpected.push_back({incoming.first.kind, incoming.first.tag, std::move(incoming.heap)});
-    incoming.heap.clear();
-  } else if (to == Incoming::To::kOperation) {
-    end_delivery(incoming.op, from, incoming.received);
+    Unexpected& kept = from.unexpected[from.num_unexpected++];
+    kept.kind = incoming.first.kind;
+    kept.tag = incoming.first.tag;
+    kept.bytes.swap(incoming.heap);
   }
+  empty_buffer(incoming.heap);
+  if (to == Incoming::To::kOperation) end_delivery(incoming.op, from, incoming.received);
 }
 
 // All bytes of one message are in their place.
-void RingTransport::end_delivery(OpIndex index, Peer& from, std::size_t bytes) {
+void RingTransport::end_delivery(OpIndex index, Peer& from, std::size_t bytes) noexcept {
   Operation& op = operations_[index];
   if (op.kind != OpKind::kGather) {
     std::erase(from.eager_recvs, index);
@@ -175,14 +181,14 @@ void RingTransport::end_delivery(OpIndex index, Peer& from, std::size_t bytes) {
   end_gather_if_complete(index);
 }
 
-void RingTransport::end_gather_if_complete(OpIndex index) {
+void RingTransport::end_gather_if_complete(OpIndex index) noexcept {
   const Operation& op = operations_[index];
   if (op.missing != 0 || op.unsent != 0) return;
   std::erase(gathers_, index);
   finish(index, TransferState::kDone, op.targets.front().size());
 }
 
-void RingTransport::take_bulk(Peer& from, RingReader& reader, const FrameHeader& header) {
+void RingTransport::take_bulk(Peer& from, RingReader& reader, const FrameHeader& header) noexcept {
   const auto found =
       std::find_if(from.rendezvous_recvs.begin(), from.rendezvous_recvs.end(),
                    [&](OpIndex index) { return operations_[index].request == header.serial; });
@@ -207,6 +213,8 @@ void RingTransport::take_bulk(Peer& from, RingReader& reader, const FrameHeader&
 }
 
 void RingTransport::take_request(Peer& from, const FrameHeader& header) {
+  // Also for the requests that sends hold: one that is cancelled gives its request back.
+  make_room(from.requests, 1 + from.rendezvous_sends.size());
   from.requests.push_back({header.tag, header.serial, header.total});
   for (const OpIndex index : from.rendezvous_sends) {
     if (operations_[index].matched || operations_[index].tag != header.tag) continue;
@@ -214,7 +222,7 @@ void RingTransport::take_request(Peer& from, const FrameHeader& header) {
   }
 }
 
-void RingTransport::take_unrequest(Peer& from, const FrameHeader& header) {
+void RingTransport::take_unrequest(Peer& from, const FrameHeader& header) noexcept {
   std::erase_if(from.requests,
                 [&](const Request& request) { return request.serial == header.serial; });
   for (const OpIndex index : from.rendezvous_sends) {
@@ -226,7 +234,7 @@ void RingTransport::take_unrequest(Peer& from, const FrameHeader& header) {
 }
 
 // Gives a send the oldest request with its tag, if there is one.
-void RingTransport::match_request(Peer& to, OpIndex index) {
+void RingTransport::match_request(Peer& to, OpIndex index) noexcept {
   Operation& op = operations_[index];
   const auto found = std::find_if(to.requests.begin(), to.requests.end(),
                                   [&](const Request& request) { return request.tag == op.tag; });
@@ -236,140 +244,6 @@ void RingTransport::match_request(Peer& to, OpIndex index) {
   op.request = found->serial;
   op.request_capacity = found->capacity;
   to.requests.erase(found);
-}
-
-bool RingTransport::push(Peer& to) {
-  bool moved = push_control(to);
-  if (to.control.empty()) moved = push_eager(to) || moved;
-  moved = push_bulk(to) || moved;
-  if (to.out.corrupt() || to.bulk_out.corrupt()) corrupt(to, "a position");
-  return moved;
-}
-
-bool RingTransport::push_control(Peer& to) {
-  std::size_t pushed = 0;
-  while (pushed < to.control.size() && push_frame(to, to.out, to.control[pushed], {})) ++pushed;
-  if (pushed == 0) return false;
-  to.control.erase(to.control.begin(), to.control.begin() + static_cast<std::ptrdiff_t>(pushed));
-  to.ring = Peer::Ring::kNow;
-  return true;
-}
-
-bool RingTransport::push_eager(Peer& to) {
-  bool moved = false;
-  std::size_t sent = 0;
-  for (; sent < to.eager_sends.size(); ++sent) {
-    Outgoing& message = to.eager_sends[sent];
-    Operation& op = operations_[message.op];
-    bool whole = false;
-    while (!whole) {
-      const auto length =
-          static_cast<std::uint32_t>(std::min(op.total - message.offset, max_piece_));
-      if (!push_frame(to, to.out,
-                      {op.tag, message.serial, message.offset, op.total, length, message.kind},
-                      op.sources))
-        break;
-      moved = true;
-      message.offset += length;
-      whole = message.offset == op.total;
-    }
-    if (!whole) break;
-    to.ring = std::max(to.ring, Peer::Ring::kCounted);
-    if (message.kind == FrameKind::kEager) {
-      finish(message.op, TransferState::kDone, op.total);
-    } else {
-      --op.unsent;
-      end_gather_if_complete(message.op);
-    }
-  }
-  to.eager_sends.erase(to.eager_sends.begin(),
-                       to.eager_sends.begin() + static_cast<std::ptrdiff_t>(sent));
-  return moved;
-}
-
-bool RingTransport::push_bulk(Peer& to) {
-  bool moved = false;
-  for (std::size_t i = 0; i < to.rendezvous_sends.size();) {
-    const OpIndex index = to.rendezvous_sends[i];
-    Operation& op = operations_[index];
-    if (!op.matched) {
-      ++i;
-      continue;
-    }
-    const bool too_long = op.total > op.request_capacity;
-    bool whole = false;
-    while (!whole) {
-      // A message that is too long is announced only, so that the receive fails as well.
-      const auto length =
-          static_cast<std::uint32_t>(too_long ? 0 : std::min(op.total - op.moved, max_piece_));
-      if (!push_frame(to, to.bulk_out,
-                      {op.tag, op.request, op.moved, op.total, length, FrameKind::kBulk},
-                      op.sources))
-        break;
-      moved = true;
-      to.ring = Peer::Ring::kNow;
-      op.moved += length;
-      whole = too_long || op.moved == op.total;
-    }
-    if (!whole) break;
-    to.rendezvous_sends.erase(to.rendezvous_sends.begin() + static_cast<std::ptrdiff_t>(i));
-    finish(index, too_long ? TransferState::kFailed : TransferState::kDone, op.moved);
-  }
-  return moved;
-}
-
-bool RingTransport::push_frame(Peer& to, RingWriter& writer, const FrameHeader& header,
-                               std::span<const std::span<const std::byte>> parts) {
-  bool first_wish = false;
-  if (!writer.reserve(frame_bytes(header.length), first_wish)) {
-    if (first_wish) to.ring = Peer::Ring::kNow;
-    return false;
-  }
-  writer.write(&header, sizeof header);
-  for_each_piece(parts, header.offset, header.length, [&](std::span<const std::byte> piece) {
-    writer.write(piece.data(), piece.size());
-  });
-  writer.publish();
-  return true;
-}
-
-void RingTransport::push_and_ring(Peer& to) {
-  push(to);
-  pay_ring(to);
-}
-
-void RingTransport::pay_ring(Peer& to) {
-  const Peer::Ring owed = to.ring;
-  to.ring = Peer::Ring::kNone;
-  if (owed == Peer::Ring::kNone || to.rank == rank_) return;
-  if (owed == Peer::Ring::kNow) {
-    ring_doorbell_now(to.block->doorbell);
-  } else {
-    ring_doorbell(to.block->doorbell);
-  }
-}
-
-// Nothing in the group can be trusted any more: every operation fails, now and later.
-void RingTransport::corrupt(const Peer& from, const char* what) {
-  if (!failed_.ok()) return;
-  failed_ = {ErrorCode::kTransport,
-             "rank " + std::to_string(rank_) + ": the memory shared with rank " +
-                 std::to_string(from.rank) + " is corrupt: " + what + " makes no sense"};
-  gathers_.clear();
-  for (Peer& p : peers_) {
-    p.control.clear();
-    p.eager_sends.clear();
-    p.rendezvous_sends.clear();
-    p.eager_recvs.clear();
-    p.rendezvous_recvs.clear();
-    p.gathers_missing = 0;
-    p.incoming.to = Incoming::To::kNothing;
-  }
-  for (OpIndex index = 0; index < operations_.size(); ++index) {
-    const Operation& op = operations_[index];
-    if (op.kind != OpKind::kFree && op.state == TransferState::kPending)
-      finish(index, TransferState::kFailed, 0);
-  }
 }
 
 }  // namespace swiftbalancer::ring
