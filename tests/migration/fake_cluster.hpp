@@ -24,11 +24,11 @@ struct FakeCluster {
                                                    largest, buffers, served));
     }
   }
-  FakeCluster(const ClusterShape& cluster, int buffers, bool can_cancel = true)
+  FakeCluster(const ClusterShape& cluster, int buffers)
       : FakeCluster(
             cluster,
             std::vector<PartBytes>(static_cast<std::size_t>(cluster.num_moe_layers()), {96, 8}),
-            buffers, Placement::initial(cluster), can_cancel) {}
+            buffers, Placement::initial(cluster)) {}
 
   CopyExecutor& executor(int rank) { return *ranks[static_cast<std::size_t>(rank)]->executor; }
   StagingPool& pool(int rank) { return ranks[static_cast<std::size_t>(rank)]->pool; }
