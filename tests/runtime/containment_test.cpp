@@ -67,13 +67,13 @@ Outcome run_with_failure(ControlMode mode, InstallMode install, std::int64_t num
   cluster.on_calls = cluster.on_rounds = [](bool begins) { is_armed = begins; };
   has_failed = false;
   allocations_left = number;
-  for (int step = 0; step < 12 && run.broken.empty(); ++step) {
+  for (int step = 0; step < 8 && run.broken.empty(); ++step) {
     if (Status made = cluster.make_step(); !made.ok()) run.broken = made.message();
   }
   allocations_left = -1;
   run.failed = has_failed;
   const std::uint64_t commits = cluster.core(0).stats().units_committed;
-  for (int step = 0; step < 40 && run.broken.empty(); ++step) {
+  for (int step = 0; step < 25 && run.broken.empty(); ++step) {
     if (Status made = cluster.make_step(); !made.ok()) run.broken = made.message();
     if (!cluster.slots_hold_their_experts()) run.broken = "wrong bytes or placements";
   }
@@ -86,7 +86,7 @@ TEST(Containment, ServingAndBalancingGoOnAfterAnyFailedAllocation) {
   for (ControlMode mode : {ControlMode::kReplicated, ControlMode::kLeader}) {
     for (InstallMode install : {InstallMode::kSwap, InstallMode::kCopy}) {
       std::int64_t number = 0;
-      for (bool reached = true; reached; number += 1 + number / 200) {
+      for (bool reached = true; reached; number += 1 + number / 60) {
         const Outcome run = run_with_failure(mode, install, number);
         ASSERT_EQ(run.broken, "") << "allocation " << number << " failed; leader mode "
                                   << (mode == ControlMode::kLeader);

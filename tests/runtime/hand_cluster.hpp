@@ -2,6 +2,7 @@
 // A cluster in one thread: the balancers of all ranks over the thread transport, their workers run
 // by hand after each step. For what must be counted call by call.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <functional>
@@ -19,9 +20,11 @@ class HandCluster {
  public:
   static constexpr std::size_t kExpertBytes = 64;
 
-  HandCluster(const ClusterShape& shape, const BalancerConfig& config, std::uint64_t first_step = 0,
+  HandCluster(const ClusterShape& shape, BalancerConfig config, std::uint64_t first_step = 0,
               const WorkerSide::MakePlanning& make_planning = {})
       : shape_(shape), step_(first_step) {
+    // A pool of the default size would have a million buffers for these experts.
+    config.staging_bytes = std::min(config.staging_bytes, 256 * kExpertBytes);
     auto transports = make_thread_transports(shape.num_ranks());
     const Placement initial = Placement::initial(shape);
     for (int rank = 0; rank < shape.num_ranks(); ++rank) {

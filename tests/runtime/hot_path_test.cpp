@@ -169,7 +169,7 @@ TEST(HotPath, AllocatesNothingWhereAPlanHasHundredsOfUnits) {
   const Watched watched = watch(cluster, 100);
   EXPECT_TRUE(watched.ok);
   EXPECT_EQ(watched.allocations, 0U);
-  EXPECT_GT(watched.most_units, 200U);
+  EXPECT_GE(watched.most_units, 200U);
 }
 
 TEST(HotPath, AllocatesNothingInAMillionSteps) {

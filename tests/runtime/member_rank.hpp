@@ -11,6 +11,8 @@
 
 #include <swiftbalancer/balancer.hpp>
 
+#include "runtime/threads_cluster.hpp"
+
 namespace swiftbalancer::testing_support {
 
 inline constexpr std::size_t kBytes = 64;
@@ -30,6 +32,7 @@ class MemberRank {
       : first_slots_(shape.slots_per_rank(rank)),
         layers_(shape.num_moe_layers()),
         memory_(static_cast<std::size_t>(layers_ * first_slots_) * kBytes) {
+    config = with_small_pool(config, kBytes);
     config.load_expert = [this](int layer, int expert, std::span<std::byte* const> parts) {
       if (while_loading) while_loading();
       fill(parts[0], layer, expert);
