@@ -133,10 +133,12 @@ class Worker {
   bool poll_gathers();
   void check_packets(const Gather& gather);
   bool take_planning_events();
-  void take(const PlanningEvent& event);
+  void take(PlanningEvent& event);
   bool take_plan_messages();
-  void planned(const Plan& plan);
+  void planned(Plan plan);
+  bool prepare();
   void planning_failed(const GenerationId& generation);
+  void preparing_failed(const char* why);
   bool report_staging();
 
   // Constant after construction.
@@ -158,12 +160,13 @@ class Worker {
   Phase last_observed_phase_ = Phase::kMixed;
   std::uint64_t last_observed_step_ = 0;
   ServedState served_;
-  bool served_is_told_ = false;  ///< To the planner: once a set, not once a commit.
+  std::vector<std::int32_t> planner_row_;  ///< A committed layer as the planner sees it.
   std::vector<std::uint64_t> epochs_;
   std::vector<Gather> gathers_;
   GenerationId open_;  ///< Planning, or planned and not yet agreed.
   ServedState open_base_;
   std::vector<std::uint64_t> open_epochs_;
+  std::unique_ptr<PlanPreparation> preparation_;  ///< Of the open generation.
   PreparedPlan* active_ = nullptr;
   std::uint32_t reported_cursor_ = 0;
   std::uint32_t reported_failed_unit_ = kNoUnit;

@@ -29,6 +29,7 @@ bool Worker::run_once() {
     dropped_samples_.store(planning_->ignored() - ignored_before_, std::memory_order_relaxed);
   }
   if (plan_exchange_) busy |= take_plan_messages();
+  busy |= prepare();
   return busy;
 }
 
@@ -80,8 +81,7 @@ void Worker::carry_out_decision(const Command& command) {
       open_ = {};
       reported_cursor_ = 0;
       reported_failed_unit_ = kNoUnit;
-      served_is_told_ = false;
-      return;
+      return tell_planner();
     case BalancerEventKind::kDropped:
       return executor_.drop(decision.unit, decision.reason == Reason::kTooOld);
     case BalancerEventKind::kCommitted:
@@ -89,8 +89,7 @@ void Worker::carry_out_decision(const Command& command) {
     case BalancerEventKind::kRetired:
       executor_.retire();
       active_ = nullptr;
-      served_is_told_ = false;
-      return;
+      return tell_planner();
     case BalancerEventKind::kPlannersReset:
       return restart_planner();
     case BalancerEventKind::kBalancingOff:
@@ -107,8 +106,7 @@ void Worker::post_packet(const Command& command) {
 }
 
 void Worker::observe(const Command& command) {
-  tell_planner();
-  last_observed_ = loads_.map(ring_, command.slot);
+  loads_.map(ring_, command.slot, last_observed_);
   last_observed_phase_ = phase_of_set(command.slot);
   last_observed_step_ = command.step;
   if (planning_ != nullptr)
@@ -135,43 +133,42 @@ void Worker::open(const GenerationId& generation) {
   open_epochs_ = epochs_;
   if (plan_exchange_) plan_exchange_->open(generation);
   open_ = generation;
-  served_is_told_ = false;
-  if (planning_ == nullptr) return;
+  preparation_.reset();
   tell_planner();
-  planning_->open(open_);
+  if (planning_ != nullptr) planning_->open(open_);
 }
 
 void Worker::close() {
   if (plan_exchange_ && !stopped_) plan_exchange_->close();
   if (planning_ != nullptr) planning_->close();
   open_ = {};
-  served_is_told_ = false;
+  preparation_.reset();
+  tell_planner();
 }
 
 void Worker::commit(std::uint32_t unit) {
   const CommitUnit& committed = active_->migration.units[unit];
   const auto layer = static_cast<std::size_t>(committed.moe_layer_id);
-  std::ranges::copy(committed.placement, served_.placement.layer(committed.moe_layer_id).begin());
-  served_.shares[layer] = committed.shares;
-  loads_.committed(served_.placement);
   executor_.committed(unit, options_.swap);
+  std::ranges::copy(committed.placement, served_.placement.layer(committed.moe_layer_id).begin());
+  std::ranges::copy(committed.shares, served_.shares[layer].begin());
   ++epochs_[layer];
-  served_is_told_ = false;
+  loads_.committed(committed.moe_layer_id, committed.placement);
+  if (planning_ == nullptr || stopped_) return;
+  std::ranges::copy(committed.placement, planner_row_.begin());
+  fill_empty_slots(planner_row_, shape_);
+  planning_->on_committed(committed.moe_layer_id, planner_row_, committed.shares);
 }
 
-// Before the planner sees a set's loads, is asked for a plan, or begins anew: it reads what is
-// served at no other time.
 void Worker::tell_planner() {
-  if (planning_ == nullptr || stopped_ || served_is_told_) return;
-  planning_->on_served(without_empty_slots(served_, shape_),
-                       active_ != nullptr || static_cast<bool>(open_));
-  served_is_told_ = true;
+  if (planning_ == nullptr || stopped_) return;
+  planning_->on_rebalancing(active_ != nullptr || static_cast<bool>(open_));
 }
 
 void Worker::restart_planner() {
   if (planning_ == nullptr) return;
   planning_->restart(shape_, without_empty_slots(served_, shape_));
-  served_is_told_ = false;
+  if (active_ != nullptr || open_) tell_planner();
 }
 
 // ---- Packets ----
@@ -212,7 +209,7 @@ void Worker::check_packets(const Gather& gather) {
 bool Worker::take_planning_events() {
   bool any = false;
   while (can_report()) {
-    const auto event = planning_->next_event();
+    auto event = planning_->next_event();
     if (!event) break;
     any = true;
     if (!event->why.empty() && options_.log) options_.log(event->why);
@@ -221,14 +218,14 @@ bool Worker::take_planning_events() {
   return any;
 }
 
-void Worker::take(const PlanningEvent& event) {
+void Worker::take(PlanningEvent& event) {
   switch (event.kind) {
     case PlanningEvent::Kind::kObserved:
       return report({.kind = Report::Kind::kObserved,
                      .wants_rebalance = event.wants_rebalance,
                      .step = event.step});
     case PlanningEvent::Kind::kPlan:
-      if (event.generation == open_) planned(event.plan);
+      if (event.generation == open_) planned(std::move(event.plan));
       return;
     case PlanningEvent::Kind::kFailed:
       return planning_failed(event.generation);
@@ -252,7 +249,7 @@ bool Worker::take_plan_messages() {
     if (message->generation != open_) continue;
     if (!message->status.ok() && options_.log) options_.log(message->status.message());
     if (message->plan) {
-      planned(*message->plan);
+      planned(std::move(*message->plan));
     } else {
       planning_failed(message->generation);
     }
@@ -264,28 +261,48 @@ void Worker::planning_failed(const GenerationId& generation) {
   report({.kind = Report::Kind::kPlanFailed, .generation = generation});
 }
 
-void Worker::planned(const Plan& plan) {
+// As a planner that fails: it ends its generation on all ranks; serving goes on.
+void Worker::preparing_failed(const char* why) {
+  preparation_.reset();
+  say("planning failed: ", why);
+  planning_failed(open_);
+}
+
+void Worker::planned(Plan plan) {
   if (!rules::base_at_opening()) {
     open_base_ = served_;
     open_epochs_ = epochs_;
   }
-  const int capacity = rules::units_fit_pool() ? pool_.capacity() : 1 << 20;
-  std::unique_ptr<PreparedPlan> prepared;
+  PreparationOptions options;
+  options.rank = transport_->rank();
+  options.staging_capacity = rules::units_fit_pool() ? pool_.capacity() : 1 << 20;
+  options.decode_tables = options_.decode_dispatch == DispatchObjective::kActivatedExperts;
+  options.locality_first = options_.locality_first;
   try {
     if (plan_exchange_ && planning_ != nullptr) plan_exchange_->send(plan);
-    prepared = std::make_unique<PreparedPlan>(prepare_plan(
-        open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity,
-        options_.decode_dispatch == DispatchObjective::kActivatedExperts, options_.locality_first));
+    preparation_ = std::make_unique<PlanPreparation>(open_, std::move(plan), open_base_,
+                                                     open_epochs_, shape_, options);
   } catch (const std::exception& error) {
-    // As a planner that fails: it ends its generation on all ranks; serving goes on.
-    if (options_.log) options_.log(std::string("planning failed: ") + error.what());
-    return planning_failed(open_);
+    preparing_failed(error.what());
   }
-  if (prepared->layers_given_up > 0 && options_.log) {
-    options_.log(std::to_string(prepared->layers_given_up) +
-                 " layers stay as they are: their moves do not fit into staging_bytes");
+}
+
+// One piece a round.
+bool Worker::prepare() {
+  if (preparation_ == nullptr || !can_report()) return false;
+  try {
+    if (!preparation_->advance()) return true;
+    auto prepared = std::make_unique<PreparedPlan>(preparation_->take());
+    preparation_.reset();
+    if (prepared->layers_given_up > 0 && options_.log) {
+      options_.log(std::to_string(prepared->layers_given_up) +
+                   " layers stay as they are: their moves do not fit into staging_bytes");
+    }
+    report({.kind = Report::Kind::kPlanReady, .generation = open_, .plan = std::move(prepared)});
+  } catch (const std::exception& error) {
+    preparing_failed(error.what());
   }
-  report({.kind = Report::Kind::kPlanReady, .generation = open_, .plan = std::move(prepared)});
+  return true;
 }
 
 // ---- Copies ----

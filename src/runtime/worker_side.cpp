@@ -55,7 +55,7 @@ void WorkerSide::make_planning(const LiveRanks& live, std::span<const std::size_
                                                 .max_restarts = config_.planner_restarts,
                                                 .deadline = config_.planner_deadline});
   } else {
-    planning_ = make_thread_planning(planner);
+    planning_ = make_thread_planning(planner, config_.planner_restarts);
   }
 }
 

@@ -52,9 +52,8 @@ std::unique_ptr<PlannerChannel> PlannerChannel::create() {
     if (::fchmod(descriptor, S_IRUSR | S_IWUSR) != 0 ||
         ::fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
       fail("protect");
-    auto region = std::make_unique<ring::Region>(map(descriptor, bytes), 2, kRings);
     return std::unique_ptr<PlannerChannel>(
-        new PlannerChannel(descriptor, std::move(region), kEngine));
+        new PlannerChannel(descriptor, std::make_unique<ring::Region>(map(descriptor, bytes), 2, kRings), kEngine));
   } catch (...) {
     ::close(descriptor);
     throw;
@@ -76,10 +75,10 @@ std::unique_ptr<PlannerChannel> PlannerChannel::open(int descriptor) {
 }
 
 PlannerChannel::PlannerChannel(int descriptor, std::unique_ptr<ring::Region> region, int side)
-    : descriptor_(descriptor),
-      region_(std::move(region)),
+    : region_(std::move(region)),
       self_(region_->rank(side)),
       other_(region_->rank(1 - side)),
+      descriptor_(descriptor),
       out_(region_->ring(side, 1 - side, ring::kMessages),
            region_->ring_data(side, 1 - side, ring::kMessages), region_->ring_bytes()),
       in_(region_->ring(1 - side, side, ring::kMessages),
