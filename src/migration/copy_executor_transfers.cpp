@@ -14,6 +14,8 @@ namespace {
 // polled. The receiver grants in plan order too, so the oldest of them is always one that it will
 // post next.
 constexpr int kSendsInFlightPerPeer = 4;
+// Some 20 us.
+constexpr std::size_t kLocalBytesPerRound = std::size_t{256} << 10;
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
@@ -60,9 +62,8 @@ void CopyExecutor::Impl::grant_buffers() {
     const std::size_t position = rules.granted(next_arrival, transfers.arrivals.size());
     Arrival& arrival = transfers.arrivals[position];
     if (!is_wanted(arrival.unit)) continue;
-    const std::optional<int> buffer = pool.grant();
-    if (!buffer) return;
-    arrival.buffer = *buffer;
+    if (arrival.buffer < 0) arrival.buffer = pool.grant().value_or(-1);
+    if (arrival.buffer < 0) return;
     if (arrival.source_rank == rank) {
       local.push_back(position);
     } else {
@@ -75,6 +76,7 @@ void CopyExecutor::Impl::post_receive(std::size_t position) {
   Arrival& arrival = transfers.arrivals[position];
   const auto& sizes = slots.part_bytes[index(plan->units[arrival.unit].moe_layer_id)];
   const PartPointers& memory = pool.parts(arrival.buffer);
+  arrival.parts.clear();
   for (std::size_t part = 0; part < sizes.size(); ++part)
     arrival.parts.emplace_back(memory[part], sizes[part]);
   arrival.handle = transport.post_recv(arrival.source_rank,
@@ -83,37 +85,51 @@ void CopyExecutor::Impl::post_receive(std::size_t position) {
   receiving.push_back(position);
 }
 
-void CopyExecutor::Impl::copy_one_local() {
+// A piece of the oldest copy within this rank: packets wait for no more than a piece.
+void CopyExecutor::Impl::copy_local() {
   std::erase_if(
       local, [&](std::size_t position) { return !is_wanted(transfers.arrivals[position].unit); });
   if (local.empty()) return;
-  const Arrival& arrival = transfers.arrivals[local.front()];
+  if (std::exchange(copying, local.front()) != local.front()) copied = 0;
+  const Arrival& arrival = transfers.arrivals[copying];
   const std::size_t layer = index(plan->units[arrival.unit].moe_layer_id);
   const ExpertCopy& copy = copy_of(arrival.unit, arrival.copy);
   const PartPointers& from = slots.parts[layer][index(local_slot(copy.source_slot))];
   const PartPointers& to = rules.target_of_local(pool.parts(arrival.buffer), from);
-  for (std::size_t part = 0; part < from.size(); ++part)
-    std::memcpy(to[part], from[part], slots.part_bytes[layer][part]);
+  std::size_t begin = 0, left = kLocalBytesPerRound;
+  for (std::size_t part = 0; part < from.size() && left > 0; ++part) {
+    const std::size_t bytes = slots.part_bytes[layer][part];
+    if (copied < begin + bytes) {
+      const std::size_t at = copied - begin, now = std::min(left, bytes - at);
+      std::memcpy(to[part] + at, from[part] + at, now);
+      copied += now;
+      left -= now;
+    }
+    begin += bytes;
+  }
+  if (copied < expert_bytes(arrival.unit)) return;
   arrived(arrival.unit);
   local.erase(local.begin());
+  copying = kNothing;
 }
 
 void CopyExecutor::Impl::post_sends() {
   if (departures_left == 0) return;
   for (PeerQueue& peer : transfers.peers) {
     while (peer.next < peer.departures.size() && peer.in_flight < kSendsInFlightPerPeer) {
-      const std::size_t position = peer.departures[peer.next++];
+      const std::size_t position = peer.departures[peer.next];
+      if (is_wanted(transfers.departures[position].unit)) {
+        post_send(position);
+        ++peer.in_flight;
+      }
+      ++peer.next;
       --departures_left;
-      if (!is_wanted(transfers.departures[position].unit)) continue;
-      ++peer.in_flight;
-      post_send(position);
     }
   }
 }
 
 void CopyExecutor::Impl::post_send(std::size_t position) {
   Departure& departure = transfers.departures[position];
-  departure.parts = source_parts(departure.unit, departure.copy);
   departure.handle = transport.post_send(departure.peer,
                                          copy_tag(plan->generation, departure.unit, departure.copy),
                                          departure.parts, Delivery::kRendezvous);
@@ -163,7 +179,7 @@ void CopyExecutor::Impl::leave_to_drain(std::uint32_t unit) {
     LeftOver left = left_over(unit, departure.copy, departure.peer);
     if (departure.handle) --transfers.peers[index(departure.peer)].in_flight;
     left.handle = std::exchange(departure.handle, {});
-    left.source = left.handle ? std::move(departure.parts) : source_parts(unit, departure.copy);
+    left.source = std::move(departure.parts);
     drain.add_send(std::move(left));
     departure.ended = true;
   }

@@ -141,7 +141,7 @@ TEST(CommitUnits, KnowHowManyExpertsOneRankInstalls) {
   ASSERT_EQ(units.size(), 1U);
   EXPECT_EQ(units[0].copies.size(), 5U);
   EXPECT_EQ(units[0].most_installs, 2U);
-  const auto shares = builder.add_layer(0, row, even_shares(row, 6), row,
+  const auto shares = add_layer(builder, 0, row, even_shares(row, 6), row,
                                         std::vector<std::uint32_t>(row.size(), kShareUnit));
   ASSERT_EQ(shares.size(), 1U);
   EXPECT_EQ(shares[0].most_installs, 0U);
