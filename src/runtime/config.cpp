@@ -14,7 +14,7 @@
 namespace swiftbalancer {
 namespace {
 
-[[noreturn]] void refuse(const char* key, const std::string& value, const char* allowed) {
+[[noreturn]] void refuse(const char* key, const std::string& value, const std::string& allowed) {
   throw Error(ErrorCode::kInvalidArgument,
               std::string(key) + " is " + value + "; allowed: " + allowed);
 }
@@ -26,7 +26,7 @@ void require_positive(const char* key, std::uint64_t value) {
 void require_up_to(const char* key, std::uint64_t value, std::uint64_t most, const char* unit) {
   require_positive(key, value);
   if (value > most) {
-    refuse(key, std::to_string(value), ("1 to " + std::to_string(most) + " " + unit).c_str());
+    refuse(key, std::to_string(value), "1 to " + std::to_string(most) + " " + unit);
   }
 }
 
@@ -35,7 +35,7 @@ void require_deadline(const char* key, std::chrono::milliseconds value) {
   constexpr std::chrono::milliseconds kMost = std::chrono::hours(24 * 366);
   if (value.count() >= 1 && value <= kMost) return;
   refuse(key, std::to_string(value.count()) + " ms",
-         ("at least 1 ms, at most " + std::to_string(kMost.count()) + " ms, a year").c_str());
+         "at least 1 ms, at most " + std::to_string(kMost.count()) + " ms, a year");
 }
 
 // Counters of a packet's window hold 32 bits: more steps than these fill them.
@@ -115,7 +115,7 @@ void validate(const BalancerConfig& config, const ClusterShape& shape) {
     refuse("min_gain", std::to_string(config.min_gain), "0 or more, finite");
   if (config.window_assignments <= 0 || config.window_assignments > kMostWindowAssignments) {
     refuse("window_assignments", std::to_string(config.window_assignments),
-           ("at least 1, at most " + std::to_string(kMostWindowAssignments)).c_str());
+           "at least 1, at most " + std::to_string(kMostWindowAssignments));
   }
   check_plan_limits(config.limits, config.policy, shape);
   require_deadline("deadline", config.deadline);
