@@ -34,7 +34,8 @@ void decode(std::span<const std::byte> bytes) {
       again.size() == bytes.size() && std::memcmp(again.data(), bytes.data(), bytes.size()) == 0,
       "a plan is sent on as it came");
   const ServedState served = ServedState::initial(shape);
-  const PreparedPlan prepared = prepare_plan(kGeneration, plan, served, {0, 0}, shape, 1, 2);
+  const PreparedPlan prepared =
+      prepare_plan(kGeneration, plan, served, {0, 0}, shape, {.rank = 1, .staging_capacity = 2});
   for (const CommitUnit& unit : prepared.migration.units)
     fuzz::expect(is_valid_layer(unit.placement, shape), "no unit loses an expert");
 }

@@ -279,7 +279,7 @@ class ServeCommand final : public Command {
     settings.text("planner_program", balancer.planner_program,
                   "Program of --worker process; without it: swiftbalancer-planner beside this one");
     settings.integer("planner_restarts", balancer.planner_restarts, 0, 1'000'000,
-                     "How often a planner process is started again before balancing is off");
+                     "How often a lost planner is started again before balancing is off");
     settings.integer("planner_deadline_ms", planner_deadline_ms_, 1, 86'400'000,
                      "Silence after which a planner process is ended as stuck, milliseconds");
   }

@@ -155,7 +155,7 @@ void BalancerCore::make_planning() {
                                                .max_restarts = config.planner_restarts,
                                                .deadline = config.planner_deadline});
   } else {
-    planning = make_thread_planning(planner);
+    planning = make_thread_planning(planner, config.planner_restarts);
   }
 }
 

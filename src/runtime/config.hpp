@@ -24,7 +24,8 @@ PlannerConfig planner_config(const BalancerConfig& config, const ClusterShape& f
                              std::span<const std::size_t> expert_bytes);
 
 /// Everything that must be equal on all ranks, as lines "key value": build, configuration, shape,
-/// expert sizes, checkpoint, initial placement. Of fixed size, to be gathered.
+/// expert sizes, checkpoint, initial placement. Of fixed size, to be gathered: lists are in it by
+/// their digests, and so is what a long value has beyond its first 200 letters.
 struct ConfigText {
   char text[6144] = {};
 };

@@ -64,6 +64,16 @@ std::span<const std::byte> open(std::span<const std::byte> bytes) {
   return checksum == checksum_of(content) ? content : std::span<const std::byte>{};
 }
 
+// The nodes that are left, in their order and without gaps: ranks that shared one still do,
+// wherever they stand.
+void number_densely(std::vector<int>& node_of_rank) {
+  std::vector<int> left = node_of_rank;
+  std::ranges::sort(left);
+  left.erase(std::ranges::unique(left).begin(), left.end());
+  for (int& node : node_of_rank)
+    node = static_cast<int>(std::ranges::lower_bound(left, node) - left.begin());
+}
+
 std::size_t epoch_bytes(int num_moe_layers) {
   return static_cast<std::size_t>(num_moe_layers) * sizeof(std::uint64_t);
 }
@@ -76,7 +86,6 @@ ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int
   options.num_logical_experts = first_shape.num_logical_experts();
   options.num_expert_groups = first_shape.num_expert_groups();
   options.num_ranks = static_cast<int>(ranks.size());
-  std::vector<int> nodes;
   int before = -1;
   for (int rank : ranks) {
     if (rank <= before || rank >= first_shape.num_ranks()) {
@@ -87,10 +96,9 @@ ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int
     }
     before = rank;
     options.slots_per_rank.push_back(first_shape.slots_per_rank(rank));
-    const int node = first_shape.node_of_rank(rank);
-    if (nodes.empty() || nodes.back() != node) nodes.push_back(node);
-    options.node_of_rank.push_back(static_cast<int>(nodes.size()) - 1);
+    options.node_of_rank.push_back(first_shape.node_of_rank(rank));
   }
+  number_densely(options.node_of_rank);
   return ClusterShape(options);
 }
 

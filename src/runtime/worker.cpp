@@ -40,6 +40,7 @@ Worker::Worker(const ClusterShape& shape, const WorkerOptions& options,
       planning_(belongings.planning),
       membership_(begin.membership),
       loads_(shape_, served.placement, ring_.num_slots()),
+      last_observed_(shape.num_moe_layers(), shape.num_logical_experts()),
       served_(served),
       epochs_(begin.epochs),
       commands_(queue_capacity(shape)),
@@ -212,16 +213,17 @@ void Worker::carry_out(const Command& command) {
 
 void Worker::tell_planner() {
   if (planning_ == nullptr || stopped_) return;
-  planning_->on_served(without_empty_slots(served_, shape_),
-                       active_ != nullptr || static_cast<bool>(open_));
+  planning_->on_rebalancing(active_ != nullptr || static_cast<bool>(open_));
 }
 
 void Worker::restart_planner() {
-  if (planning_ != nullptr) planning_->restart(shape_, without_empty_slots(served_, shape_));
+  if (planning_ == nullptr) return;
+  planning_->restart(shape_, without_empty_slots(served_, shape_));
+  if (active_ != nullptr || open_) tell_planner();
 }
 
 void Worker::observe(const Command& command) {
-  last_observed_ = loads_.map(ring_, command.slot);
+  loads_.map(ring_, command.slot, last_observed_);
   last_observed_step_ = command.step;
   if (planning_ != nullptr)
     return planning_->observe(command.step, last_observed_, phase_of_set(command.slot));
@@ -257,8 +259,11 @@ void Worker::commit(std::uint32_t unit) {
   std::ranges::copy(committed.placement, served_.placement.layer(committed.moe_layer_id).begin());
   served_.shares[static_cast<std::size_t>(committed.moe_layer_id)] = committed.shares;
   ++epochs_[static_cast<std::size_t>(committed.moe_layer_id)];
-  loads_.committed(served_.placement);
-  tell_planner();
+  loads_.committed(committed.moe_layer_id, committed.placement);
+  if (planning_ == nullptr || stopped_) return;
+  planner_row_.assign(committed.placement.begin(), committed.placement.end());
+  fill_empty_slots(planner_row_, shape_);
+  planning_->on_committed(committed.moe_layer_id, planner_row_, committed.shares);
 }
 
 // Sets are reported in order (rule 1), whatever order they complete in.
@@ -351,8 +356,11 @@ void Worker::planned(const Plan& plan) {
   std::unique_ptr<PreparedPlan> prepared;
   try {
     prepared = std::make_unique<PreparedPlan>(prepare_plan(
-        open_, plan, open_base_, open_epochs_, shape_, transport_->rank(), capacity,
-        options_.decode_dispatch == DispatchObjective::kActivatedExperts, options_.locality_first));
+        open_, plan, open_base_, open_epochs_, shape_,
+        {.rank = transport_->rank(),
+         .staging_capacity = capacity,
+         .decode_tables = options_.decode_dispatch == DispatchObjective::kActivatedExperts,
+         .locality_first = options_.locality_first}));
   } catch (const std::exception& error) {
     // As a planner that fails: it ends its generation on all ranks; serving goes on.
     if (options_.log) options_.log(std::string("planning failed: ") + error.what());

@@ -9,6 +9,7 @@
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "layer_units.hpp"
 #include "random_rows.hpp"
 
 namespace swiftbalancer::testing {
@@ -28,8 +29,8 @@ ClusterShape make_shape(int experts, std::vector<int> slots_per_rank, int nodes 
 
 std::vector<CommitUnit> split(CommitUnitBuilder& builder, const ClusterShape& shape,
                               const Row& before, const Row& after) {
-  return builder.add_layer(0, before, even_shares(before, shape.num_logical_experts()), after,
-                           even_shares(after, shape.num_logical_experts()));
+  return add_layer(builder, 0, before, even_shares(before, shape.num_logical_experts()), after,
+                   even_shares(after, shape.num_logical_experts()));
 }
 
 TEST(CommitUnits, AnUnchangedLayerGivesNoUnit) {
@@ -45,7 +46,7 @@ TEST(CommitUnits, ChangedSharesAloneGiveOneUnitWithoutCopies) {
   const Row row{0, 1, 2, 0};
   const std::vector<std::uint32_t> planned{kShareUnit / 4, kShareUnit, kShareUnit,
                                            kShareUnit - kShareUnit / 4};
-  const auto units = builder.add_layer(5, row, even_shares(row, 3), row, planned);
+  const auto units = add_layer(builder, 5, row, even_shares(row, 3), row, planned);
   ASSERT_EQ(units.size(), 1U);
   EXPECT_EQ(units[0].moe_layer_id, 5);
   EXPECT_TRUE(units[0].copies.empty());

@@ -41,7 +41,7 @@ class Pair {
   Pair(const ClusterShape& shape, const PlannerConfig& config)
       : shape_(shape),
         served_(ServedState::initial(shape)),
-        thread_(make_thread_planning(config)),
+        thread_(make_thread_planning(config, 0)),
         process_({.program = testing::planner_program()}, config) {
     restart();
   }
@@ -62,7 +62,7 @@ class Pair {
   void open(const GenerationId& generation) {
     for (Planning* planning : both()) {
       planning->open(generation);
-      planning->on_served(served_, true);
+      planning->on_rebalancing(true);
     }
   }
   /// Layer by layer, as commits come.
@@ -75,14 +75,15 @@ class Pair {
       std::ranges::copy(change.plan.placement,
                         served_.placement.layer(change.moe_layer_id).begin());
       served_.shares[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.shares;
-      for (Planning* planning : both()) planning->on_served(served_, true);
+      for (Planning* planning : both())
+        planning->on_committed(change.moe_layer_id, change.plan.placement, change.plan.shares);
     }
     close();
   }
   void close() {
     for (Planning* planning : both()) {
       planning->close();
-      planning->on_served(served_, false);
+      planning->on_rebalancing(false);
     }
   }
   int num_moves() const noexcept { return num_moves_; }

@@ -3,6 +3,7 @@
 // on (loads observed since the last restart, what is served, the generation), so that ranks whose
 // histories differ plan differently. May fail, differ and lose its history when told so.
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <random>
@@ -30,7 +31,12 @@ class SimPlanning final : public Planning {
     lost_ = false;
     rounds_left_ = 0;
   }
-  void on_served(const ServedState& served, bool) override { served_ = served; }
+  void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                    std::span<const std::uint32_t> shares) override {
+    std::ranges::copy(placement, served_.placement.layer(moe_layer_id).begin());
+    served_.shares[static_cast<std::size_t>(moe_layer_id)].assign(shares.begin(), shares.end());
+  }
+  void on_rebalancing(bool) override {}
   void observe(std::uint64_t step, const ExpertLoad& load, Phase) override {
     for (int layer = 0; layer < load.num_moe_layers(); ++layer) {
       for (std::int64_t tokens : load.layer(layer))

@@ -35,6 +35,16 @@ void* map(int descriptor, std::size_t bytes) {
   return memory;
 }
 
+std::unique_ptr<ring::Region> new_region(int descriptor, std::size_t bytes) {
+  void* const memory = map(descriptor, bytes);
+  try {
+    return std::make_unique<ring::Region>(memory, 2, kRings);
+  } catch (...) {
+    ::munmap(memory, bytes);
+    throw;
+  }
+}
+
 std::size_t padded(std::size_t bytes) { return ring::frame_bytes(bytes); }
 
 }  // namespace
@@ -52,9 +62,8 @@ std::unique_ptr<PlannerChannel> PlannerChannel::create() {
     if (::fchmod(descriptor, S_IRUSR | S_IWUSR) != 0 ||
         ::fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
       fail("protect");
-    auto region = std::make_unique<ring::Region>(map(descriptor, bytes), 2, kRings);
     return std::unique_ptr<PlannerChannel>(
-        new PlannerChannel(descriptor, std::move(region), kEngine));
+        new PlannerChannel(descriptor, new_region(descriptor, bytes), kEngine));
   } catch (...) {
     ::close(descriptor);
     throw;
@@ -76,10 +85,10 @@ std::unique_ptr<PlannerChannel> PlannerChannel::open(int descriptor) {
 }
 
 PlannerChannel::PlannerChannel(int descriptor, std::unique_ptr<ring::Region> region, int side)
-    : descriptor_(descriptor),
-      region_(std::move(region)),
+    : region_(std::move(region)),
       self_(region_->rank(side)),
       other_(region_->rank(1 - side)),
+      descriptor_(descriptor),
       out_(region_->ring(side, 1 - side, ring::kMessages),
            region_->ring_data(side, 1 - side, ring::kMessages), region_->ring_bytes()),
       in_(region_->ring(1 - side, side, ring::kMessages),

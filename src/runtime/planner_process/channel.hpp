@@ -27,7 +27,8 @@ enum class PlannerMessageKind : std::uint8_t {
   kWorking,  ///< A sign of life: one more layer is planned.
   // To the program.
   kRestart,
-  kServed,
+  kCommitted,
+  kRebalancing,
   kObserve,
   kOpen,
   kClose,  ///< Empty.
@@ -76,22 +77,28 @@ class PlannerChannel {
   std::size_t next_piece() const noexcept;
   void ring_other() noexcept;
 
-  int descriptor_;
+  // Constant after construction; what it leads to is shared with the other side and synchronises
+  // itself.
   const std::unique_ptr<ring::Region> region_;
   ring::RankBlock& self_;
   ring::RankBlock& other_;
+
+  // This side's thread only.
+  int descriptor_;
+  std::string fault_;
+  // To the other side.
   ring::RingWriter out_;
-  ring::RingReader in_;
-  std::size_t most_bytes_ = 0;
   std::deque<PlannerMessage> outbox_;
   std::size_t pushed_ = 0;  // bytes of the front of the outbox
   std::uint64_t serial_ = 1;
   std::size_t unsent_bytes_ = 0;
+  // From it.
+  ring::RingReader in_;
+  std::size_t most_bytes_;
   ring::FrameHeader arriving_;  // first piece of the message that is arriving
   bool is_arriving_ = false;
   std::vector<std::byte> content_;
   std::deque<PlannerMessage> inbox_;
-  std::string fault_;
 };
 
 }  // namespace swiftbalancer

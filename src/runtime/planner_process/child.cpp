@@ -162,14 +162,17 @@ PlannerChild::~PlannerChild() {
   }
 }
 
-std::optional<std::string> PlannerChild::ended() {
-  if (how_) return how_;
-  int status = 0;
-  const pid_t result = ::waitpid(pid_, &status, WNOHANG);
-  if (result == pid_) how_ = describe(status);
-  // Somebody else in this process waits for any child, or ignores SIGCHLD.
-  if (result < 0 && errno == ECHILD) how_ = "ended (how was not to be learnt)";
-  return how_;
+bool PlannerChild::ended() noexcept {
+  if (ended_) return true;
+  const pid_t result = ::waitpid(pid_, &status_, WNOHANG);
+  status_is_known_ = result == pid_;
+  // Without a child to wait for: somebody else in this process waits for any, or ignores SIGCHLD.
+  ended_ = status_is_known_ || (result < 0 && errno == ECHILD);
+  return ended_;
+}
+
+std::string PlannerChild::how_it_ended() const {
+  return status_is_known_ ? describe(status_) : "ended (how was not to be learnt)";
 }
 
 void PlannerChild::kill() noexcept {

@@ -4,7 +4,6 @@
 // thread outlives it, for the program ends with the thread that started it.
 
 #include <cstddef>
-#include <optional>
 #include <string>
 
 #include <sys/types.h>
@@ -37,14 +36,18 @@ class PlannerChild {
   PlannerChild(const PlannerChild&) = delete;
   PlannerChild& operator=(const PlannerChild&) = delete;
 
-  /// Whether it has ended, and if so how: "was killed by signal 9 (Killed)". Never waits.
-  std::optional<std::string> ended();
+  /// Whether it has ended. Never waits.
+  bool ended() noexcept;
+  /// Once it has: "was killed by signal 9 (Killed)".
+  std::string how_it_ended() const;
   /// Ends it by force; ended() tells when it is gone.
   void kill() noexcept;
 
  private:
   pid_t pid_ = 0;
-  std::optional<std::string> how_;  // once it has ended
+  bool ended_ = false;
+  bool status_is_known_ = false;
+  int status_ = 0;  // as of waitpid()
 };
 
 }  // namespace swiftbalancer

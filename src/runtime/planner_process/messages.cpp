@@ -16,6 +16,7 @@ constexpr std::size_t kMostText = 1000;
 
 class Writer {
  public:
+  explicit Writer(std::size_t expected_bytes = 0) { bytes_.reserve(expected_bytes); }
   template <typename T>
   void put(const T& value) {
     static_assert(std::is_arithmetic_v<T>);
@@ -161,12 +162,6 @@ PlannerConfig take_config(Reader& reader) {
   return config;
 }
 
-bool same_layer(const ServedState& a, const ServedState& b, int layer) {
-  const auto at = static_cast<std::size_t>(layer);
-  return std::ranges::equal(a.placement.layer(layer), b.placement.layer(layer)) &&
-         a.shares[at] == b.shares[at];
-}
-
 }  // namespace
 
 Bytes encode_restart(const ClusterShape& shape, const PlannerConfig& config,
@@ -191,28 +186,42 @@ Restart decode_restart(std::span<const std::byte> bytes) {
   return {shape, std::move(config), std::move(served)};
 }
 
-Bytes encode_served(const ServedState& before, const ServedState& after, bool rebalancing) {
-  Writer writer;
-  writer.put<std::uint8_t>(rebalancing ? 1 : 0);
-  for (int layer = 0; layer < after.placement.num_moe_layers(); ++layer) {
-    if (same_layer(before, after, layer)) continue;
-    writer.put<std::int32_t>(layer);
-    writer.put_all(after.placement.layer(layer));
-    writer.put_all(std::span<const std::uint32_t>(after.shares[static_cast<std::size_t>(layer)]));
-  }
+Bytes encode_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                       std::span<const std::uint32_t> shares) {
+  Writer writer(sizeof(std::int32_t) + placement.size_bytes() + shares.size_bytes());
+  writer.put<std::int32_t>(moe_layer_id);
+  writer.put_all(placement);
+  writer.put_all(shares);
   return writer.take();
 }
 
-bool decode_served(std::span<const std::byte> bytes, ServedState& served) {
+Committed decode_committed(std::span<const std::byte> bytes, const ClusterShape& shape) {
+  Reader reader(bytes);
+  const auto slots = static_cast<std::size_t>(shape.num_slots());
+  Committed committed{reader.take<std::int32_t>(), std::vector<std::int32_t>(slots),
+                      std::vector<std::uint32_t>(slots)};
+  if (committed.moe_layer_id < 0 || committed.moe_layer_id >= shape.num_moe_layers())
+    Reader::refuse("layer " + std::to_string(committed.moe_layer_id) + " is committed");
+  reader.take_all(std::span(committed.placement));
+  reader.take_all(std::span(committed.shares));
+  for (const std::int32_t expert : committed.placement) {
+    if (expert < 0 || expert >= shape.num_logical_experts())
+      Reader::refuse("expert " + std::to_string(expert) + " is committed");
+  }
+  reader.end();
+  return committed;
+}
+
+Bytes encode_rebalancing(bool rebalancing) {
+  Writer writer;
+  writer.put<std::uint8_t>(rebalancing ? 1 : 0);
+  return writer.take();
+}
+
+bool decode_rebalancing(std::span<const std::byte> bytes) {
   Reader reader(bytes);
   const bool rebalancing = reader.take<std::uint8_t>() != 0;
-  while (!reader.rest().empty()) {
-    const auto layer = reader.take<std::int32_t>();
-    if (layer < 0 || layer >= served.placement.num_moe_layers())
-      Reader::refuse("layer " + std::to_string(layer) + " is served");
-    reader.take_all(served.placement.layer(layer));
-    reader.take_all(std::span(served.shares[static_cast<std::size_t>(layer)]));
-  }
+  reader.end();
   return rebalancing;
 }
 

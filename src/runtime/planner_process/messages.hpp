@@ -29,10 +29,18 @@ Bytes encode_restart(const ClusterShape& shape, const PlannerConfig& config,
 /// This and the other decoders: @throws Error kTransport: the message makes no sense.
 Restart decode_restart(std::span<const std::byte> bytes);
 
-/// What is served changed: the layers that differ between `before` and `after`.
-Bytes encode_served(const ServedState& before, const ServedState& after, bool rebalancing);
-/// Applies it to `served`. @returns rebalancing.
-bool decode_served(std::span<const std::byte> bytes, ServedState& served);
+/// A layer is served otherwise; no slot of it is empty.
+struct Committed {
+  int moe_layer_id = 0;
+  std::vector<std::int32_t> placement;
+  std::vector<std::uint32_t> shares;
+};
+Bytes encode_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                       std::span<const std::uint32_t> shares);
+Committed decode_committed(std::span<const std::byte> bytes, const ClusterShape& shape);
+
+Bytes encode_rebalancing(bool rebalancing);
+bool decode_rebalancing(std::span<const std::byte> bytes);
 
 struct Observe {
   std::uint64_t step = 0;

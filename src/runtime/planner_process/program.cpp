@@ -62,9 +62,13 @@ class PlannerProgram {
     if (message.kind == Kind::kRestart) return restart(message);
     if (!planner_) throw Error(ErrorCode::kTransport, "its parent asks before it has begun");
     switch (message.kind) {
-      case Kind::kServed:
-        rebalancing_ = messages::decode_served(message.content, served_);
-        return planner_->on_served(served_, rebalancing_);
+      case Kind::kCommitted: {
+        const messages::Committed committed = messages::decode_committed(message.content, *shape_);
+        return planner_->on_committed(committed.moe_layer_id, committed.placement,
+                                      committed.shares);
+      }
+      case Kind::kRebalancing:
+        return planner_->on_rebalancing(messages::decode_rebalancing(message.content));
       case Kind::kObserve: {
         const messages::Observe observe = messages::decode_observe(message.content, *shape_);
         planner_->observe(observe.load, observe.phase);
@@ -81,13 +85,12 @@ class PlannerProgram {
   }
 
   void restart(const PlannerMessage& message) {
-    messages::Restart restart = messages::decode_restart(message.content);
+    const messages::Restart restart = messages::decode_restart(message.content);
     job_.reset();
     life_ = message.life;
     shape_ = restart.shape;
-    served_ = std::move(restart.served);
     planner_ = std::make_unique<Planner>(*shape_, restart.config);
-    planner_->on_served(served_, false);
+    planner_->on_served(restart.served, false);
   }
 
   void open(const PlannerMessage& message) {
@@ -124,16 +127,13 @@ class PlannerProgram {
 
   void failed(const std::string& why) {
     job_.reset();
-    const std::string text = "planning failed: " + why;
-    const std::string line = messages::printable(std::as_bytes(std::span(text)));
+    const std::string line = messages::printable(std::as_bytes(std::span(why)));
     send(Kind::kFailed, messages::encode_generation(generation_, std::as_bytes(std::span(line))));
   }
 
   std::unique_ptr<PlannerChannel> channel_;
   std::uint32_t life_ = 0;
   std::optional<ClusterShape> shape_;
-  ServedState served_;
-  bool rebalancing_ = false;
   std::unique_ptr<Planner> planner_;
   std::unique_ptr<PlanJob> job_;
   GenerationId generation_;
