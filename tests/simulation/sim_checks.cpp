@@ -33,21 +33,22 @@ void SimCluster::violated(const std::string& what) const {
 
 // Invariants 1, 2, 8: all ranks run a step on the same placement and the same agreed state.
 void SimCluster::check_forward(const Rank& mine) {
-  const BalancerCore& core = *mine.core;
-  const auto now = std::pair(core.placement, agreed_state(*core.agreement));
-  const auto [first, is_new] = forwards_.try_emplace(StepOf{core.begin.membership, core.step}, now);
+  const Core& core = *mine.core;
+  const auto now = std::pair(placement(core), agreed_state(agreement(core)));
+  const auto [first, is_new] =
+      forwards_.try_emplace(StepOf{membership_of(core), step_of(core)}, now);
   if (!is_new && first->second != now) {
-    violated("rank " + std::to_string(mine.id) + " runs step " + std::to_string(core.step) +
+    violated("rank " + std::to_string(mine.id) + " runs step " + std::to_string(step_of(core)) +
              " on another agreed state than its peers");
   }
   // Same inputs, same plans.
-  for (const BalancerEvent& event : core.events) {
+  for (const BalancerEvent& event : events(core)) {
     if (event.reason == Reason::kDifferentPlans && options_.planner_differs == 0)
       violated("the ranks made different plans of the same inputs");
   }
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
     // Invariant 5: every logical expert always has a slot.
-    if (!is_valid_layer(core.placement.layer(layer), core.shape))
+    if (!is_valid_layer(placement(core).layer(layer), shape_of(core)))
       violated("layer " + std::to_string(layer) + " lost an expert");
   }
   check_tables(mine);
@@ -57,15 +58,14 @@ void SimCluster::check_forward(const Rank& mine) {
 // Invariant 3: routing never names a slot that does not hold the expert, and names every slot that
 // is to have a share of an expert's tokens.
 void SimCluster::check_tables(const Rank& mine) const {
-  const BalancerCore& core = *mine.core;
-  const auto row = static_cast<std::size_t>(shape_.num_logical_experts()) * kDispatchEntries;
+  const Core& core = *mine.core;
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-    const DispatchView view(core.dispatch_tables.data() + static_cast<std::size_t>(layer) * row);
+    const DispatchView view = dispatch_view(core, layer);
     for (int expert = 0; expert < shape_.num_logical_experts(); ++expert) {
       for (std::uint32_t ticket = 0; ticket < kDispatchEntries; ++ticket) {
         const auto slot = static_cast<std::size_t>(view.slot(expert, ticket));
-        if (slot >= static_cast<std::size_t>(core.shape.num_slots()) ||
-            core.placement.layer(layer)[slot] != expert)
+        if (slot >= static_cast<std::size_t>(shape_of(core).num_slots()) ||
+            placement(core).layer(layer)[slot] != expert)
           violated("the dispatch table names a slot of another expert");
       }
     }
@@ -73,13 +73,13 @@ void SimCluster::check_tables(const Rank& mine) const {
 }
 
 void SimCluster::check_slots(const Rank& mine) const {
-  const BalancerCore& core = *mine.core;
+  const Core& core = *mine.core;
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-    for (int slot = 0; slot < core.num_local_slots; ++slot) {
+    for (int slot = 0; slot < num_local_slots(core); ++slot) {
       Weights weights;
-      std::memcpy(&weights, core.slot_parts[core.index(layer, slot)][0], sizeof weights);
-      const auto expert = core.placement.layer(
-          layer)[static_cast<std::size_t>(core.shape.first_slot(core.rank) + slot)];
+      std::memcpy(&weights, slot_parts(core, layer, slot)[0], sizeof weights);
+      const auto expert = placement(core).layer(
+          layer)[static_cast<std::size_t>(shape_of(core).first_slot(rank_of(core)) + slot)];
       if (expert == kEmptySlot || weights == Weights::of(layer, expert)) continue;
       violated("rank " + std::to_string(mine.id) + " layer " + std::to_string(layer) + " slot " +
                std::to_string(slot) + " holds expert " + std::to_string(weights.expert) +
@@ -93,8 +93,8 @@ void SimCluster::check_slots(const Rank& mine) const {
 // expert.
 void SimCluster::check_loads(const Rank& mine, std::uint64_t step) const {
   ExpertLoad routed(shape_.num_moe_layers(), shape_.num_logical_experts());
-  for (int id : mine.core->ranks) {
-    const auto found = rank(id).routed.find({mine.core->begin.membership, step});
+  for (int id : ranks_of(*mine.core)) {
+    const auto found = rank(id).routed.find({membership_of(*mine.core), step});
     if (found == rank(id).routed.end())
       violated("a set of step " + std::to_string(step) + " is used that rank " +
                std::to_string(id) + " has not posted in this membership");
@@ -104,7 +104,7 @@ void SimCluster::check_loads(const Rank& mine, std::uint64_t step) const {
         routed.layer(layer)[expert] += part[expert];
     }
   }
-  if (mine.core->worker->last_observed() != routed) {
+  if (worker(*mine.core)->last_observed() != routed) {
     violated("loads of step " + std::to_string(step) +
              " are attributed to other experts than they were routed to");
   }
@@ -117,7 +117,7 @@ void SimCluster::check_nothing_leaks() {
     for (const auto& each : ranks_) {
       if (!each->alive || each->worker_stopped) continue;
       try {
-        busy |= each->core->worker->run_once();
+        busy |= worker(*each->core)->run_once();
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kTransport) throw;
         each->worker_stopped = true;
@@ -130,11 +130,11 @@ void SimCluster::check_nothing_leaks() {
     }
   }
   for (const auto& each : ranks_) {
-    if (!each->alive || each->worker_stopped || each->core->agreement->active_plan() != nullptr)
+    if (!each->alive || each->worker_stopped || agreement(*each->core).active_plan() != nullptr)
       continue;
-    if (each->core->worker->num_free_buffers() != options_.staging_experts) {
+    if (worker(*each->core)->num_free_buffers() != options_.staging_experts) {
       violated("rank " + std::to_string(each->id) + " has " +
-               std::to_string(each->core->worker->num_free_buffers()) + " free buffers of " +
+               std::to_string(worker(*each->core)->num_free_buffers()) + " free buffers of " +
                std::to_string(options_.staging_experts) + " with no plan active");
     }
   }

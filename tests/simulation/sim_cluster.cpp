@@ -67,8 +67,7 @@ SimCluster::SimCluster(const SimOptions& options)
                                    layer)[static_cast<std::size_t>(shape_.first_slot(id) + slot)]);
       }
     }
-    made.core->serve(initial);
-    made.core->begin_serving();
+    start(*made.core, initial);
   }
 }
 
@@ -78,8 +77,8 @@ SimCluster::~SimCluster() {
 
 void SimCluster::make_core(Rank& made, std::unique_ptr<Transport> transport) {
   made.change.reset();
-  made.core = std::make_unique<BalancerCore>(shape_, config_, made.id, std::move(transport));
-  made.core->own_planning = [this] { return make_planning(); };
+  made.core = simulation::make_core(shape_, config_, made.id, std::move(transport),
+                                    [this] { return make_planning(); });
   made.window = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
   const int slots = shape_.slots_per_rank(made.id);
   made.memory.assign(static_cast<std::size_t>(shape_.num_moe_layers() * slots), Weights{});
@@ -87,7 +86,7 @@ void SimCluster::make_core(Rank& made, std::unique_ptr<Transport> transport) {
     for (int slot = 0; slot < slots; ++slot) {
       Weights& weights = made.memory[static_cast<std::size_t>(layer * slots + slot)];
       const WeightPart part{reinterpret_cast<std::byte*>(&weights), sizeof weights};
-      made.core->register_weights(layer, slot, {&part, 1});
+      register_weights(*made.core, layer, slot, {&part, 1});
     }
   }
 }
@@ -103,34 +102,36 @@ std::unique_ptr<SimPlanning> SimCluster::make_planning() {
 // ---- Steps ----
 
 bool SimCluster::can_begin(const Rank& mine) const {
-  if (mine.core->in_step || (!settling_ && mine.core->step >= options_.num_steps)) return false;
-  mine.core->take_reports();
-  const auto due = mine.core->agreement->set_due(mine.core->step + 1);
-  return !due || mine.core->ready_step >= *due || faulty(Fault::kGoOnAlone);
+  Core& core = *mine.core;
+  if (in_step(core) || (!settling_ && step_of(core) >= options_.num_steps)) return false;
+  take_reports(core);
+  const auto due = agreement(core).set_due(step_of(core) + 1);
+  return !due || ready_step(core) >= *due || faulty(Fault::kGoOnAlone);
 }
 
 // A forward is an all-to-all: nobody ends a step that somebody has not begun.
 bool SimCluster::can_end(const Rank& mine) const {
-  return mine.core->in_step && std::ranges::all_of(mine.core->ranks, [&](int id) {
+  const Core& core = *mine.core;
+  return in_step(core) && std::ranges::all_of(ranks_of(core), [&](int id) {
            const Rank& peer = rank(id);
-           return peer.serves() && peer.core->begin.membership == mine.core->begin.membership &&
-                  peer.core->step >= mine.core->step;
+           return peer.serves() && membership_of(*peer.core) == membership_of(core) &&
+                  step_of(*peer.core) >= step_of(core);
          });
 }
 
 void SimCluster::begin(Rank& mine) {
-  const Status status =
-      mine.core->begin_step({mine.core->step + 1, Phase::kDecode, chance(options_.idle)});
+  const Status status = simulation::begin(
+      *mine.core, {step_of(*mine.core) + 1, Phase::kDecode, chance(options_.idle)});
   if (!status.ok()) violated("begin_step failed: " + status.message());
-  if (mine.core->stats.waits_for_plans + mine.core->stats.waits_for_copies > 0)
+  if (stats(*mine.core).waits_for_plans + stats(*mine.core).waits_for_copies > 0)
     violated("the engine waited for a plan or a copy");
-  if (mine.core->rank == 0) count(mine);
+  if (rank_of(*mine.core) == 0) count(mine);
   check_forward(mine);
   route_tokens(mine);
 }
 
 void SimCluster::count(const Rank& mine) {
-  for (const BalancerEvent& event : mine.core->events) {
+  for (const BalancerEvent& event : events(*mine.core)) {
     result_.commits += event.kind == BalancerEventKind::kCommitted ? 1 : 0;
     result_.drops += event.kind == BalancerEventKind::kDropped ? 1 : 0;
     result_.superseded += event.reason == Reason::kSuperseded ? 1 : 0;
@@ -142,34 +143,30 @@ void SimCluster::count(const Rank& mine) {
 // Tokens that a step sends to this rank's slots: known from step, layer and slot, so that loads can
 // be checked. An empty slot gets none.
 void SimCluster::route_tokens(Rank& mine) {
-  const BalancerCore& core = *mine.core;
-  std::vector<std::uint32_t> counts(static_cast<std::size_t>(core.num_local_slots));
+  Core& core = *mine.core;
+  std::vector<std::uint32_t> counts(static_cast<std::size_t>(num_local_slots(core)));
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-    for (int slot = 0; slot < core.num_local_slots; ++slot) {
+    for (int slot = 0; slot < num_local_slots(core); ++slot) {
       const auto at = static_cast<std::size_t>(slot);
-      const auto expert = core.placement.layer(
-          layer)[at + static_cast<std::size_t>(core.shape.first_slot(core.rank))];
+      const auto expert = placement(core).layer(
+          layer)[at + static_cast<std::size_t>(shape_of(core).first_slot(rank_of(core)))];
       counts[at] = expert == kEmptySlot ? 0 : static_cast<std::uint32_t>(random_() % 100);
       if (expert != kEmptySlot)
         mine.window.layer(layer)[static_cast<std::size_t>(expert)] += counts[at];
     }
-    mine.core->record(layer, counts);
+    record(core, layer, counts);
   }
 }
 
 void SimCluster::end(Rank& mine) {
   check_slots(mine);  // weights never change during a forward
-  if (chance(options_.early_request)) mine.core->wants_rebalance = true;
-  if (chance(options_.mode_change)) {
-    const auto mode = static_cast<BalancingMode>(random_() % 3);
-    mine.core->asked_mode = mode;
-    mine.core->agreement->ask_mode(mode);
-  }
-  const Status status = mine.core->end_step();
+  if (chance(options_.early_request)) request_rebalance(*mine.core, true);
+  if (chance(options_.mode_change)) set_mode(*mine.core, static_cast<BalancingMode>(random_() % 3));
+  const Status status = simulation::end(*mine.core);
   if (!status.ok()) violated("end_step failed: " + status.message());
-  mine.core->wants_rebalance = false;
-  if (mine.core->agreement->packet_due(mine.core->step)) {
-    mine.routed[{mine.core->begin.membership, mine.core->step}] = std::exchange(
+  request_rebalance(*mine.core, false);
+  if (agreement(*mine.core).packet_due(step_of(*mine.core))) {
+    mine.routed[{membership_of(*mine.core), step_of(*mine.core)}] = std::exchange(
         mine.window, ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts()));
   }
 }
@@ -190,12 +187,11 @@ void SimCluster::run_engine(Rank& mine) {
 }
 
 void SimCluster::run_worker(Rank& mine) {
-  if (!mine.alive || mine.core->worker == nullptr || mine.core->frozen || mine.worker_stopped)
-    return;
-  Worker& worker = *mine.core->worker;
-  const std::uint64_t before = worker.last_observed_step();
+  if (!mine.alive || mine.worker_stopped || worker(*mine.core) == nullptr) return;
+  Worker& running = *worker(*mine.core);
+  const std::uint64_t before = running.last_observed_step();
   try {
-    worker.run_once();
+    running.run_once();
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kTransport) violated(std::string("worker: ") + error.what());
     // A failed gather: the engine would hear of it in begin_step, and asks for the same ranks
@@ -204,7 +200,7 @@ void SimCluster::run_worker(Rank& mine) {
     if (mine.attempt + 1 == attempts_.size()) new_attempt(attempts_.back().live);
     return;
   }
-  if (worker.last_observed_step() != before) check_loads(mine, worker.last_observed_step());
+  if (running.last_observed_step() != before) check_loads(mine, running.last_observed_step());
 }
 
 // ---- Membership ----
@@ -267,7 +263,7 @@ void SimCluster::join_one() {
   joins.worker_stopped = false;
   joins.attempt = 0;
   make_core(joins, nullptr);
-  joins.core->serve_nothing();
+  start_empty(*joins.core);
   ++result_.joined;
 }
 
@@ -276,23 +272,22 @@ void SimCluster::notice(Rank& mine) {
   const auto& live = attempts_.back().live;
   const auto index = static_cast<int>(std::ranges::find(live, mine.id) - live.begin());
   mine.change.reset();
-  mine.change = std::make_unique<Reconfiguration>(
+  mine.change = make_reconfiguration(
       *mine.core, live, std::make_unique<SimTransport>(*networks_.back(), index), mine.joins);
 }
 
 void SimCluster::reconfigure(Rank& mine) {
-  const auto commits = mine.core->stats.units_committed;
-  const bool over = mine.change->advance();
-  result_.rolled_forward += mine.core->stats.units_committed - commits;
+  const auto commits = stats(*mine.core).units_committed;
+  Status status;
+  const bool over = advance(*mine.core, *mine.change, status);
+  result_.rolled_forward += stats(*mine.core).units_committed - commits;
   if (!over) return;
-  const Status status = mine.change->status();
   mine.change.reset();
   if (status.code() == ErrorCode::kTransport) {  // a gather failed: once more
     if (mine.attempt + 1 == attempts_.size()) new_attempt(attempts_.back().live);
     return;
   }
   if (!status.ok()) violated("reconfiguration failed: " + status.message());
-  mine.core->started = true;
   mine.joins = mine.worker_stopped = false;
   mine.window = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
   ++result_.reconfigurations;
@@ -338,9 +333,10 @@ bool SimCluster::finished() const {
   return std::ranges::all_of(ranks_, [this](const auto& each) {
     if (!each->alive) return true;
     if (!each->serves() || each->attempt + 1 != attempts_.size()) return false;
-    const bool quiet = each->core->agreement->active_plan() == nullptr &&
-                       !each->core->agreement->open_generation() && !each->core->planner_lost;
-    return settling_ ? quiet : each->core->step >= options_.num_steps && !each->core->in_step;
+    const Core& core = *each->core;
+    const bool quiet = agreement(core).active_plan() == nullptr &&
+                       !agreement(core).open_generation() && !planner_lost(core);
+    return settling_ ? quiet : step_of(core) >= options_.num_steps && !in_step(core);
   });
 }
 
@@ -354,9 +350,7 @@ void SimCluster::settle() {
         &SimOptions::early_request})
     options_.*fault = 0;
   for (const auto& each : ranks_) {
-    if (!each->alive) continue;
-    each->core->asked_mode = BalancingMode::kPaused;
-    each->core->agreement->ask_mode(BalancingMode::kPaused);
+    if (each->alive) set_mode(*each->core, BalancingMode::kPaused);
   }
 }
 
@@ -385,7 +379,7 @@ SimResult SimCluster::run() {
     violated(std::string("an error where none may be: ") + error.what());
   }
   for (const auto& each : ranks_)
-    if (each->alive) result_.resets += each->core->stats.planner_resets;
+    if (each->alive) result_.resets += stats(*each->core).planner_resets;
   return result_;
 }
 

@@ -11,8 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/balancer_core.hpp"
-#include "runtime/reconfiguration.hpp"
+#include "simulation/core_access.hpp"
 #include "simulation/sim_options.hpp"
 #include "simulation/sim_planning.hpp"
 #include "simulation/sim_transport.hpp"

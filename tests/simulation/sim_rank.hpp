@@ -28,14 +28,14 @@ struct SimCluster::Rank {
   bool joins = false;           // has served nothing yet
   bool worker_stopped = false;  // by a failed gather; until the next membership
   std::size_t attempt = 0;      // that it follows
-  std::unique_ptr<BalancerCore> core;
-  std::unique_ptr<Reconfiguration> change;
+  std::unique_ptr<Core> core;
+  std::unique_ptr<Change> change;
   std::vector<Weights> memory;  // [layer][local slot]
   // Window's last step -> tokens of this rank's slots, by expert.
   std::map<StepOf, ExpertLoad> routed;
   ExpertLoad window;
 
-  bool serves() const { return alive && change == nullptr && core->started && !core->frozen; }
+  bool serves() const { return alive && change == nullptr && simulation::serves(*core); }
 };
 
 }  // namespace swiftbalancer::simulation
