@@ -69,16 +69,30 @@ inline int rank_of(const Core& core) { return core.rank; }
 inline std::span<const int> ranks_of(const Core& core) { return core.ranks; }
 inline int num_local_slots(const Core& core) { return core.num_local_slots; }
 inline const Placement& placement(const Core& core) { return core.placement; }
+/// Of the phase of the step.
 inline DispatchView dispatch_view(const Core& core, int layer) {
   const auto row = static_cast<std::size_t>(core.shape.num_logical_experts()) * kDispatchEntries;
-  return DispatchView(core.dispatch_tables.data() + static_cast<std::size_t>(layer) * row);
+  return DispatchView(core.tables_of_phase().data() + static_cast<std::size_t>(layer) * row);
+}
+/// With TableKind::kDraw.
+inline const DrawTable& draw_table(const Core& core, int layer) {
+  return core.draw_tables[static_cast<std::size_t>(layer)];
 }
 inline std::span<std::byte* const> slot_parts(const Core& core, int layer, int local_slot) {
   return core.slot_parts[core.index(layer, local_slot)];
 }
 inline std::span<const BalancerEvent> events(const Core& core) { return core.events; }
 inline const BalancerStats& stats(const Core& core) { return core.stats; }
+inline Health health(const Core& core) {
+  Health health = core.health;
+  health.mode = core.agreement->mode();
+  return health;
+}
+/// What the worker has reported of this rank's planner.
 inline bool planner_lost(const Core& core) { return core.planner_lost; }
+inline bool planner_off(const Core& core) { return core.planner_off; }
+/// Plans that are held here: ready, or active.
+inline std::size_t num_plans(const Core& core) { return core.plans.size(); }
 
 // ---- Agreement and membership ----
 
@@ -104,5 +118,7 @@ inline bool advance(Core& core, Change& change, Status& status) {
 
 /// Null before the first membership and between two, when it must not run.
 inline Worker* worker(const Core& core) { return core.frozen ? nullptr : core.worker.get(); }
+/// Whether a message that goes at once (eager) brings the leader's plan.
+inline bool is_plan_tag(std::uint64_t tag) { return tag >> 61 == 1; }
 
 }  // namespace swiftbalancer::simulation
