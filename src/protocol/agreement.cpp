@@ -164,7 +164,7 @@ void Agreement::adopt() {
       held_;  // Held: this rank has reported its hash, and reports only what it holds (rule 5).
   if (plan == nullptr) return close_open(Reason::kTooLate, -1);
   if (plan->units.empty()) return close_open(Reason::kNothingToGain, -1);
-  if (mode_ == BalancingMode::kPlanOnly) return close_open(Reason::kPlanOnly, -1);
+  if (rules_.only_plans(mode_)) return close_open(Reason::kPlanOnly, -1);
   if (mode_ == BalancingMode::kPaused) return close_open(Reason::kPaused, -1);
   if (active_ != nullptr && rules_.supersedes()) {
     drop_pending(Reason::kSuperseded, -1);
@@ -207,8 +207,8 @@ void Agreement::heed_planners(Packets planners, std::uint32_t flags) {
     decide({BalancerEventKind::kBalancingOff, Reason::kNone, {}, 0, nullptr, rank});
   }
   if ((flags & kPlannerLost) == 0) return;
-  // Packets posted before a rank knew of the last reset tell of losses that it has mended.
-  if (last_reset_step_ != 0 && used_step_ - last_reset_step_ < config_.packet_lag) return;
+  if (last_reset_step_ != 0 && rules_.is_mended(used_step_ - last_reset_step_, config_.packet_lag))
+    return;
   const int rank = first_with(planners, kPlannerLost);
   if (open_ && rules_.reset_closes_open()) close_open(Reason::kPlannersReset, rank);
   last_reset_step_ = last_change_step_ = used_step_;

@@ -58,6 +58,12 @@ struct AgreementRules {
   /// Rule 7: a unit's rows build on the earlier units of its layer. When one falls, so do the
   /// later.
   constexpr bool later_units_fall() const { return true; }
+  /// Plan-only adopts nothing.
+  constexpr bool only_plans(BalancingMode mode) const { return mode == BalancingMode::kPlanOnly; }
+  /// Rule 11: packets posted before a rank knew of the last reset tell of losses that it has mended.
+  constexpr bool is_mended(std::uint64_t steps_since_reset, std::uint64_t packet_lag) const {
+    return steps_since_reset < packet_lag;
+  }
   /// Rule 11: a rank whose planner has lost its history says so.
   constexpr bool tells_planner_loss(bool lost) const { return lost; }
   /// Rule 13: what some rank has committed is committed by all.

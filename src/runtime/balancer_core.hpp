@@ -90,6 +90,8 @@ class BalancerCore : private MembershipHost {
   Health health() const;
   int staging_capacity() const noexcept { return worker_side_.staging_capacity(); }
   std::size_t packet_bytes() const noexcept { return PacketLayout(live_.shape).bytes(); }
+  std::uint32_t membership() const noexcept { return begin_.membership; }
+  bool planner_off_here() const noexcept { return health_.planner_off_here(); }
   /// Has been a member, so that it may reconfigure.
   bool has_served() const noexcept { return has_served_; }
   bool in_step() const noexcept { return stage_ == Stage::kInStep; }

@@ -42,6 +42,8 @@ class WorkerMirror {
   std::uint64_t ready_step() const noexcept { return ready_step_; }
   std::uint32_t staged_cursor() const noexcept { return staged_cursor_; }
   bool planner_lost() const noexcept { return planner_lost_; }
+  /// That are ready or active, not yet released.
+  std::size_t num_plans() const noexcept { return plans_.size(); }
 
   // --- Simulated devices ---
   void hold_at(const WorkerProgress& limit) noexcept { limit_ = limit; }

@@ -97,6 +97,11 @@ constexpr Entry kFaults[] = {
     {Fault::kLoadsByCurrent, "loads_by_current", "15"},
     {Fault::kLoadsUnsplit, "loads_unsplit", "15"},
     {Fault::kStaleTable, "stale_table", "15"},
+    {Fault::kTableIgnoresShares, "table_ignores_shares", "-"},
+    {Fault::kPlanOnlyMoves, "plan_only_moves", "-"},
+    {Fault::kFirstBusyPhase, "first_busy_phase", "-"},
+    {Fault::kResetEachFlaggedSet, "reset_each_flagged_set", "11"},
+    {Fault::kModeLostInReconfiguration, "mode_lost_in_reconfiguration", "14"},
 };
 
 constexpr std::uint64_t kMostSeeds = 3000;

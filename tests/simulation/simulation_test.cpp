@@ -62,13 +62,7 @@ TEST(Simulation, EverySeededScheduleKeepsTheInvariants) {
              << "\nshrunk: " << shrunk(SimOptions::draw(seed));
     }
   }
-  std::cout << count << " schedules: " << total.events << " events, " << total.adopted
-            << " plans adopted, " << total.closed << " generations closed, " << total.commits
-            << " units committed, " << total.drops << " dropped, " << total.superseded
-            << " superseded, " << total.reconfigurations << " reconfigurations, "
-            << total.rolled_forward << " units rolled forward, " << total.loaded
-            << " experts loaded, " << total.joined << " ranks joined, " << total.resets
-            << " planner resets\n";
+  std::cout << count << " schedules: " << total.to_string() << '\n';
   if (count < 5'000) return;  // A block of a soak: too few to have met everything.
   // The schedules must have exercised what they are there for.
   EXPECT_GT(total.commits, count);

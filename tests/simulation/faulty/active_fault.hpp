@@ -56,6 +56,12 @@ enum class Fault : std::uint8_t {
   kRehomeByRank,       ///< Lost experts go where this rank thinks best.
   kReloadSkipped,      ///< Lost experts are placed but not loaded.
   kPlannerLossHidden,  ///< A rank whose planner began anew does not tell.
+  kModeLostInReconfiguration,  ///< The agreed mode ends with its membership.
+  // Modes, planners, shares
+  kPlanOnlyMoves,        ///< Plan-only adopts.
+  kResetEachFlaggedSet,  ///< Flags posted before a reset was known reset again.
+  kFirstBusyPhase,       ///< The phase of a set is that of the first rank with tokens.
+  kTableIgnoresShares,   ///< Dispatch rows are even, whatever was planned.
   // Ends (rule 17)
   kResetKeepsOpen,  ///< Planners that begin anew leave the generation open.
 };

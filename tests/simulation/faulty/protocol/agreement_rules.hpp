@@ -47,6 +47,12 @@ struct AgreementRules {
     return !faulty(Fault::kAbortOwnOnly) || static_cast<int>(sender) == own_rank;
   }
   bool later_units_fall() const { return !faulty(Fault::kDropOneUnit); }
+  bool only_plans(BalancingMode mode) const {
+    return mode == BalancingMode::kPlanOnly && !faulty(Fault::kPlanOnlyMoves);
+  }
+  bool is_mended(std::uint64_t steps_since_reset, std::uint64_t packet_lag) const {
+    return steps_since_reset < packet_lag && !faulty(Fault::kResetEachFlaggedSet);
+  }
   bool tells_planner_loss(bool lost) const { return lost && !faulty(Fault::kPlannerLossHidden); }
   bool rolls_forward() const { return !faulty(Fault::kNoRollForward); }
   bool is_of_membership(std::uint64_t posted_step, std::uint64_t begin_step) const {
