@@ -106,7 +106,7 @@ void BalancerCore::set_mode(BalancingMode mode) noexcept {
 
 Health BalancerCore::health() const {
   Health health = health_.health();
-  if (agreement_) health.mode = agreement_->mode();
+  health.mode = agreement_ ? agreement_->mode() : begin_.mode;
   return health;
 }
 

@@ -54,7 +54,8 @@ void BalancerCore::start(const Placement& served, std::unique_ptr<Transport> tra
 
 void BalancerCore::serve(const Placement& served, std::unique_ptr<Transport> transport) {
   experts_.hold(served);
-  enter({live_.shape, live_.ranks, {}, ServedState::even(served, live_.shape),
+  const AgreedState begin;
+  enter({live_.shape, live_.ranks, begin, ServedState::even(served, live_.shape),
          std::move(transport)});
 }
 

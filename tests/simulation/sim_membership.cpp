@@ -106,7 +106,7 @@ void SimCluster::notice(Rank& mine) {
   if (mine.joins) {
     mine.left_with.reset();
   } else if (mine.change == nullptr) {
-    mine.left_with = agreement(*mine.core).mode();
+    mine.left_with = health(*mine.core).mode;
   }
   mine.attempt = attempts_.size() - 1;
   mine.change.reset();
