@@ -40,31 +40,3 @@ function(swiftbalancer_compile_options target)
     endif()
   endif()
 endfunction()
-
-# The test frameworks' headers, compiled once for all test programs: they take longer than the tests.
-function(swiftbalancer_test_headers)
-  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/test_headers.cpp "int main() {}\n")
-  add_executable(test_headers ${CMAKE_CURRENT_BINARY_DIR}/test_headers.cpp)
-  target_link_libraries(test_headers PRIVATE GTest::gmock)
-  target_compile_definitions(test_headers PRIVATE SWIFTBALANCER_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
-                                                  SWIFTBALANCER_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  target_precompile_headers(test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <rapidcheck.h> <rapidcheck/gtest.h>)
-  swiftbalancer_compile_options(test_headers)
-endfunction()
-
-# swiftbalancer_test(NAME SOURCES ... LIBRARIES target ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest program.
-function(swiftbalancer_test name)
-  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
-  if(NOT arg_TIMEOUT)
-    set(arg_TIMEOUT 300)
-  endif()
-  add_executable(${name} ${arg_SOURCES})
-  target_link_libraries(${name} PRIVATE ${arg_LIBRARIES} GTest::gmock GTest::gtest_main rapidcheck)
-  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  target_compile_definitions(${name} PRIVATE SWIFTBALANCER_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
-                                             SWIFTBALANCER_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  swiftbalancer_compile_options(${name})
-  target_precompile_headers(${name} REUSE_FROM test_headers)
-  add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
-endfunction()

@@ -10,10 +10,10 @@
 
 #include <gtest/gtest.h>
 
+#include "wait_limit.hpp"
+
 namespace swiftbalancer::testing {
 namespace {
-
-constexpr std::chrono::seconds kLongTime{60};
 
 struct ProcessState {
   char letter = 0;
@@ -82,7 +82,7 @@ DrivenPlanning::DrivenPlanning(ProcessPlanningOptions options, PlannerConfig con
 }
 
 bool DrivenPlanning::run_until(const std::function<bool()>& reached) {
-  const auto end = std::chrono::steady_clock::now() + kLongTime;
+  const auto end = std::chrono::steady_clock::now() + kWaitLimit;
   while (!reached()) {
     if (std::chrono::steady_clock::now() > end) return false;
     if (!planning_->advance()) std::this_thread::yield();
