@@ -1,10 +1,11 @@
-# swiftbalancer_module(NAME SOURCES ... [PUBLIC_HEADERS ...] [DEPENDS module ...] [PRIVATE_LIBRARIES target ...])
+# swiftbalancer_module(NAME [UNITY] SOURCES ... [PUBLIC_HEADERS ...] [DEPENDS module ...] [PRIVATE_LIBRARIES target ...])
 #
 # One library per src/ folder. A folder's headers are reachable as "name/x.hpp", and the public headers it implements as
 # <swiftbalancer/x.hpp>, only by targets that link it: both are linked into an include directory of the module's own.
-# A forbidden include therefore does not compile.
+# A forbidden include therefore does not compile. UNITY: no two sources have something unnamed of the same name, so they can be compiled
+# together where that is asked for (SWIFTBALANCER_UNITY_BUILD).
 function(swiftbalancer_module name)
-  cmake_parse_arguments(arg "" "" "SOURCES;PUBLIC_HEADERS;DEPENDS;PRIVATE_LIBRARIES" ${ARGN})
+  cmake_parse_arguments(arg "UNITY" "" "SOURCES;PUBLIC_HEADERS;DEPENDS;PRIVATE_LIBRARIES" ${ARGN})
   set(target swiftbalancer_${name})
   set(view ${PROJECT_BINARY_DIR}/modules/${name})
   file(MAKE_DIRECTORY ${view}/swiftbalancer)
@@ -20,7 +21,15 @@ function(swiftbalancer_module name)
   target_link_libraries(${target} PUBLIC ${arg_DEPENDS} PRIVATE ${arg_PRIVATE_LIBRARIES})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
   swiftbalancer_compile_options(${target})
+  if(arg_UNITY)
+    swiftbalancer_unity_build(${target})
+  endif()
   set_property(GLOBAL APPEND PROPERTY SWIFTBALANCER_PUBLIC_HEADERS ${arg_PUBLIC_HEADERS})
+endfunction()
+
+# Compiles the sources of a target together, a dozen at a time, where that is asked for.
+function(swiftbalancer_unity_build target)
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ${SWIFTBALANCER_UNITY_BUILD} UNITY_BUILD_BATCH_SIZE 12)
 endfunction()
 
 # Same results on every platform and in every build type: no contraction of a*b+c, no reassociation. Position-independent

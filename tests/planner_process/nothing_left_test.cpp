@@ -22,9 +22,9 @@ namespace {
 using namespace std::chrono_literals;
 using testing::DrivenPlanning;
 using ::testing::IsEmpty;
+using testing::kShape;
+using testing::real_planner;
 using ::testing::UnorderedElementsAre;
-
-const ClusterShape kShape = testing::shape_of(4, 32, 4, 40);
 
 std::vector<std::string> own_shared_memory() {
   auto names = testing::entries_of("/dev/shm");
@@ -33,8 +33,6 @@ std::vector<std::string> own_shared_memory() {
   });
   return names;
 }
-
-ProcessPlanningOptions real_planner() { return {.program = testing::planner_program()}; }
 
 TEST(PlannerProcessTraces, NoneAreLeftHoweverItEnds) {
   const std::size_t descriptors = testing::num_descriptors();

@@ -34,6 +34,7 @@ ProcessState look_at(pid_t process) {
 }  // namespace
 
 std::string planner_program() { return SWIFTBALANCER_BINARY_DIR "/bin/swiftbalancer-planner"; }
+ProcessPlanningOptions real_planner() { return {.program = planner_program()}; }
 std::string hostile_program() { return SWIFTBALANCER_BINARY_DIR "/bin/hostile_planner"; }
 
 std::vector<std::string> entries_of(const std::string& folder) {
