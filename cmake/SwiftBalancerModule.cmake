@@ -1,10 +1,11 @@
-# swiftbalancer_module(NAME SOURCES ... [PUBLIC_HEADERS ...] [DEPENDS module ...] [PRIVATE_LIBRARIES target ...])
+# swiftbalancer_module(NAME [UNITY] SOURCES ... [PUBLIC_HEADERS ...] [DEPENDS module ...] [PRIVATE_LIBRARIES target ...])
 #
 # One library per src/ folder. A folder's headers are reachable as "name/x.hpp", and the public headers it implements as
 # <swiftbalancer/x.hpp>, only by targets that link it: both are linked into an include directory of the module's own.
-# A forbidden include therefore does not compile.
+# A forbidden include therefore does not compile. UNITY: no two sources have something unnamed of the same name, so they can be compiled
+# together where that is asked for (SWIFTBALANCER_UNITY_BUILD).
 function(swiftbalancer_module name)
-  cmake_parse_arguments(arg "" "" "SOURCES;PUBLIC_HEADERS;DEPENDS;PRIVATE_LIBRARIES" ${ARGN})
+  cmake_parse_arguments(arg "UNITY" "" "SOURCES;PUBLIC_HEADERS;DEPENDS;PRIVATE_LIBRARIES" ${ARGN})
   set(target swiftbalancer_${name})
   set(view ${PROJECT_BINARY_DIR}/modules/${name})
   file(MAKE_DIRECTORY ${view}/swiftbalancer)
@@ -20,7 +21,15 @@ function(swiftbalancer_module name)
   target_link_libraries(${target} PUBLIC ${arg_DEPENDS} PRIVATE ${arg_PRIVATE_LIBRARIES})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
   swiftbalancer_compile_options(${target})
+  if(arg_UNITY)
+    swiftbalancer_unity_build(${target})
+  endif()
   set_property(GLOBAL APPEND PROPERTY SWIFTBALANCER_PUBLIC_HEADERS ${arg_PUBLIC_HEADERS})
+endfunction()
+
+# Compiles the sources of a target together, a dozen at a time, where that is asked for.
+function(swiftbalancer_unity_build target)
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ${SWIFTBALANCER_UNITY_BUILD} UNITY_BUILD_BATCH_SIZE 12)
 endfunction()
 
 # Same results on every platform and in every build type: no contraction of a*b+c, no reassociation. Position-independent
@@ -39,32 +48,4 @@ function(swiftbalancer_compile_options target)
       target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-tsan)
     endif()
   endif()
-endfunction()
-
-# The test frameworks' headers, compiled once for all test programs: they take longer than the tests.
-function(swiftbalancer_test_headers)
-  file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/test_headers.cpp "int main() {}\n")
-  add_executable(test_headers ${CMAKE_CURRENT_BINARY_DIR}/test_headers.cpp)
-  target_link_libraries(test_headers PRIVATE GTest::gmock)
-  target_compile_definitions(test_headers PRIVATE SWIFTBALANCER_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
-                                                  SWIFTBALANCER_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  target_precompile_headers(test_headers PRIVATE <gmock/gmock.h> <gtest/gtest.h> <rapidcheck.h> <rapidcheck/gtest.h>)
-  swiftbalancer_compile_options(test_headers)
-endfunction()
-
-# swiftbalancer_test(NAME SOURCES ... LIBRARIES target ... [LABELS ...] [TIMEOUT seconds]): one GoogleTest program.
-function(swiftbalancer_test name)
-  cmake_parse_arguments(arg "" "TIMEOUT" "SOURCES;LIBRARIES;LABELS" ${ARGN})
-  if(NOT arg_TIMEOUT)
-    set(arg_TIMEOUT 300)
-  endif()
-  add_executable(${name} ${arg_SOURCES})
-  target_link_libraries(${name} PRIVATE ${arg_LIBRARIES} GTest::gmock GTest::gtest_main rapidcheck)
-  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
-  target_compile_definitions(${name} PRIVATE SWIFTBALANCER_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
-                                             SWIFTBALANCER_BINARY_DIR="${PROJECT_BINARY_DIR}")
-  swiftbalancer_compile_options(${name})
-  target_precompile_headers(${name} REUSE_FROM test_headers)
-  add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)
-  set_tests_properties(${name} PROPERTIES TIMEOUT ${arg_TIMEOUT} LABELS "${arg_LABELS}")
 endfunction()

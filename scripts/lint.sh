@@ -26,6 +26,9 @@ short_files() {
   return "$status"
 }
 
+# Limits on time stand in one place (cmake/SwiftBalancerTests.cmake).
+no_other_limits() { ! grep -rnw --include=CMakeLists.txt -e TIMEOUT tests bench fuzz; }
+
 # The compiler's own warnings are g++'s business: -w.
 tidy() {
   local units
@@ -46,6 +49,7 @@ fi
 check "format (scripts/lint.sh --fix repairs it)" .venv/bin/clang-format --dry-run -Werror "${sources[@]}"
 check "includes with ../" no_parent_includes
 check "file length" short_files
+check "time limits" no_other_limits
 check "shellcheck" shellcheck -x scripts/*.sh .ci/run
 check "spelling" codespell --quiet-level=2 ./*.md docs scripts tools include src tests bench fuzz/*.[ch]pp
 check "clang-tidy" tidy

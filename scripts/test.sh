@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs what tests need and runs all of them: lint, every test in release, and those of the parts that handle memory,
-# bytes and threads again under sanitizers. Ends with a summary; fails if any part failed.
+# bytes and threads again under sanitizers. Ends with the time and the CPU time of each part; fails if any part failed.
 # shellcheck disable=SC2317  # functions are called through others
 set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
-asan_tests=(protocol_test simulation_test planner_test io_checkpoint_test transport_test transport_shm_test runtime_test
+asan_tests=(protocol_test simulation_test planner_policies_test planner_full_plan_test planner_limits_test planner_changes_test
+            planner_split_test planner_history_test io_checkpoint_test transport_test transport_shm_test runtime_test
             migration_commit_units_test migration_copy_executor_test migration_idle_test migration_thread_transport_test
             engine_serve_units engine_model_test
             fuzz_packet fuzz_plan_message fuzz_state_message fuzz_safetensors fuzz_model_config fuzz_placement_file
@@ -17,40 +18,64 @@ tsan_tests=(transport_test runtime_test migration_thread_transport_test)
 summary=()
 failed=0
 
-# run_part NAME COMMAND...: one line of the summary. A failed part does not keep the others from running.
-run_part() {
-  local name=$1 start=$SECONDS result=passed
-  shift
-  say "$name"
-  "$@" || { result=FAILED; failed=1; }
-  summary+=("$(printf '%-28s %-7s %4d s' "$name" "$result" $((SECONDS - start)))")
+# cpu_seconds: sets $cpu to what the processes that have ended used so far, in seconds. Not $(times): a subshell has no children.
+cpu_seconds() {
+  local user system
+  times >build/times
+  { read -r _ && read -r user system; } <build/times
+  cpu=0
+  local time
+  for time in "$user" "$system"; do
+    time=${time%%[.,]*}
+    cpu=$((cpu + 60 * ${time%m*} + 10#${time#*m}))
+  done
 }
 
-# suite PRESET [TEST...]: builds a preset (or some of its test programs) and runs their tests.
-suite() {
-  local preset=$1 log=build/test-$1.log
+# run_part NAME COMMAND...: one line of the summary. A failed part does not keep the others from running.
+run_part() {
+  local name=$1 start=$SECONDS result=passed cpu cpu_before
   shift
-  cmake --preset "$preset" >build/configure.log 2>&1 || { tail -20 build/configure.log; return 1; }
-  local only=()
-  if (($#)); then
-    cmake --build --preset "$preset" --target "$@" || return 1
-    only=(-R "^($(IFS='|'; echo "$*"))\$")
-  else
-    cmake --build --preset "$preset" || return 1
-  fi
-  ctest --preset "$preset" -j2 --no-tests=error "${only[@]}" 2>&1 | tee "$log"
+  cpu_seconds
+  cpu_before=$cpu
+  say "$name"
+  "$@" || { result=FAILED; failed=1; }
+  cpu_seconds
+  summary+=("$(printf '%-40s %-7s %6d s %6d s' "$name" "$result" $((SECONDS - start)) $((cpu - cpu_before)))")
+  [[ $result == passed ]]
+}
+
+configure() { cmake --preset "$1" >build/configure.log 2>&1 || { tail -20 build/configure.log; return 1; }; }
+
+run_tests() {
+  local preset=$1 only=()
+  shift
+  (($#)) && only=(-R "^($(IFS='|'; echo "$*"))(\.[0-9]+)?\$")  # .1, .2: shards of one
+  ctest --preset "$preset" -j2 --no-tests=error "${only[@]}" 2>&1 | tee "build/test-$preset.log"
+}
+
+# suite NAME PRESET [TEST...]: builds a preset (or some of its test programs) and runs their tests.
+suite() {
+  local name=$1 preset=$2 targets=()
+  shift 2
+  (($#)) && targets=(--target "$@")
+  run_part "$name: configure" configure "$preset" || return 0
+  run_part "$name: build" cmake --build --preset "$preset" "${targets[@]}" || return 0
+  run_part "$name: tests" run_tests "$preset" "$@" || return 0
 }
 
 start=$SECONDS
-scripts/setup.sh --tests
+mkdir -p build
+run_part "installing" scripts/setup.sh --tests || exit 1
 rm -f build/test-*.log  # of an earlier run: not to be read as this one's
-run_part "release: all tests" suite release
-run_part "lint" scripts/lint.sh
-run_part "address, undefined behaviour" suite asan "${asan_tests[@]}"
-run_part "threads" suite tsan "${tsan_tests[@]}"
+suite "release" release
+run_part "lint" scripts/lint.sh || true
+suite "address, undefined behaviour" asan "${asan_tests[@]}"
+suite "threads" tsan "${tsan_tests[@]}"
 
+cpu_seconds
 echo
-say "summary, $((SECONDS - start)) s"
+say "summary: $((SECONDS - start)) s, $cpu CPU seconds"
+printf '%-40s %-7s %8s %8s\n' part result time 'CPU time'
 printf '%s\n' "${summary[@]}"
 for log in build/test-{release,asan,tsan}.log; do
   # ctest's own last words, without the list of passed tests.

@@ -10,13 +10,10 @@
 #include "planner/limits.hpp"
 
 #include "parse_number.hpp"
+#include "refuse.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
-
-[[noreturn]] void refuse(const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, message);
-}
 
 std::vector<int> integers(const std::vector<std::string>& items, const char* flag,
                           const char* what) {

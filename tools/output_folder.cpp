@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-[[noreturn]] void fail(const std::string& folder, const std::string& cause) {
+[[noreturn]] void refuse_output(const std::string& folder, const std::string& cause) {
   throw Error(ErrorCode::kIo,
               folder + ": cannot be written to: " + cause + "; choose another --out");
 }
@@ -32,9 +32,10 @@ fs::path existing_part(fs::path path) {
 void check_path(const std::string& shown, const fs::path& folder) {
   const fs::path existing = existing_part(fs::absolute(folder).lexically_normal());
   std::error_code error;
-  if (!fs::is_directory(existing, error)) fail(shown, existing.string() + " is not a folder");
+  if (!fs::is_directory(existing, error))
+    refuse_output(shown, existing.string() + " is not a folder");
   std::string name = (existing / ".swiftbalancer-probe-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) fail(shown, std::strerror(errno));
+  if (mkdtemp(name.data()) == nullptr) refuse_output(shown, std::strerror(errno));
   rmdir(name.c_str());
 }
 
@@ -45,7 +46,7 @@ void check_output_folder(const std::string& folder, std::initializer_list<const 
   for (const char* file : files) {
     std::error_code error;
     if (fs::is_directory(fs::path(folder) / file, error))
-      fail(folder, std::string(file) + " in it is a folder");
+      refuse_output(folder, std::string(file) + " in it is a folder");
   }
 }
 
@@ -53,14 +54,14 @@ void check_output_file(const std::string& file) {
   const fs::path path(file);
   std::error_code error;
   if (!path.has_filename() || fs::is_directory(path, error))
-    fail(file, "it is a folder, a file is needed");
+    refuse_output(file, "it is a folder, a file is needed");
   check_path(file, path.has_parent_path() ? path.parent_path() : ".");
 }
 
 void create_folder(const std::string& folder) {
   std::error_code error;
   fs::create_directories(folder, error);
-  if (error) fail(folder, error.message());
+  if (error) refuse_output(folder, error.message());
 }
 
 }  // namespace swiftbalancer::tool

@@ -48,7 +48,7 @@ EvenAndSplit score(const ClusterShape& shape, const ServedState& served, const E
 }
 
 // What a schedule decides in a step, and what is served from that step on.
-struct Outcome {
+struct StepOutcome {
   std::optional<ServedState> decided{};
   std::optional<ServedState> served{};
   std::int64_t moves = 0;
@@ -57,7 +57,7 @@ struct Outcome {
 class Scheduler {
  public:
   virtual ~Scheduler() = default;
-  virtual Outcome begin_step(std::int64_t step) = 0;
+  virtual StepOutcome begin_step(std::int64_t step) = 0;
   virtual void end_step(std::int64_t step, const ExpertLoad& load) = 0;
   /// Changes of the traffic seen so far; -1: it does not look for them.
   virtual int num_changes() const { return -1; }
@@ -73,7 +73,7 @@ class FixedScheduler final : public Scheduler {
         served_(ServedState::initial(shape)),
         sum_(shape.num_moe_layers(), shape.num_logical_experts()) {}
 
-  Outcome begin_step(std::int64_t step) override {
+  StepOutcome begin_step(std::int64_t step) override {
     if (step == 0 || step % schedule_.every != 0) return {};
     const auto job =
         make_plan_job({.shape = shape_, .config = config_, .served = served_, .load = sum_});
@@ -112,8 +112,8 @@ class OurScheduler final : public Scheduler {
     planner_.on_served(served_, false);
   }
 
-  Outcome begin_step(std::int64_t step) override {
-    Outcome outcome;
+  StepOutcome begin_step(std::int64_t step) override {
+    StepOutcome outcome;
     if (plan_ && step == opened_ + kPacketLag) {
       outcome.decided = planned_;
       if (plan_->changes.empty()) end_rebalance();
@@ -204,7 +204,7 @@ class Run {
   void step(std::int64_t step, const ExpertLoad& sampled) {
     WindowAnswer& answer = result_.answers.back();
     const std::int64_t since = step - answer.first_step;
-    const Outcome outcome = scheduler_->begin_step(step);
+    const StepOutcome outcome = scheduler_->begin_step(step);
     const double good = answer.hindsight + kGoodEnough;
     if (outcome.decided && answer.decided < 0 &&
         mean_imbalance(shape_, *outcome.decided, *load_) <= good)

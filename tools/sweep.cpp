@@ -12,6 +12,7 @@
 
 #include "engine/step_model.hpp"
 #include "engine/timed_device.hpp"
+#include "refuse.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
@@ -21,10 +22,6 @@ using Json = nlohmann::ordered_json;
 constexpr double kBytesPerGib = 1024.0 * 1024.0 * 1024.0;
 constexpr int kMostRedundantExperts = 1'000'000;
 constexpr std::size_t kMostCounts = 1000;
-
-[[noreturn]] void refuse(const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, message);
-}
 
 std::vector<int> numbers_between(const std::string& text, char separator) {
   std::vector<int> numbers;

@@ -11,12 +11,12 @@
 
 #include <swiftbalancer/dispatch_table.hpp>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
 
 constexpr int kEverywhere = -1;
-
-std::size_t index(std::int32_t value) { return static_cast<std::size_t>(value); }
 
 // Source weights are brought down to about this sum: amounts then stay far below 2^63.
 constexpr double kWeightSum = 1 << 20;

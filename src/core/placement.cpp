@@ -5,10 +5,10 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 std::span<const std::int32_t> slots_of_rank(std::span<const std::int32_t> slots,
                                             const ClusterShape& shape, int rank) {

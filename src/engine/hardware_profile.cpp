@@ -62,9 +62,9 @@ const KnownConstant* find_constant(std::string_view name) {
 }
 
 /// Reads one file; remembers its name for messages.
-class Reader {
+class ProfileReader {
  public:
-  explicit Reader(const std::string& path) : path_(path) {}
+  explicit ProfileReader(const std::string& path) : path_(path) {}
 
   HardwareProfile read() const {
     const YAML::Node root = parse();
@@ -196,6 +196,8 @@ double HardwareProfile::value(const std::string& constant) const {
   return found->second.value;
 }
 
-HardwareProfile load_hardware_profile(const std::string& path) { return Reader(path).read(); }
+HardwareProfile load_hardware_profile(const std::string& path) {
+  return ProfileReader(path).read();
+}
 
 }  // namespace swiftbalancer::engine

@@ -4,12 +4,11 @@
 #include <poll.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <memory>
-#include <mutex>
 #include <thread>
 
 #include "engine/launch.hpp"
+#include "runtime/mutex.hpp"
 
 namespace swiftbalancer::engine {
 namespace {
@@ -22,34 +21,51 @@ class Collector {
       : frames_(frames), records_(static_cast<std::size_t>(num_ranks)) {}
 
   void deliver(const RankRecord& record) {
-    std::unique_lock lock(mutex_);
+    const MutexLock lock(mutex_);
     records_[static_cast<std::size_t>(record.rank)] = record;
     count_one();
-    all_done_.wait(lock, [&] { return done_ == records_.size(); });
+    while (done_ < records_.size()) all_done_.wait(mutex_);
   }
   void fail(RankFailure failure) {
-    const std::lock_guard lock(mutex_);
+    const MutexLock lock(mutex_);
     failures_.push_back(std::move(failure));
     count_one();
   }
   // After all threads have been joined.
   std::vector<RankRecord> take() {
+    const MutexLock lock(mutex_);
     if (!failures_.empty()) throw_cause(failures_);
     return std::move(records_);
   }
 
  private:
-  void count_one() {
+  void count_one() SWIFTBALANCER_REQUIRES(mutex_) {
     if (++done_ < records_.size()) return;
     frames_.reset();
     all_done_.notify_all();
   }
   std::unique_ptr<FrameWriter>& frames_;
-  std::mutex mutex_;
-  std::condition_variable all_done_;
-  std::size_t done_ = 0;  // guarded by mutex_, as all below
-  std::vector<RankRecord> records_;
-  std::vector<RankFailure> failures_;
+  Mutex mutex_;
+  ConditionVariable all_done_;
+  std::size_t done_ SWIFTBALANCER_GUARDED_BY(mutex_) = 0;
+  std::vector<RankRecord> records_ SWIFTBALANCER_GUARDED_BY(mutex_);
+  std::vector<RankFailure> failures_ SWIFTBALANCER_GUARDED_BY(mutex_);
+};
+
+// Lines come from rank 0's engine thread, which counts the steps, and from its worker.
+class Reporter {
+ public:
+  explicit Reporter(const ProgressLine& progress) : progress_(progress) {}
+  void report(std::uint64_t step, const std::string& line) {
+    const MutexLock lock(mutex_);
+    last_step_ = std::max(last_step_, step);
+    progress_(last_step_, line);
+  }
+
+ private:
+  Mutex mutex_;
+  const ProgressLine& progress_ SWIFTBALANCER_GUARDED_BY(mutex_);
+  std::uint64_t last_step_ SWIFTBALANCER_GUARDED_BY(mutex_) = 0;
 };
 
 void run_thread(const RunPlan& plan, RankContext context, Collector& collector) {
@@ -105,13 +121,7 @@ RanksResult run_threads(const RunPlan& plan, const ProgressLine& progress) {
   FrameReader snapshots(std::move(pipe.read));
   auto frames = std::make_unique<FrameWriter>(std::move(pipe.write));
   Collector collector(num_ranks, frames);
-  std::mutex progress_mutex;  // lines come from rank 0's engine thread and from its worker
-  std::uint64_t last_step = 0;
-  const auto report = [&](std::uint64_t step, const std::string& line) {
-    const std::lock_guard lock(progress_mutex);
-    last_step = std::max(last_step, step);
-    progress(last_step, line);
-  };
+  Reporter reporter(progress);
   std::vector<FrameReader> notices;  // outlive the ranks: one that is done can still be told
   for (int rank = 0; rank < num_ranks; ++rank) notices.push_back(desk.connect(rank));
   std::vector<std::jthread> threads;
@@ -132,8 +142,10 @@ RanksResult run_threads(const RunPlan& plan, const ProgressLine& progress) {
       };
     }
     if (rank == 0 && progress) {
-      context.progress = report;
-      context.log = [report](const std::string& line) { report(0, line); };
+      context.progress = [&reporter](std::uint64_t step, const std::string& line) {
+        reporter.report(step, line);
+      };
+      context.log = [&reporter](const std::string& line) { reporter.report(0, line); };
     }
     threads.emplace_back(
         [&plan, &collector, moved = std::make_shared<RankContext>(std::move(context))] {

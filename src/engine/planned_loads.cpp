@@ -11,7 +11,7 @@ namespace swiftbalancer::engine {
 namespace {
 
 // One layer: what it serves, and the tokens that were routed under it and not divided yet.
-struct Layer {
+struct ServedLayer {
   std::vector<std::int32_t> placement;
   std::vector<std::uint32_t> shares;          // empty: even
   std::vector<std::int64_t> routed;           // [num_logical_experts]
@@ -70,7 +70,7 @@ class Replay {
     const std::uint32_t* tokens =
         run_.expert_tokens.data() + (step - 1) * layers_.size() * layers_.front().routed.size();
     const bool to_one = uses_one_slot_ && run_.decode_steps[step - 1] != 0;
-    for (Layer& layer : layers_) {
+    for (ServedLayer& layer : layers_) {
       for (std::int64_t& routed : to_one ? layer.routed_to_one : layer.routed) routed += *tokens++;
     }
   }
@@ -78,7 +78,7 @@ class Replay {
   const RunRecord& run_;
   const ClusterShape& shape_;
   const bool uses_one_slot_;  // in decode steps
-  std::vector<Layer> layers_;
+  std::vector<ServedLayer> layers_;
   std::size_t commit_ = 0;  // the next one
 };
 

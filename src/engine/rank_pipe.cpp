@@ -34,7 +34,7 @@ void FrameWriter::write(FrameHeader header, std::span<const std::byte> content) 
   std::vector<std::byte> frame(sizeof header + content.size());
   std::memcpy(frame.data(), &header, sizeof header);
   if (!content.empty()) std::memcpy(frame.data() + sizeof header, content.data(), content.size());
-  const std::lock_guard lock(mutex_);
+  const MutexLock lock(mutex_);
   for (std::size_t sent = 0; sent < frame.size();) {
     const ssize_t n = ::write(fd_.get(), frame.data() + sent, frame.size() - sent);
     if (n > 0) sent += static_cast<std::size_t>(n);

@@ -6,12 +6,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
 
 #include <swiftbalancer/error.hpp>
+
+#include "runtime/mutex.hpp"
 
 namespace swiftbalancer::engine {
 
@@ -76,8 +77,8 @@ class FrameWriter {
   }
 
  private:
-  std::mutex mutex_;
-  FileDescriptor fd_;
+  Mutex mutex_;
+  FileDescriptor fd_ SWIFTBALANCER_GUARDED_BY(mutex_);  // whole frames, one after the other
 };
 
 class FrameReader {

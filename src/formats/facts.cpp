@@ -6,12 +6,12 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "io/file_error.hpp"
+
 namespace swiftbalancer::formats {
 namespace {
 
-[[noreturn]] void fail(const std::string& path, const std::string& what) {
-  throw Error(ErrorCode::kIo, path + ": " + what);
-}
+using io::fail;
 
 int largest_expert(const Rows& rows) {
   int largest = -1;

@@ -3,16 +3,15 @@
 #include <swiftbalancer/error.hpp>
 
 #include "formats/formats.hpp"
+#include "io/file_error.hpp"
 #include "io/npy.hpp"
 
 namespace swiftbalancer::formats {
 namespace {
 
-constexpr double kMaxExpert = 1e9;
+using io::fail;
 
-[[noreturn]] void fail(const std::string& path, const std::string& what) {
-  throw Error(ErrorCode::kIo, path + ": " + what);
-}
+constexpr double kMaxExpert = 1e9;
 
 }  // namespace
 

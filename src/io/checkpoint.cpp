@@ -17,6 +17,7 @@
 #include <swiftbalancer/error.hpp>
 #include <utility>
 
+#include "io/file_error.hpp"
 #include "io/json_depth.hpp"
 
 namespace swiftbalancer::io {
@@ -28,10 +29,6 @@ using Tensors = std::map<std::string, Tensor, std::less<>>;
 constexpr std::uint64_t kLengthBytes = 8;
 // The format's own limit; it keeps a corrupt length from being parsed as gigabytes of JSON.
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
-
-[[noreturn]] void fail(const std::string& file, const std::string& message) {
-  throw Error(ErrorCode::kIo, file + ": " + message);
-}
 
 /// A name from a file as it may stand in a message: quoted, control characters escaped, one line.
 std::string escaped(std::string_view name) {

@@ -7,6 +7,7 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "io/file_error.hpp"
 #include "io/json_reader.hpp"
 #include "io/npy.hpp"
 #include "io/text_file.hpp"
@@ -17,14 +18,11 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kMaxDepth = 3;
-constexpr double kLimit = 9007199254740992.0;  // 2^53: below it sums of whole doubles are exact
-constexpr int kFractionsLimit = 40;            // a power of two
+constexpr double kMaxExactSum =
+    9007199254740992.0;              // 2^53: below it sums of whole doubles are exact
+constexpr int kFractionsLimit = 40;  // a power of two
 constexpr std::int64_t kMaxExtent = 1'000'000'000;
 constexpr const char* kShapes = "[layers, experts] or [windows, layers, experts]";
-
-[[noreturn]] void fail(const std::string& path, const std::string& what) {
-  throw Error(ErrorCode::kIo, path + ": " + what);
-}
 
 // Nested lists, all of the same length at each depth, as an array.
 void flatten(const std::string& path, const Json& json, std::size_t depth, NumberArray& array) {
@@ -40,7 +38,7 @@ void flatten(const std::string& path, const Json& json, std::size_t depth, Numbe
   }
   if (depth != array.shape.size()) fail(path, "expert_load has lists of unequal depth");
   const double value = json.is_number() ? json.get<double>() : -1.0;
-  if (!(value >= 0.0 && value < kLimit)) {
+  if (!(value >= 0.0 && value < kMaxExactSum)) {
     fail(path, "expert_load holds " + shown(json) + " at " +
                    place_in_array(array.shape, array.values.size()) +
                    "; loads are numbers of tokens, 0 or more and below 2^53");
@@ -85,7 +83,7 @@ int checked_scale(const std::string& path, const NumberArray& array) {
       whole = whole && value == std::floor(value);
       sum += value;
     }
-    if (sum >= kLimit) {
+    if (sum >= kMaxExactSum) {
       const std::string place = place_in_array({array.shape.data(), 2}, begin / experts);
       fail(path, "window and layer " + place + ": the loads add up to 2^53 or more");
     }
@@ -128,7 +126,7 @@ ExpertLoad sum_of_windows(std::span<const ExpertLoad> windows) {
         sum.layer(layer)[e] += tokens[e];
         total += static_cast<double>(tokens[e]);
       }
-      if (total >= kLimit) {
+      if (total >= kMaxExactSum) {
         throw Error(ErrorCode::kInvalidArgument,
                     "the loads of layer " + std::to_string(layer) +
                         " over all windows add up to 2^53 or more; choose one --window");

@@ -9,6 +9,7 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "io/file_error.hpp"
 #include "io/npy_header.hpp"
 
 namespace swiftbalancer::io {
@@ -18,13 +19,9 @@ static_assert(std::endian::native == std::endian::little,
               "values are decoded on a little-endian machine");
 
 constexpr std::string_view kMagic = "\x93NUMPY";
-constexpr std::size_t kLengthBegin = 8;          // behind magic and version
-constexpr std::uint32_t kMaxHeaderBytes = 4096;  // NumPy writes about 120
-constexpr double kLimit = 9007199254740992.0;    // 2^53: below it every whole double is exact
-
-[[noreturn]] void fail(const std::string& path, const std::string& what) {
-  throw Error(ErrorCode::kIo, path + ": " + what);
-}
+constexpr std::size_t kLengthBegin = 8;                // behind magic and version
+constexpr std::uint32_t kMaxNpyHeaderBytes = 4096;     // NumPy writes about 120
+constexpr double kMaxExactCount = 9007199254740992.0;  // 2^53: below it every whole double is exact
 
 // IEEE 754 half precision: 1 sign, 5 exponent, 10 fraction bits.
 double half_value(std::uint16_t bits) {
@@ -96,7 +93,7 @@ NumberArray read_values(const std::string& path, const NpyHeader& header, const 
   std::size_t source = 0;
   while (array.values.size() < header.num_values) {
     const double value = type.decode(data.data() + source * type.bytes, swapped);
-    if (!(std::abs(value) < kLimit)) {
+    if (!(std::abs(value) < kMaxExactCount)) {
       fail(path, "value " + number_text(value) + " at " +
                      place_in_array(header.shape, array.values.size()) +
                      "; numbers must be finite and below 2^53");
@@ -142,9 +139,9 @@ NumberArray parse_npy(const std::string& path, std::string_view bytes) {
   const std::size_t length_bytes = version == 1 ? 2 : 4;
   std::uint32_t header_length = 0;
   std::memcpy(&header_length, bytes.data() + kLengthBegin, length_bytes);
-  if (header_length > kMaxHeaderBytes) {
+  if (header_length > kMaxNpyHeaderBytes) {
     fail(path, "has a header of " + std::to_string(header_length) + " bytes; at most " +
-                   std::to_string(kMaxHeaderBytes));
+                   std::to_string(kMaxNpyHeaderBytes));
   }
   const std::size_t data_begin = kLengthBegin + length_bytes + header_length;
   if (data_begin > bytes.size()) fail(path, "is truncated within its header");

@@ -16,7 +16,7 @@
 namespace swiftbalancer::io {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr std::string_view kFormat = "swiftbalancer.placement";
 constexpr int kVersion = 2;
@@ -78,12 +78,12 @@ void read_model(const JsonReader& reader, PlacementFile& file) {
 // All but the checksum, which covers this text.
 std::string format_content(const PlacementFile& file) {
   const ClusterShape shape(file.shape);
-  Json header = {{"format", kFormat},
-                 {"format_version", kVersion},
-                 {"num_moe_layers", shape.num_moe_layers()},
-                 {"num_logical_experts", shape.num_logical_experts()},
-                 {"num_ranks", shape.num_ranks()},
-                 {"num_expert_groups", shape.num_expert_groups()}};
+  OrderedJson header = {{"format", kFormat},
+                        {"format_version", kVersion},
+                        {"num_moe_layers", shape.num_moe_layers()},
+                        {"num_logical_experts", shape.num_logical_experts()},
+                        {"num_ranks", shape.num_ranks()},
+                        {"num_expert_groups", shape.num_expert_groups()}};
   for (int rank = 0; rank < shape.num_ranks(); ++rank) {
     header["slots_per_rank"].push_back(shape.slots_per_rank(rank));
     header["node_of_rank"].push_back(shape.node_of_rank(rank));
@@ -93,13 +93,13 @@ std::string format_content(const PlacementFile& file) {
   // One line per layer: readable, and a diff shows which layers changed.
   std::string text = "{\n";
   for (const auto& [key, value] : header.items()) {
-    text +=
-        "  \"" + key + "\": " + value.dump(-1, ' ', false, Json::error_handler_t::replace) + ",\n";
+    text += "  \"" + key +
+            "\": " + value.dump(-1, ' ', false, OrderedJson::error_handler_t::replace) + ",\n";
   }
   const auto rows = [&text](const char* key, int num_rows, auto row) {
     text += "  \"" + std::string(key) + "\": [\n";
     for (int i = 0; i < num_rows; ++i)
-      text += "    " + Json(row(i)).dump() + (i + 1 < num_rows ? ",\n" : "\n");
+      text += "    " + OrderedJson(row(i)).dump() + (i + 1 < num_rows ? ",\n" : "\n");
     text += "  ],\n";
   };
   rows("physical_to_logical_map", shape.num_moe_layers(), [&](int layer) {

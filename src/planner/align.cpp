@@ -8,10 +8,10 @@
 
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 // Whether experts may be exchanged between (or renamed across) these ranks.
 bool same_domain(const ClusterShape& shape, bool keep_nodes, int a, int b) {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 struct Node {
   std::vector<int> ranks;

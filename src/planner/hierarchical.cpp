@@ -10,6 +10,7 @@
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
 #include "planner/align.hpp"
 #include "planner/bounds.hpp"
 #include "planner/eplb.hpp"
@@ -19,8 +20,6 @@
 
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 // Partitions that are placed: the bound of the first is seldom missed, so more are seldom needed.
 constexpr int kPartitions = 4;

@@ -7,10 +7,10 @@
 
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 

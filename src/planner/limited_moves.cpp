@@ -4,12 +4,11 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/index.hpp"
 #include "planner/limited_layer.hpp"
 
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 constexpr int kNobody = -1;
 

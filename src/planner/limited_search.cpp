@@ -6,12 +6,11 @@
 #include <numeric>
 #include <utility>
 
+#include "core/index.hpp"
 #include "planner/limited_layer.hpp"
 
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 constexpr double kNever = std::numeric_limits<double>::infinity();
 // A change must win more than rounding can.

@@ -14,6 +14,7 @@
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
 #include "planner/align.hpp"
 #include "planner/full_plan.hpp"
 #include "planner/hierarchical.hpp"
@@ -25,8 +26,6 @@
 
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 constexpr double kTolerance = 5e-4;
 constexpr std::int64_t kDefaultWork = 2'000'000;

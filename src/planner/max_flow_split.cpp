@@ -8,12 +8,12 @@
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
 
 constexpr int kNone = -1;
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 // Maximum flow by blocking flows on shortest paths. Arc 2k + 1 is the way back of arc 2k.
 class Dinic {

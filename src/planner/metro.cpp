@@ -6,12 +6,12 @@
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
 
 constexpr std::int32_t kNone = -1;
-
-std::size_t index(std::int32_t value) { return static_cast<std::size_t>(value); }
 
 class Chooser {
  public:

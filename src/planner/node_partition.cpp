@@ -5,10 +5,10 @@
 #include <numeric>
 #include <tuple>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 constexpr int kBisections = 60;
 // An exchange must win more than rounding can.

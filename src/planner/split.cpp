@@ -5,6 +5,8 @@
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
 
@@ -14,8 +16,6 @@ constexpr int kMaxSearches = 256;
 // Of a sweep: a pair of ranks goes so far past being level, since the experts after it take some of
 // that back. Of 320 slots on 32 ranks gone stale it leaves an eighth less to the searches.
 constexpr double kOverRelaxation = 1.6;
-
-std::size_t index(std::int32_t value) { return static_cast<std::size_t>(value); }
 
 }  // namespace
 

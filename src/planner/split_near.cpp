@@ -4,15 +4,10 @@
 
 #include <algorithm>
 
+#include "core/index.hpp"
 #include "planner/split.hpp"
 
 namespace swiftbalancer {
-namespace {
-
-std::size_t index(std::int32_t value) { return static_cast<std::size_t>(value); }
-
-}  // namespace
-
 double ReplicaSplit::level_near(std::span<const std::int32_t> slots, std::span<const double> load) {
   limit_ = std::max(level(slots, load), limit_);
   split_near();

@@ -6,10 +6,10 @@
 
 #include <swiftbalancer/dispatch_table.hpp>
 
+#include "core/index.hpp"
+
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 struct RankWork {
   double rows = 0.0;       // tokens of its experts

@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 
+#include "core/index.hpp"
 #include "planner/split.hpp"
 #include "planner/swift_state.hpp"
 
@@ -22,8 +23,6 @@ constexpr int kStepSweeps = 1;
 constexpr std::int64_t kDefaultWork = 400'000;
 constexpr int kMaxSteps = 400;
 constexpr double kLeastGain = 1e-9;  // Less is rounding.
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 double square_above(double load, double target) {
   const double above = load - target;

@@ -7,7 +7,7 @@
 namespace swiftbalancer::engine::testing {
 namespace {
 
-struct Case {
+struct BalancedCase {
   std::string name;
   std::string policy;
   InstallMode install_mode;
@@ -15,7 +15,7 @@ struct Case {
   TransportKind transport;
 };
 
-ServeOptions balanced_run(const Case& c) {
+ServeOptions balanced_run(const BalancedCase& c) {
   ServeOptions options = small_run(c.num_ranks);
   options.transport = c.transport;
   options.traffic.steps_per_segment = 12;
@@ -36,7 +36,7 @@ const Outputs& reference() {
   return outputs;
 }
 
-class BalancedServe : public ::testing::TestWithParam<Case> {};
+class BalancedServe : public ::testing::TestWithParam<BalancedCase> {};
 
 TEST_P(BalancedServe, KeepsOutputsAndSlotBytesThroughEveryCommit) {
   const RunRecord run = serve(balanced_run(GetParam()));
@@ -52,15 +52,18 @@ TEST_P(BalancedServe, KeepsOutputsAndSlotBytesThroughEveryCommit) {
 INSTANTIATE_TEST_SUITE_P(
     Policies, BalancedServe,
     ::testing::Values(
-        Case{"stress_swap_thread_3", "stress", InstallMode::kSwap, 3, TransportKind::kThread},
-        Case{"stress_copy_thread_3", "stress", InstallMode::kCopy, 3, TransportKind::kThread},
-        Case{"stress_swap_shm_8", "stress", InstallMode::kSwap, 8, TransportKind::kShm},
-        Case{"stress_copy_shm_8", "stress", InstallMode::kCopy, 8, TransportKind::kShm},
-        Case{"stress_swap_thread_16", "stress", InstallMode::kSwap, 16, TransportKind::kThread},
-        Case{"eplb_swap_shm_8", "eplb", InstallMode::kSwap, 8, TransportKind::kShm},
-        Case{"eplb_copy_thread_2", "eplb", InstallMode::kCopy, 2, TransportKind::kThread},
-        Case{"swift_swap_shm_8", "swift", InstallMode::kSwap, 8, TransportKind::kShm},
-        Case{"swift_copy_shm_3", "swift", InstallMode::kCopy, 3, TransportKind::kShm}),
+        BalancedCase{"stress_swap_thread_3", "stress", InstallMode::kSwap, 3,
+                     TransportKind::kThread},
+        BalancedCase{"stress_copy_thread_3", "stress", InstallMode::kCopy, 3,
+                     TransportKind::kThread},
+        BalancedCase{"stress_swap_shm_8", "stress", InstallMode::kSwap, 8, TransportKind::kShm},
+        BalancedCase{"stress_copy_shm_8", "stress", InstallMode::kCopy, 8, TransportKind::kShm},
+        BalancedCase{"stress_swap_thread_16", "stress", InstallMode::kSwap, 16,
+                     TransportKind::kThread},
+        BalancedCase{"eplb_swap_shm_8", "eplb", InstallMode::kSwap, 8, TransportKind::kShm},
+        BalancedCase{"eplb_copy_thread_2", "eplb", InstallMode::kCopy, 2, TransportKind::kThread},
+        BalancedCase{"swift_swap_shm_8", "swift", InstallMode::kSwap, 8, TransportKind::kShm},
+        BalancedCase{"swift_copy_shm_3", "swift", InstallMode::kCopy, 3, TransportKind::kShm}),
     [](const auto& param) { return param.param.name; });
 
 TEST(BalancedServeStatic, NeverMoves) {

@@ -13,6 +13,7 @@
 
 #include "engine/launch.hpp"
 #include "engine_serve/support.hpp"
+#include "wait_limit.hpp"
 
 namespace swiftbalancer::engine::testing {
 namespace {
@@ -51,7 +52,7 @@ ServeOptions long_run(int num_ranks) {
   ServeOptions options = small_run(num_ranks);
   options.transport = TransportKind::kShm;
   options.traffic.steps_per_segment = 400;
-  options.balancer.deadline = std::chrono::seconds(20);
+  options.balancer.deadline = swiftbalancer::testing::kWaitLimit;
   return options;
 }
 

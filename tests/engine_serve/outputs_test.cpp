@@ -12,13 +12,13 @@ const Outputs& greedy_reference() {
   return outputs;
 }
 
-struct Case {
+struct OutputsCase {
   std::string name;
   int num_ranks;
   TransportKind transport;
 };
 
-class ServeOutputs : public ::testing::TestWithParam<Case> {};
+class ServeOutputs : public ::testing::TestWithParam<OutputsCase> {};
 
 TEST_P(ServeOutputs, EqualAPlainLocalForward) {
   ServeOptions options = small_run(GetParam().num_ranks);
@@ -29,14 +29,14 @@ TEST_P(ServeOutputs, EqualAPlainLocalForward) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, ServeOutputs,
-                         ::testing::Values(Case{"thread_1", 1, TransportKind::kThread},
-                                           Case{"thread_2", 2, TransportKind::kThread},
-                                           Case{"thread_3", 3, TransportKind::kThread},
-                                           Case{"thread_16", 16, TransportKind::kThread},
-                                           Case{"shm_1", 1, TransportKind::kShm},
-                                           Case{"shm_2", 2, TransportKind::kShm},
-                                           Case{"shm_3", 3, TransportKind::kShm},
-                                           Case{"shm_16", 16, TransportKind::kShm}),
+                         ::testing::Values(OutputsCase{"thread_1", 1, TransportKind::kThread},
+                                           OutputsCase{"thread_2", 2, TransportKind::kThread},
+                                           OutputsCase{"thread_3", 3, TransportKind::kThread},
+                                           OutputsCase{"thread_16", 16, TransportKind::kThread},
+                                           OutputsCase{"shm_1", 1, TransportKind::kShm},
+                                           OutputsCase{"shm_2", 2, TransportKind::kShm},
+                                           OutputsCase{"shm_3", 3, TransportKind::kShm},
+                                           OutputsCase{"shm_16", 16, TransportKind::kShm}),
                          [](const auto& param) { return param.param.name; });
 
 TEST(ServeOutputsDigest, DependsOnOutputsOnly) {

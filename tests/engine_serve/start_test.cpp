@@ -18,6 +18,7 @@
 #include "io/checkpoint_digest.hpp"
 #include "io/temporary_folder.hpp"
 #include "runtime/config.hpp"
+#include "wait_limit.hpp"
 
 namespace swiftbalancer::engine::testing {
 namespace {
@@ -34,7 +35,7 @@ ClusterShape two_ranks() {
 
 BalancerConfig common_config() {
   BalancerConfig config;
-  config.deadline = std::chrono::seconds(20);
+  config.deadline = swiftbalancer::testing::kWaitLimit;
   return config;
 }
 
@@ -154,7 +155,7 @@ TEST(StartOfProcesses, RefusesAnotherBuild) {
     std::vector<ConfigText> all(2);
     const auto handle = transport->post_all_gather(0, std::as_bytes(std::span(&mine, 1)),
                                                    std::as_writable_bytes(std::span(all)));
-    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    const auto limit = std::chrono::steady_clock::now() + swiftbalancer::testing::kWaitLimit;
     return wait_done(*transport, handle, limit).ok() ? std::string() : "no peer";
   });
   EXPECT_THAT(said[0], HasSubstr("started differently: \"build swiftbalancer "));

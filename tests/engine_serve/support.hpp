@@ -2,12 +2,12 @@
 // Small runs of the shipped checkpoint for the tests of serving, and the plain local forward they
 // are compared with.
 
-#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "engine/serve.hpp"
+#include "wait_limit.hpp"
 
 namespace swiftbalancer::engine::testing {
 
@@ -47,7 +47,7 @@ inline ServeOptions moving_run(const std::string& faults) {
   options.traffic.steps_per_segment = 12;
   options.balancer.policy = "stress";
   options.balancer.rebalance_interval = 1;
-  options.balancer.deadline = std::chrono::seconds(10);
+  options.balancer.deadline = swiftbalancer::testing::kWaitLimit;
   options.faults = parse_faults(faults);
   return options;
 }

@@ -21,7 +21,7 @@ std::vector<ExpertLoad> read(const std::string& content) {
   return read_loads(folder.write("loads", content));
 }
 
-std::string refusal(const std::string& content) {
+std::string refusal_of_load(const std::string& content) {
   try {
     read(content);
   } catch (const Error& error) {
@@ -65,46 +65,46 @@ TEST(LoadFile, FractionsAreScaledUpToTokens) {
 }
 
 TEST(LoadFile, ValuesThatAreNoLoadsAreRefusedWithTheirPlace) {
-  EXPECT_THAT(refusal(npy("<i8", "1, 2, 2", raw<std::int64_t>({1, 2, 3, -4}))),
+  EXPECT_THAT(refusal_of_load(npy("<i8", "1, 2, 2", raw<std::int64_t>({1, 2, 3, -4}))),
               HasSubstr("value -4 of window, layer and expert [0, 1, 1]"));
-  EXPECT_THAT(refusal(npy("<f4", "1, 2", raw<float>({-0.5F, 1}))), HasSubstr("-0.5"));
-  EXPECT_THAT(refusal("[[1, 2], [3, -4]]"), HasSubstr("holds -4 at [1, 1]"));
-  EXPECT_THAT(refusal("[[1, null]]"), HasSubstr("holds null at [0, 1]"));
-  EXPECT_THAT(refusal("[[1, 9007199254740993]]"), HasSubstr("9007199254740993"));
-  EXPECT_THAT(refusal("[[1, 18446744073709551615]]"), HasSubstr("18446744073709551615"));
-  EXPECT_THAT(refusal("[[1, 1e400]]"), HasSubstr("too large"));
-  EXPECT_THAT(refusal("[[1, NaN]]"), HasSubstr("loads:1:6: is not JSON"));
-  EXPECT_THAT(refusal("[[1, 2], [6004799503160661, 6004799503160661]]"),
+  EXPECT_THAT(refusal_of_load(npy("<f4", "1, 2", raw<float>({-0.5F, 1}))), HasSubstr("-0.5"));
+  EXPECT_THAT(refusal_of_load("[[1, 2], [3, -4]]"), HasSubstr("holds -4 at [1, 1]"));
+  EXPECT_THAT(refusal_of_load("[[1, null]]"), HasSubstr("holds null at [0, 1]"));
+  EXPECT_THAT(refusal_of_load("[[1, 9007199254740993]]"), HasSubstr("9007199254740993"));
+  EXPECT_THAT(refusal_of_load("[[1, 18446744073709551615]]"), HasSubstr("18446744073709551615"));
+  EXPECT_THAT(refusal_of_load("[[1, 1e400]]"), HasSubstr("too large"));
+  EXPECT_THAT(refusal_of_load("[[1, NaN]]"), HasSubstr("loads:1:6: is not JSON"));
+  EXPECT_THAT(refusal_of_load("[[1, 2], [6004799503160661, 6004799503160661]]"),
               HasSubstr("window and layer [0, 1]: the loads add up to 2^53 or more"));
 }
 
 TEST(LoadFile, ShapesThatAreNoLoadsAreRefused) {
-  EXPECT_THAT(refusal(npy("<i8", "2", raw<std::int64_t>({1, 2}))), HasSubstr("shape [2]"));
-  EXPECT_THAT(refusal(npy("<i8", "1, 1, 1, 2", raw<std::int64_t>({1, 2}))),
+  EXPECT_THAT(refusal_of_load(npy("<i8", "2", raw<std::int64_t>({1, 2}))), HasSubstr("shape [2]"));
+  EXPECT_THAT(refusal_of_load(npy("<i8", "1, 1, 1, 2", raw<std::int64_t>({1, 2}))),
               HasSubstr("shape [1, 1, 1, 2]"));
-  EXPECT_THAT(refusal(npy("<i8", "0, 3", "")), HasSubstr("none of them 0"));
-  EXPECT_THAT(refusal(npy("<i8", "", raw<std::int64_t>({1}))), HasSubstr("shape []"));
-  EXPECT_THAT(refusal("[]"), HasSubstr("none of them 0"));
-  EXPECT_THAT(refusal("[[[[1]]]]"), HasSubstr("deeper than 3"));
-  EXPECT_THAT(refusal("[[1, 2], [3]]"), HasSubstr("unequal length"));
-  EXPECT_THAT(refusal("[[1, 2], 3]"), HasSubstr("unequal depth"));
-  EXPECT_THAT(refusal("7"), HasSubstr("nested lists"));
+  EXPECT_THAT(refusal_of_load(npy("<i8", "0, 3", "")), HasSubstr("none of them 0"));
+  EXPECT_THAT(refusal_of_load(npy("<i8", "", raw<std::int64_t>({1}))), HasSubstr("shape []"));
+  EXPECT_THAT(refusal_of_load("[]"), HasSubstr("none of them 0"));
+  EXPECT_THAT(refusal_of_load("[[[[1]]]]"), HasSubstr("deeper than 3"));
+  EXPECT_THAT(refusal_of_load("[[1, 2], [3]]"), HasSubstr("unequal length"));
+  EXPECT_THAT(refusal_of_load("[[1, 2], 3]"), HasSubstr("unequal depth"));
+  EXPECT_THAT(refusal_of_load("7"), HasSubstr("nested lists"));
 }
 
 TEST(LoadFile, KeysThatAreUnknownOrGivenTwiceAreRefused) {
-  EXPECT_THAT(refusal(R"({"expert_load": [[1]], "expert_load": [[2]]})"),
+  EXPECT_THAT(refusal_of_load(R"({"expert_load": [[1]], "expert_load": [[2]]})"),
               HasSubstr("\"expert_load\" is given twice"));
-  EXPECT_THAT(refusal(R"({"expert_load": [[1]], "tokens": 3})"),
+  EXPECT_THAT(refusal_of_load(R"({"expert_load": [[1]], "tokens": 3})"),
               HasSubstr("unknown key \"tokens\""));
-  EXPECT_THAT(refusal("{}"), HasSubstr("no key expert_load"));
+  EXPECT_THAT(refusal_of_load("{}"), HasSubstr("no key expert_load"));
 }
 
 TEST(LoadFile, AFileCutAtAnyByteIsRefused) {
   for (const std::string& file : {std::string(R"({"expert_load": [[1, 25], [3, 4]]})"),
                                   npy("<f4", "2, 2", raw<float>({1, 2.5, 3, 4}))}) {
-    ASSERT_EQ(refusal(file), "nothing");
+    ASSERT_EQ(refusal_of_load(file), "nothing");
     for (std::size_t size = 0; size < file.size(); ++size)
-      EXPECT_NE(refusal(file.substr(0, size)), "nothing") << size << " of " << file;
+      EXPECT_NE(refusal_of_load(file.substr(0, size)), "nothing") << size << " of " << file;
   }
 }
 

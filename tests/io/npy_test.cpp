@@ -19,7 +19,7 @@ using swiftbalancer::testing::raw;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-std::string refusal(const std::string& bytes) {
+std::string refusal_of_array(const std::string& bytes) {
   try {
     parse_npy("a.npy", bytes);
   } catch (const Error& error) {
@@ -65,7 +65,7 @@ TEST(Npy, HalfPrecisionNumbersAreExact) {
   const std::string big = raw<std::uint16_t>({0x3C00}, true);
   EXPECT_THAT(parse_npy("a.npy", npy(">f2", "1", big)).values, ElementsAre(1.0));
   for (const char* bad : {"\x00\x7C", "\x00\xFC", "\x00\x7E"})
-    EXPECT_THAT(refusal(npy("<f2", "1", std::string(bad, 2))), HasSubstr("finite"));
+    EXPECT_THAT(refusal_of_array(npy("<f2", "1", std::string(bad, 2))), HasSubstr("finite"));
 }
 
 TEST(Npy, FortranOrderIsReadRowByRow) {
@@ -90,15 +90,18 @@ TEST(Npy, TheHeaderMayBeWrittenInAnyWayThatPythonAllows) {
 
 TEST(Npy, ValuesThatAreNoNumbersOrTooLargeAreRefusedWithTheirPlace) {
   const double inf = std::numeric_limits<double>::infinity();
-  EXPECT_THAT(refusal(npy("<f8", "2, 2", raw<double>({1, 2, std::nan(""), 4}))),
+  EXPECT_THAT(refusal_of_array(npy("<f8", "2, 2", raw<double>({1, 2, std::nan(""), 4}))),
               HasSubstr("value nan at [1, 0]"));
-  EXPECT_THAT(refusal(npy("<f8", "2", raw<double>({1, inf}))), HasSubstr("value inf at [1]"));
-  EXPECT_THAT(refusal(npy("<f8", "1, 2, 1", raw<double>({0, -inf}))),
+  EXPECT_THAT(refusal_of_array(npy("<f8", "2", raw<double>({1, inf}))),
+              HasSubstr("value inf at [1]"));
+  EXPECT_THAT(refusal_of_array(npy("<f8", "1, 2, 1", raw<double>({0, -inf}))),
               HasSubstr("value -inf at [0, 1, 0]"));
-  EXPECT_THAT(refusal(npy("<f8", "1", raw<double>({1e300}))), HasSubstr("1e+300"));
+  EXPECT_THAT(refusal_of_array(npy("<f8", "1", raw<double>({1e300}))), HasSubstr("1e+300"));
   const std::int64_t two_to_53 = std::int64_t{1} << 53;
-  EXPECT_THAT(refusal(npy("<i8", "1", raw<std::int64_t>({two_to_53 + 1}))), HasSubstr("2^53"));
-  EXPECT_THAT(refusal(npy("<u8", "1", raw<std::uint64_t>({~std::uint64_t{0}}))), HasSubstr("2^53"));
+  EXPECT_THAT(refusal_of_array(npy("<i8", "1", raw<std::int64_t>({two_to_53 + 1}))),
+              HasSubstr("2^53"));
+  EXPECT_THAT(refusal_of_array(npy("<u8", "1", raw<std::uint64_t>({~std::uint64_t{0}}))),
+              HasSubstr("2^53"));
   EXPECT_THAT(parse_npy("a.npy", npy("<i8", "1", raw<std::int64_t>({two_to_53 - 1}))).values,
               ElementsAre(9007199254740991.0));
 }
@@ -143,14 +146,14 @@ TEST(Npy, OtherFilesAreRefusedWithTheReason) {
       {npy("<i8", "99999999999", ""), "too large"},
       {npy("<i8", "1,1,1,1,1,1,1,1,1", std::string(8, '\0')), "dimensions"},
   };
-  for (const auto& c : cases) EXPECT_THAT(refusal(c.file), HasSubstr(c.mentioned));
+  for (const auto& c : cases) EXPECT_THAT(refusal_of_array(c.file), HasSubstr(c.mentioned));
 }
 
 TEST(Npy, AFileCutAtAnyByteIsRefused) {
   const std::string file = npy("<i4", "2, 2", raw<std::int32_t>({1, 2, 3, 4}));
   ASSERT_EQ(parse_npy("a.npy", file).values.size(), 4U);
   for (std::size_t size = 0; size < file.size(); ++size)
-    EXPECT_NE(refusal(file.substr(0, size)), "nothing") << size;
+    EXPECT_NE(refusal_of_array(file.substr(0, size)), "nothing") << size;
 }
 
 TEST(Npy, WhatIsWrittenIsReadAndAligned) {

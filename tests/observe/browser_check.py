@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 
-DEADLINE_SECONDS = 120
+DEADLINE_SECONDS = float(os.environ.get("SWIFTBALANCER_WAIT_LIMIT_SECONDS", 120))
 SIZES = {"desktop": 1280, "narrow": 360}
 
 # Counted in the page: what each chart's canvas shows. The corner pixel is background.
@@ -86,7 +86,7 @@ class Browser:
             ready, _, _ = select.select([self._answers], [], [], max(0.0, deadline - time.monotonic()))
             data = os.read(self._answers, 1 << 20) if ready else b""
             if not data:
-                raise RuntimeError("chromium ended" if ready else f"chromium did not answer within {DEADLINE_SECONDS} s")
+                raise RuntimeError("chromium ended" if ready else f"chromium did not answer within {DEADLINE_SECONDS:g} s")
             self._buffer += data
         message, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(message)

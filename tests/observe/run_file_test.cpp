@@ -13,7 +13,7 @@
 namespace swiftbalancer::observe {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 std::string message_for(const std::string& text) {
   try {
@@ -27,14 +27,14 @@ std::string message_for(const std::string& text) {
 
 struct BadFile {
   const char* name;
-  std::function<void(Json&)> spoil;
+  std::function<void(OrderedJson&)> spoil;
   const char* expected;
 };
 
 class BadRunFile : public testing::TestWithParam<BadFile> {};
 
 TEST_P(BadRunFile, IsRefusedWithTheKeyAndWhatIsWrong) {
-  Json file = sample_run();
+  OrderedJson file = sample_run();
   GetParam().spoil(file);
   const std::string message = message_for(file.dump());
   EXPECT_NE(message.find(GetParam().expected), std::string::npos) << message;
@@ -44,32 +44,33 @@ TEST_P(BadRunFile, IsRefusedWithTheKeyAndWhatIsWrong) {
 INSTANTIATE_TEST_SUITE_P(
     RunFile, BadRunFile,
     testing::Values(
-        BadFile{"missing", [](Json& f) { f["runs"][1].erase("moves"); },
+        BadFile{"missing", [](OrderedJson& f) { f["runs"][1].erase("moves"); },
                 "runs[1].moves is missing"},
-        BadFile{"nested", [](Json& f) { f["runs"][0]["imbalance"].erase("per_step"); },
+        BadFile{"nested", [](OrderedJson& f) { f["runs"][0]["imbalance"].erase("per_step"); },
                 "runs[0].imbalance.per_step is missing"},
-        BadFile{"text_for_number", [](Json& f) { f["runs"][1]["wall_seconds"] = "a\nb"; },
+        BadFile{"text_for_number", [](OrderedJson& f) { f["runs"][1]["wall_seconds"] = "a\nb"; },
                 "runs[1].wall_seconds is a string (a b), expected a number"},
-        BadFile{"negative", [](Json& f) { f["runs"][0]["moves"] = -1; },
+        BadFile{"negative", [](OrderedJson& f) { f["runs"][0]["moves"] = -1; },
                 "runs[0].moves is a number (-1), expected an integer >= 0"},
-        BadFile{"fraction", [](Json& f) { f["runs"][0]["moves"] = 0.5; },
+        BadFile{"fraction", [](OrderedJson& f) { f["runs"][0]["moves"] = 0.5; },
                 "runs[0].moves is a number (0.5), expected an integer >= 0"},
-        BadFile{"huge", [](Json& f) { f["runs"][0]["moves"] = 18446744073709551615ULL; },
+        BadFile{"huge", [](OrderedJson& f) { f["runs"][0]["moves"] = 18446744073709551615ULL; },
                 "expected an integer >= 0"},
-        BadFile{"hole", [](Json& f) { f["hindsight"]["imbalance"][3] = nullptr; },
+        BadFile{"hole", [](OrderedJson& f) { f["hindsight"]["imbalance"][3] = nullptr; },
                 "hindsight.imbalance[3] is a null"},
-        BadFile{"short", [](Json& f) { f["runs"][2]["imbalance"]["per_window"].erase(0); },
+        BadFile{"short", [](OrderedJson& f) { f["runs"][2]["imbalance"]["per_window"].erase(0); },
                 "runs[2].imbalance.per_window has 79 numbers, expected 80 (one per window)"},
-        BadFile{"ranks", [](Json& f) { f["runs"][0]["rank_load"]["after"][1].push_back(1); },
+        BadFile{"ranks", [](OrderedJson& f) { f["runs"][0]["rank_load"]["after"][1].push_back(1); },
                 "runs[0].rank_load.after[1] has 9 numbers, expected 8 (one per rank)"},
-        BadFile{"window", [](Json& f) { f["windows"]["steps"][0] = {5, 1}; },
+        BadFile{"window", [](OrderedJson& f) { f["windows"]["steps"][0] = {5, 1}; },
                 "windows.steps[0] is a array ([5,1]), expected [first_step"},
-        BadFile{"object", [](Json& f) { f["traffic"] = 3; },
+        BadFile{"object", [](OrderedJson& f) { f["traffic"] = 3; },
                 "traffic is a number (3), expected an object"},
-        BadFile{"no_runs", [](Json& f) { f["runs"] = Json::array(); },
+        BadFile{"no_runs", [](OrderedJson& f) { f["runs"] = OrderedJson::array(); },
                 "runs is a array ([]), expected at least one run"},
-        BadFile{"format", [](Json& f) { f["format"] = "other"; }, "expected \"swiftbalancer.run\""},
-        BadFile{"version", [](Json& f) { f["format_version"] = 2; },
+        BadFile{"format", [](OrderedJson& f) { f["format"] = "other"; },
+                "expected \"swiftbalancer.run\""},
+        BadFile{"version", [](OrderedJson& f) { f["format_version"] = 2; },
                 "format_version is a number (2), expected 1"}),
     [](const auto& case_info) { return std::string(case_info.param.name); });
 
@@ -89,7 +90,7 @@ TEST(Figures, WindowsCountFromTheSecondAfterEachSwitch) {
 }
 
 TEST(Figures, ExcessRemovedIsMeasuredFromNoBalancingToHindsight) {
-  Json json = sample_run();
+  OrderedJson json = sample_run();
   json["hindsight"]["mean_after_switch"] = 1.0;
   json["runs"][0]["imbalance"]["mean_after_switch"] = 2.0;
   json["runs"][2]["imbalance"]["mean_after_switch"] = 1.25;

@@ -14,6 +14,7 @@
 
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
 #include "planner/exact_plan.hpp"
 #include "planner/max_flow_split.hpp"
 #include "planner/node_partition.hpp"
@@ -26,8 +27,6 @@ using topology::any_load;
 using topology::pick;
 
 constexpr double kUp = 1.0 + 1e-9;
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 // ---- LB0, LB1, LB2: any placement ----
 

@@ -12,9 +12,9 @@ namespace swiftbalancer {
 namespace {
 
 constexpr int kLayers = 3, kExperts = 64;
-constexpr std::int64_t kWindow = 4096;
+constexpr std::int64_t kDetectorWindow = 4096;
 
-ClusterShape shape() {
+ClusterShape generated_shape() {
   return ClusterShape({.num_moe_layers = kLayers,
                        .num_logical_experts = kExperts,
                        .num_ranks = 8,
@@ -56,7 +56,7 @@ TEST(ChangeDetector, RaisesNoFalseAlarmInTenThousandStationarySteps) {
       SCOPED_TRACE(std::to_string(dispersion) + ", seed " + std::to_string(seed));
       std::mt19937 random(seed);
       const Shares shares = domain(100 + seed);
-      LoadHistory history(shape(), kWindow);
+      LoadHistory history(generated_shape(), kDetectorWindow);
       for (int i = 0; i < 10'000; ++i) history.add(step(shares, 8192, dispersion, random));
       EXPECT_EQ(history.num_changes(), 0);
       EXPECT_NEAR(history.dispersion(), dispersion, 0.15 * dispersion);
@@ -68,7 +68,7 @@ TEST(ChangeDetector, SeesASwitchInTwoLargeStepsAndCutsThere) {
   for (unsigned seed = 0; seed < 8; ++seed) {
     SCOPED_TRACE(seed);
     std::mt19937 random(seed);
-    LoadHistory history(shape(), kWindow);
+    LoadHistory history(generated_shape(), kDetectorWindow);
     const Shares before = domain(seed), after = domain(seed + 50);
     for (int i = 0; i < 30 + static_cast<int>(seed); ++i)
       history.add(step(before, 8192, 2.0, random));
@@ -83,7 +83,7 @@ TEST(ChangeDetector, SeesASmallChangeOnceItIsCertain) {
   std::mt19937 random(5);
   Shares before = domain(1), after = before;
   for (std::size_t i = 0; i < after.size(); ++i) after[i] *= i % 2 == 0 ? 1.25 : 0.8;
-  LoadHistory history(shape(), kWindow);
+  LoadHistory history(generated_shape(), kDetectorWindow);
   for (int i = 0; i < 100; ++i) history.add(step(before, 8192, 1.0, random));
   ASSERT_EQ(history.num_changes(), 0);
   for (int i = 0; i < 8; ++i) history.add(step(after, 8192, 1.0, random));
@@ -92,7 +92,7 @@ TEST(ChangeDetector, SeesASmallChangeOnceItIsCertain) {
 
 TEST(ChangeDetector, CostsFewPassesOverTheCountersPerStep) {
   std::mt19937 random(1);
-  LoadHistory history(shape(), kWindow);
+  LoadHistory history(generated_shape(), kDetectorWindow);
   const Shares shares = domain(1);
   constexpr int kSteps = 1000;
   for (int i = 0; i < kSteps; ++i) history.add(step(shares, 8192, 1.0, random));

@@ -16,15 +16,6 @@ namespace {
 using testing::RecordedRouting;
 using testing::RoutingTraffic;
 
-constexpr int kRequests = 256;
-
-ClusterShape shape() {
-  return ClusterShape({.num_moe_layers = RecordedRouting::kLayers,
-                       .num_logical_experts = RecordedRouting::kExperts,
-                       .num_ranks = 8,
-                       .num_slots = 80});
-}
-
 ExpertLoad none() { return {RecordedRouting::kLayers, RecordedRouting::kExperts}; }
 
 ExpertLoad sum_of_steps(RoutingTraffic& traffic, int steps) {
@@ -40,7 +31,7 @@ ExpertLoad sum_of_steps(RoutingTraffic& traffic, int steps) {
 }
 
 ExpertLoad sample(const RecordedRouting& routing, int domain, int steps, unsigned seed) {
-  RoutingTraffic traffic(routing, kRequests, domain, seed);
+  RoutingTraffic traffic(routing, RoutingTraffic::kRequests, domain, seed);
   return sum_of_steps(traffic, steps);
 }
 
@@ -121,8 +112,8 @@ TEST(DomainMemory, IsBoundedAndAddsToADomainItKnows) {
 
 TEST(Traffic, ADomainSeenBeforeIsAnsweredOnLessEvidence) {
   const RecordedRouting routing;
-  Traffic traffic(shape(), 8192);
-  RoutingTraffic requests(routing, kRequests, 0, 3);
+  Traffic traffic(RecordedRouting::shape(), 8192);
+  RoutingTraffic requests(routing, RoutingTraffic::kRequests, 0, 3);
   const auto steps_until_evidence = [&](int domain) {
     requests.switch_to(domain);
     const int changes = traffic.history().num_changes();

@@ -15,6 +15,7 @@
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "core/index.hpp"
 #include "planner/align.hpp"
 #include "planner/bounds.hpp"
 #include "planner/eplb.hpp"
@@ -29,8 +30,6 @@ namespace {
 using topology::kShareRounding;
 using topology::LayerScene;
 using topology::pick;
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 // Nodes that hold replicas of a group.
 int nodes_of_group(const ClusterShape& shape, std::span<const std::int32_t> slots, int group) {

@@ -12,19 +12,12 @@ using testing::RoutingTraffic;
 
 constexpr std::int64_t kWindow = 4096;
 
-ClusterShape shape() {
-  return ClusterShape({.num_moe_layers = RecordedRouting::kLayers,
-                       .num_logical_experts = RecordedRouting::kExperts,
-                       .num_ranks = 8,
-                       .num_slots = 80});
-}
-
 TEST(LoadHistory, SeesNoChangeInOneDomain) {
   const RecordedRouting routing;
   for (unsigned seed = 0; seed < 12; ++seed) {
     SCOPED_TRACE(seed);
     for (int concurrency : {64, 256}) {
-      LoadHistory history(shape(), kWindow);
+      LoadHistory history(RecordedRouting::shape(), kWindow);
       RoutingTraffic traffic(routing, concurrency,
                              static_cast<int>(seed) % RecordedRouting::kDomains, seed);
       while (history.assignments_since_change() < 60 * kWindow && history.num_changes() == 0)
@@ -40,7 +33,7 @@ TEST(LoadHistory, SeesASwitchWithinAWindowAndForgetsWhatWasBefore) {
     for (int to = 0; to < RecordedRouting::kDomains; ++to) {
       if (from == to) continue;
       SCOPED_TRACE(std::to_string(from) + " to " + std::to_string(to));
-      LoadHistory history(shape(), kWindow);
+      LoadHistory history(RecordedRouting::shape(), kWindow);
       RoutingTraffic traffic(routing, 256, from, static_cast<unsigned>(17 * from + to));
       for (int step = 0; step < 41; ++step)
         history.add(traffic.next_step());  // not at a block's border
@@ -60,7 +53,7 @@ TEST(LoadHistory, SeesASwitchWithinAWindowAndForgetsWhatWasBefore) {
 
 TEST(LoadHistory, SeesASlowDriftInTheEnd) {
   const RecordedRouting routing;
-  LoadHistory history(shape(), kWindow);
+  LoadHistory history(RecordedRouting::shape(), kWindow);
   RoutingTraffic traffic(routing, 256, 0, 1);
   for (int step = 0; step < 200; ++step) history.add(traffic.next_step());
   traffic.drift_to(2);
@@ -71,7 +64,7 @@ TEST(LoadHistory, SeesASlowDriftInTheEnd) {
 TEST(LoadHistory, TokensOfARequestMakeLoadsNoisier) {
   const RecordedRouting routing;
   const auto dispersion = [&](int concurrency) {
-    LoadHistory history(shape(), kWindow);
+    LoadHistory history(RecordedRouting::shape(), kWindow);
     RoutingTraffic traffic(routing, concurrency, 1, 3);
     while (history.num_blocks() < 64) history.add(traffic.next_step());
     return history.dispersion();
@@ -97,7 +90,7 @@ TEST(LoadHistory, LastWindowHoldsTheLatestBlocksOnly) {
 }
 
 TEST(LoadHistory, IdleStepsAreNoEvidence) {
-  LoadHistory history(shape(), kWindow);
+  LoadHistory history(RecordedRouting::shape(), kWindow);
   for (int i = 0; i < 100; ++i)
     history.add(ExpertLoad(RecordedRouting::kLayers, RecordedRouting::kExperts));
   EXPECT_EQ(history.num_blocks(), 0);

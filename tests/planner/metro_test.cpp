@@ -17,7 +17,7 @@
 namespace swiftbalancer {
 namespace {
 
-ClusterShape make_shape(int experts, int ranks, int slots) {
+ClusterShape shape_of(int experts, int ranks, int slots) {
   ShapeOptions options;
   options.num_moe_layers = 1;
   options.num_logical_experts = experts;
@@ -47,7 +47,7 @@ int best_by_enumeration(const ClusterShape& shape, std::span<const std::int32_t>
 RC_GTEST_PROP(MetroProperty, NoChoiceHasAFullestRankWithFewer, ()) {
   const int experts = *rc::gen::inRange(1, 7), ranks = *rc::gen::inRange(1, 6);
   const ClusterShape shape =
-      make_shape(experts, ranks, std::max(experts, ranks) + *rc::gen::inRange(0, 7));
+      shape_of(experts, ranks, std::max(experts, ranks) + *rc::gen::inRange(0, 7));
   std::vector<std::int32_t> slots;
   for (int slot = 0; slot < shape.num_slots(); ++slot)
     slots.push_back(slot < experts ? slot : *rc::gen::inRange(0, experts));
@@ -73,14 +73,14 @@ RC_GTEST_PROP(MetroProperty, NoChoiceHasAFullestRankWithFewer, ()) {
 
 TEST(Metro, MovesAlongChainsWhereTheGreedyChoiceIsStuck) {
   // Experts 0 to 3 with two replicas each: in turn they fill rank 0, then only a chain levels.
-  const ClusterShape shape = make_shape(6, 3, 9);
+  const ClusterShape shape = shape_of(6, 3, 9);
   const std::vector<std::int32_t> slots{0, 1, 2, 0, 1, 3, 3, 4, 5};
   const std::vector<std::uint8_t> activated{1, 1, 1, 1, 0, 0};
   EXPECT_EQ(split_by_activation(shape, slots, activated).max_activated, 2);
 }
 
 TEST(Metro, SharesPutAnActivatedExpertOnOneSlotAndSplitTheOthersEvenly) {
-  const ClusterShape shape = make_shape(2, 2, 4);
+  const ClusterShape shape = shape_of(2, 2, 4);
   const std::vector<std::int32_t> slots{0, 1, 0, 1};
   const std::vector<std::uint8_t> activated{1, 0};
   const auto shares = activation_shares(shape, slots, split_by_activation(shape, slots, activated));

@@ -21,7 +21,6 @@ using testing::RecordedRouting;
 using testing::RoutingTraffic;
 using testing::Service;
 
-constexpr int kRequests = 256;
 constexpr int kStepsPerWindow = 4;  // 256 requests, top-4: 1,024 assignments per layer and step
 
 ClusterShape shape_of(int num_ranks, int num_slots) {
@@ -54,8 +53,8 @@ TEST_P(PlannerOnRanks, MovesNothingInOneDomainAfterItsFirstPlanAndItsCorrections
   for (unsigned seed = 0; seed < 8; ++seed) {
     SCOPED_TRACE(seed);
     Service service(shape(), {});
-    RoutingTraffic traffic(routing, kRequests, static_cast<int>(seed) % RecordedRouting::kDomains,
-                           1000 + seed);
+    RoutingTraffic traffic(routing, RoutingTraffic::kRequests,
+                           static_cast<int>(seed) % RecordedRouting::kDomains, 1000 + seed);
     serve_windows(service, traffic, 5);
     const int first = service.moves();
     all += first;
@@ -73,7 +72,7 @@ TEST_P(PlannerOnRanks, RespondsToASwitchWithinTwoWindows) {
     const int to =
         (from + 1 + static_cast<int>(seed) / RecordedRouting::kDomains) % RecordedRouting::kDomains;
     Service service(shape(), {});
-    RoutingTraffic traffic(routing, kRequests, from, seed);
+    RoutingTraffic traffic(routing, RoutingTraffic::kRequests, from, seed);
     serve_windows(service, traffic, 10 + static_cast<int>(seed));
     const int before = service.moves();
     traffic.switch_to(to);
@@ -90,7 +89,7 @@ TEST_P(PlannerOnRanks, KeepsUpWithEplbEveryWindowAtASmallPartOfItsMoves) {
       eplb(shape(), {.policy = "eplb"});
   double sum_none = 0.0, sum_swift = 0.0, sum_eplb = 0.0;
   int windows = 0;
-  RoutingTraffic traffic(routing, kRequests, 0, 42);
+  RoutingTraffic traffic(routing, RoutingTraffic::kRequests, 0, 42);
   for (int domain : {0, 2, 1, 3, 0}) {
     traffic.switch_to(domain);
     for (int window = 0; window < 12; ++window) {
@@ -155,7 +154,7 @@ TEST(Planner, CorrectsItsPlanOfADomainThatItComesToKnowWellAndThenRests) {
 TEST(Planner, OneRankNeverMoves) {
   const RecordedRouting routing;
   Service service(shape_of(1, 64), {});
-  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  RoutingTraffic traffic(routing, RoutingTraffic::kRequests, 0, 1);
   serve_windows(service, traffic, 6);
   traffic.switch_to(2);
   serve_windows(service, traffic, 6);
@@ -179,7 +178,7 @@ TEST(Planner, WantsNothingBeforeAWindowAndPlansNothingWithoutLoad) {
   const RecordedRouting routing;
   Service service(shape_of(8, 80), {});
   EXPECT_TRUE(service.plan().changes.empty());
-  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  RoutingTraffic traffic(routing, RoutingTraffic::kRequests, 0, 1);
   for (int step = 0; step < kStepsPerWindow - 1; ++step) {
     service.planner().observe(traffic.next_step());
     EXPECT_FALSE(service.planner().wants_rebalance());
@@ -192,7 +191,7 @@ TEST(Planner, WantsNothingBeforeAWindowAndPlansNothingWithoutLoad) {
 TEST(Planner, DoesNotAskWhileRebalancingNorTwiceOnTheSameEvidence) {
   const RecordedRouting routing;
   Service service(shape_of(8, 80), {});
-  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  RoutingTraffic traffic(routing, RoutingTraffic::kRequests, 0, 1);
   for (int step = 0; step < kStepsPerWindow; ++step) service.planner().observe(traffic.next_step());
   service.planner().on_served(service.served(), true);
   EXPECT_FALSE(service.planner().wants_rebalance());
@@ -256,7 +255,7 @@ TEST(Planner, PlansForThePhaseThatHasTheTokens) {
 TEST(Planner, APlanBelowTheGainThatPaysIsEmpty) {
   const RecordedRouting routing;
   Service service(shape_of(8, 80), {.min_gain = 5.0});
-  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  RoutingTraffic traffic(routing, RoutingTraffic::kRequests, 0, 1);
   serve_windows(service, traffic, 3);
   EXPECT_EQ(service.moves(), 0);
 }
@@ -265,7 +264,7 @@ TEST(Planner, StressChangesEveryLayerDifferentlyAtEveryOpportunity) {
   const RecordedRouting routing;
   const ClusterShape shape = shape_of(8, 80);
   Service service(shape, {.policy = "stress"});
-  RoutingTraffic traffic(routing, kRequests, 0, 1);
+  RoutingTraffic traffic(routing, RoutingTraffic::kRequests, 0, 1);
   service.planner().observe(traffic.next_step());
   for (int i = 0; i < 3; ++i) {
     service.planner().observe(traffic.next_step());
@@ -281,7 +280,7 @@ TEST(Planner, StressChangesEveryLayerDifferentlyAtEveryOpportunity) {
 TEST(Planner, CommitsTheMostGainPerMoveFirstAndReportsAllLayers) {
   const RecordedRouting routing;
   Service service(shape_of(8, 80), {});
-  RoutingTraffic traffic(routing, kRequests, 2, 5);
+  RoutingTraffic traffic(routing, RoutingTraffic::kRequests, 2, 5);
   for (int step = 0; step < kStepsPerWindow; ++step) service.planner().observe(traffic.next_step());
   const Plan plan = service.plan();
   ASSERT_GT(plan.changes.size(), 1U);
@@ -304,7 +303,7 @@ TEST(Planner, TheSameCallsGiveTheSamePlans) {
   const RecordedRouting routing;
   const auto run = [&](const std::string& policy) {
     Service service(shape_of(8, 80), {.policy = policy});
-    RoutingTraffic traffic(routing, kRequests, 0, 3);
+    RoutingTraffic traffic(routing, RoutingTraffic::kRequests, 0, 3);
     serve_windows(service, traffic, 5);
     traffic.switch_to(1);
     serve_windows(service, traffic, 20);

@@ -17,6 +17,13 @@ RecordedRouting::RecordedRouting() {
   }
 }
 
+ClusterShape RecordedRouting::shape() {
+  return ClusterShape({.num_moe_layers = kLayers,
+                       .num_logical_experts = kExperts,
+                       .num_ranks = 8,
+                       .num_slots = 80});
+}
+
 RoutingTraffic::RoutingTraffic(const RecordedRouting& routing, int concurrency, int domain,
                                unsigned seed)
     : routing_(routing),

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <swiftbalancer/load.hpp>
+#include <swiftbalancer/shape.hpp>
 
 namespace swiftbalancer::testing {
 
@@ -18,6 +19,8 @@ class RecordedRouting {
   static constexpr int kDomains = 4, kRequests = 40, kTokens = 128, kLayers = 4, kTopK = 4,
                        kExperts = 64;
   RecordedRouting();
+  /// All of its layers, on 8 ranks with 80 slots.
+  static ClusterShape shape();
   int expert(int domain, int request, int token, int layer, int choice) const {
     const std::size_t at = static_cast<std::size_t>(
         (((domain * kRequests + request) * kTokens + token) * kLayers + layer) * kTopK + choice);
@@ -30,6 +33,7 @@ class RecordedRouting {
 
 class RoutingTraffic {
  public:
+  static constexpr int kRequests = 256;  ///< At a time, where a test does not ask for others.
   RoutingTraffic(const RecordedRouting& routing, int concurrency, int domain, unsigned seed);
   /// All running requests are replaced by requests of another domain.
   void switch_to(int domain);

@@ -13,6 +13,7 @@
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/load.hpp>
 
+#include "core/index.hpp"
 #include "planner/topology_scenes.hpp"
 
 namespace swiftbalancer {
@@ -20,8 +21,6 @@ namespace {
 
 using topology::LayerScene;
 using topology::pick;
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 ExpertLoad load_of_layer(const std::vector<std::int64_t>& tokens) {
   ExpertLoad load(1, static_cast<int>(tokens.size()));

@@ -23,16 +23,15 @@ using ::testing::AllOf;
 using testing::DrivenPlanning;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::kShape;
+using testing::real_planner;
 using testing::skewed_load;
 using ::testing::StartsWith;
 using Kind = PlanningEvent::Kind;
 
-const ClusterShape kShape = testing::shape_of(4, 32, 4, 40);
 // Takes seconds to plan, a layer at a time.
 const ClusterShape kLargeShape = testing::shape_of(1000, 256, 32, 320);
 constexpr GenerationId kGeneration{1, 9};
-
-ProcessPlanningOptions real_planner() { return {.program = testing::planner_program()}; }
 
 void expect_answers(DrivenPlanning& process, const ClusterShape& shape) {
   process.observe(1, skewed_load(shape, 0));

@@ -16,9 +16,8 @@ using namespace std::chrono_literals;
 using testing::DrivenPlanning;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using testing::kShape;
 using Kind = PlanningEvent::Kind;
-
-const ClusterShape kShape = testing::shape_of(4, 32, 4, 40);
 
 struct Lie {
   const char* mode;

@@ -17,7 +17,7 @@ namespace {
 using ::testing::HasSubstr;
 namespace messages = planner_messages;
 
-const ClusterShape kShape = testing::shape_of(2, 8, 2, 12);
+const ClusterShape kSmallShape = testing::shape_of(2, 8, 2, 12);
 
 PlannerConfig full_config() {
   PlannerConfig config;
@@ -36,7 +36,7 @@ PlannerConfig full_config() {
 }
 
 messages::Bytes encoded(const PlannerConfig& config) {
-  return messages::encode_restart(kShape, config, ServedState::initial(kShape));
+  return messages::encode_restart(kSmallShape, config, ServedState::initial(kSmallShape));
 }
 
 std::string refusal(std::span<const std::byte> bytes) {
@@ -55,7 +55,7 @@ TEST(PlannerMessages, LimitsAndSizesComeBackAsTheyWere) {
     EXPECT_EQ(restart.config.max_moves_per_layer, config.max_moves_per_layer);
     EXPECT_EQ(restart.config.limits, config.limits);
     EXPECT_EQ(restart.config.expert_bytes, config.expert_bytes);
-    EXPECT_EQ(restart.served.placement, ServedState::initial(kShape).placement);
+    EXPECT_EQ(restart.served.placement, ServedState::initial(kSmallShape).placement);
   }
 }
 

@@ -14,6 +14,7 @@
 #include <gtest/gtest.h>
 
 #include "planner_process/processes.hpp"
+#include "wait_limit.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -21,9 +22,9 @@ namespace {
 using namespace std::chrono_literals;
 using testing::DrivenPlanning;
 using ::testing::IsEmpty;
+using testing::kShape;
+using testing::real_planner;
 using ::testing::UnorderedElementsAre;
-
-const ClusterShape kShape = testing::shape_of(4, 32, 4, 40);
 
 std::vector<std::string> own_shared_memory() {
   auto names = testing::entries_of("/dev/shm");
@@ -32,8 +33,6 @@ std::vector<std::string> own_shared_memory() {
   });
   return names;
 }
-
-ProcessPlanningOptions real_planner() { return {.program = testing::planner_program()}; }
 
 TEST(PlannerProcessTraces, NoneAreLeftHoweverItEnds) {
   const std::size_t descriptors = testing::num_descriptors();
@@ -99,7 +98,7 @@ TEST(PlannerProcessTraces, TheProgramEndsWithItsParent) {
   EXPECT_NE(testing::state_of(planner), 0);
   ASSERT_EQ(kill(parent, SIGKILL), 0);
   ASSERT_EQ(waitpid(parent, nullptr, 0), parent);
-  const auto end = std::chrono::steady_clock::now() + 60s;
+  const auto end = std::chrono::steady_clock::now() + testing::kWaitLimit;
   const auto gone = [&] {
     const char state = testing::state_of(planner);
     return state == 0 || state == 'Z' || state == 'X';  // Whoever inherits it collects it.

@@ -10,10 +10,10 @@
 
 #include <gtest/gtest.h>
 
+#include "wait_limit.hpp"
+
 namespace swiftbalancer::testing {
 namespace {
-
-constexpr std::chrono::seconds kLongTime{60};
 
 struct ProcessState {
   char letter = 0;
@@ -34,6 +34,7 @@ ProcessState look_at(pid_t process) {
 }  // namespace
 
 std::string planner_program() { return SWIFTBALANCER_BINARY_DIR "/bin/swiftbalancer-planner"; }
+ProcessPlanningOptions real_planner() { return {.program = planner_program()}; }
 std::string hostile_program() { return SWIFTBALANCER_BINARY_DIR "/bin/hostile_planner"; }
 
 std::vector<std::string> entries_of(const std::string& folder) {
@@ -82,7 +83,7 @@ DrivenPlanning::DrivenPlanning(ProcessPlanningOptions options, PlannerConfig con
 }
 
 bool DrivenPlanning::run_until(const std::function<bool()>& reached) {
-  const auto end = std::chrono::steady_clock::now() + kLongTime;
+  const auto end = std::chrono::steady_clock::now() + kWaitLimit;
   while (!reached()) {
     if (std::chrono::steady_clock::now() > end) return false;
     if (!planning_->advance()) std::this_thread::yield();

@@ -16,6 +16,8 @@ namespace swiftbalancer::testing {
 
 std::string planner_program();
 std::string hostile_program();
+/// Options that run the planner program of this build.
+ProcessPlanningOptions real_planner();
 
 /// All children of this process, zombies too.
 std::vector<pid_t> children_of(pid_t parent);
@@ -25,6 +27,7 @@ std::vector<std::string> entries_of(const std::string& folder);
 std::size_t num_descriptors();
 
 ClusterShape shape_of(int layers, int experts, int ranks, int slots);
+inline const ClusterShape kShape = shape_of(4, 32, 4, 40);
 /// The same number of tokens for every expert but a few hot ones, which move with `turn`.
 ExpertLoad skewed_load(const ClusterShape& shape, int turn);
 

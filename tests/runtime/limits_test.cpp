@@ -21,21 +21,22 @@ using testing_support::run_ranks;
 
 using Change = std::function<void(PlanLimits&)>;
 
-std::string refusal(const Change& change) {
+std::string refusal_of_limits(const Change& change) {
   BalancerConfig config;
   change(config.limits);
   return testing_support::refusal(make_shape(1, 4, 2, 6), config);
 }
 
 TEST(ConfiguredLimits, AreRefusedByName) {
-  EXPECT_THAT(refusal([](auto& l) { l.max_bytes_per_rank = -5; }),
+  EXPECT_THAT(refusal_of_limits([](auto& l) { l.max_bytes_per_rank = -5; }),
               HasSubstr("max_bytes_per_rank is -5"));
-  EXPECT_THAT(refusal([](auto& l) { l.rank_speeds = {1.0, 1.0, 1.0}; }),
+  EXPECT_THAT(refusal_of_limits([](auto& l) { l.rank_speeds = {1.0, 1.0, 1.0}; }),
               HasSubstr("rank_speeds has 3 entries for 2 ranks"));
-  EXPECT_THAT(refusal([](auto& l) { l.pinned_experts = {4}; }),
+  EXPECT_THAT(refusal_of_limits([](auto& l) { l.pinned_experts = {4}; }),
               HasSubstr("pinned_experts: expert 4 does not exist; experts are 0 to 3"));
-  EXPECT_THAT(refusal([](auto& l) { l.max_replicas = 1; }), HasSubstr("max_replicas is 1"));
-  EXPECT_THAT(refusal([](auto& l) { l.gate = CostGate{0.0, 1.0, 1.0}; }),
+  EXPECT_THAT(refusal_of_limits([](auto& l) { l.max_replicas = 1; }),
+              HasSubstr("max_replicas is 1"));
+  EXPECT_THAT(refusal_of_limits([](auto& l) { l.gate = CostGate{0.0, 1.0, 1.0}; }),
               HasSubstr("seconds_per_imbalance is 0"));
 }
 

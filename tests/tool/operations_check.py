@@ -5,6 +5,7 @@ else. The control socket pauses and resumes; a run that is ended leaves no socke
 """
 
 import json
+import os
 import pathlib
 import re
 import signal
@@ -17,6 +18,7 @@ import urllib.request
 import promql_parser
 from prometheus_client.parser import text_string_to_metric_families
 
+WAIT_LIMIT_SECONDS = float(os.environ.get("SWIFTBALANCER_WAIT_LIMIT_SECONDS", 120))
 LAYERS = 6  # of the shipped checkpoint
 TARGET_LABELS = {"job", "instance"}  # added by Prometheus to every series
 
@@ -59,12 +61,12 @@ class Serve:
 
     def end(self):
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=WAIT_LIMIT_SECONDS)
         check(self.process.returncode == 1 and "interrupted" in errors, f"SIGTERM ended it with {self.process.returncode}: {errors}")
 
 
 def scrape(address):
-    with urllib.request.urlopen(address, timeout=10) as answer:
+    with urllib.request.urlopen(address, timeout=WAIT_LIMIT_SECONDS) as answer:
         text = answer.read().decode()
     families = {f.name: f for f in text_string_to_metric_families(text) if f.name.startswith("swiftbalancer_")}
     check(families, f"nothing of ours in:\n{text}")

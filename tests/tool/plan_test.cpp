@@ -24,13 +24,6 @@ constexpr const char* kPublishedLoads =
 constexpr const char* kPublishedShape =
     " --num-ranks 8 --num-redundant-experts 4 --num-nodes 2 --num-expert-groups 4";
 
-Json json_of(const TemporaryFolder& folder, const std::string& arguments) {
-  const ToolResult result = run_tool(folder, arguments + " --json");
-  EXPECT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 1) << result.out;
-  return Json::parse(result.out, nullptr, false);
-}
-
 TEST(PlanCommand, BalancesThePublishedExample) {
   const TemporaryFolder folder;
   folder.write("loads.json", kPublishedLoads);

@@ -22,13 +22,6 @@ constexpr const char* kReplay =
     "replay --loads loads.json --num-ranks 2 --num-redundant-experts 2 --top-k 2 --windows 0,1,0 "
     "--steps-per-window 100 --schedule ours,every:50:window:50";
 
-Json json_of(const TemporaryFolder& folder, const std::string& arguments) {
-  const ToolResult result = run_tool(folder, arguments + " --json");
-  EXPECT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 1) << result.out;
-  return Json::parse(result.out, nullptr, false);
-}
-
 TEST(ReplayCommand, FixedScheduleServesTheOldPlanUntilItsNextOne) {
   const TemporaryFolder folder;
   folder.write("loads.json", kSwitching);

@@ -2,8 +2,12 @@
 
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <sstream>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 namespace swiftbalancer::testing {
 
@@ -14,6 +18,13 @@ ToolResult run_tool(const TemporaryFolder& folder, const std::string& arguments)
                               " >'" + out + "' 2>'" + err + "' </dev/null";
   const int status = std::system(command.c_str());
   return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out), read_file(err)};
+}
+
+nlohmann::json json_of(const TemporaryFolder& folder, const std::string& arguments) {
+  const ToolResult result = run_tool(folder, arguments + " --json");
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(std::count(result.out.begin(), result.out.end(), '\n'), 1) << result.out;
+  return nlohmann::json::parse(result.out, nullptr, false);
 }
 
 std::string read_file(const std::string& path) {

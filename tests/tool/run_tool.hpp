@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "io/temporary_folder.hpp"
 
 namespace swiftbalancer::testing {
@@ -15,6 +17,9 @@ struct ToolResult {
 
 /// @param arguments as typed in a shell. Runs in `folder`.
 ToolResult run_tool(const TemporaryFolder& folder, const std::string& arguments);
+
+/// What a command says with --json: one line, and the command must succeed.
+nlohmann::json json_of(const TemporaryFolder& folder, const std::string& arguments);
 
 std::string read_file(const std::string& path);
 

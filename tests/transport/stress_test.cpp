@@ -10,7 +10,7 @@ using Stress = TransportTest;
 using Random = std::mt19937_64;
 
 constexpr std::size_t kMessagesPerPair = 24;
-constexpr auto kCanary = std::byte{0xc5};
+constexpr auto kStressCanary = std::byte{0xc5};
 
 /// What both sides know of a message between two ranks, drawn from the same seed.
 struct Message {
@@ -32,7 +32,7 @@ std::vector<Message> messages_between(std::uint64_t seed, int from, int to) {
   return messages;
 }
 
-struct Transfer {
+struct StressTransfer {
   Message message;
   std::uint64_t tag;
   int peer;
@@ -43,17 +43,17 @@ struct Transfer {
   bool cancelled = false;
 };
 
-void post(Transport& t, Transfer& x) {
+void post(Transport& t, StressTransfer& x) {
   x.handle = x.sending ? send(t, x.peer, x.tag, x.bytes, x.message.delivery)
                        : receive(t, x.peer, x.tag, x.bytes, x.message.delivery);
 }
 
 /// @returns true when the transfer is over.
-bool advance(Transport& t, Transfer& x) {
+bool advance(Transport& t, StressTransfer& x) {
   if (x.message.given_up && x.polls_left-- <= 0) {
     t.cancel(x.handle);
     x.cancelled = true;
-    std::fill(x.bytes.begin(), x.bytes.end(), kCanary);
+    std::fill(x.bytes.begin(), x.bytes.end(), kStressCanary);
     return true;
   }
   const TransferStatus status = t.poll(x.handle);
@@ -65,7 +65,7 @@ bool advance(Transport& t, Transfer& x) {
 
 void run_rank(Transport& t, std::uint64_t seed) {
   Random random(seed * 77 + static_cast<std::uint64_t>(t.rank()));
-  std::vector<Transfer> transfers;
+  std::vector<StressTransfer> transfers;
   for (int peer = 0; peer < t.num_ranks(); ++peer) {
     for (const bool sending : {true, false}) {
       const auto messages =
@@ -79,7 +79,7 @@ void run_rank(Transport& t, std::uint64_t seed) {
     }
   }
   std::shuffle(transfers.begin(), transfers.end(), random);
-  std::vector<Transfer*> active;
+  std::vector<StressTransfer*> active;
   std::size_t posted = 0;
   const auto deadline = soon();
   while (posted < transfers.size() || !active.empty()) {
@@ -87,10 +87,11 @@ void run_rank(Transport& t, std::uint64_t seed) {
       post(t, transfers[posted]);
       active.push_back(&transfers[posted]);
     }
-    std::erase_if(active, [&](Transfer* x) { return advance(t, *x); });
+    std::erase_if(active, [&](StressTransfer* x) { return advance(t, *x); });
     const bool more_to_do =
         posted < transfers.size() ||
-        std::any_of(active.begin(), active.end(), [](Transfer* x) { return x->message.given_up; });
+        std::any_of(
+            active.begin(), active.end(), [](StressTransfer* x) { return x->message.given_up; });
     if (more_to_do || active.empty()) continue;
     const Status status = t.wait(deadline);
     ASSERT_TRUE(status.ok()) << status.message() << ", " << active.size() << " transfers left";
@@ -98,8 +99,8 @@ void run_rank(Transport& t, std::uint64_t seed) {
   std::vector<std::byte> mine(1), out(static_cast<std::size_t>(t.num_ranks()));
   const Status status = wait_done(t, t.post_all_gather(1, mine, out), deadline);
   ASSERT_TRUE(status.ok()) << status.message();
-  for (const Transfer& x : transfers) {
-    const auto expected = x.cancelled ? std::vector<std::byte>(x.bytes.size(), kCanary)
+  for (const StressTransfer& x : transfers) {
+    const auto expected = x.cancelled ? std::vector<std::byte>(x.bytes.size(), kStressCanary)
                                       : pattern(x.message.seed, x.message.bytes);
     ASSERT_TRUE(x.bytes == expected)
         << (x.sending ? "send to " : "receive from ") << x.peer << ", tag " << x.tag;
