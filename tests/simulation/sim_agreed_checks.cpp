@@ -34,6 +34,7 @@ void SimCluster::check_step(Rank& mine, const Before& before) {
   for (const BalancerEvent& event : events(*mine.core)) take_event(mine, event);
   check_sets(mine, before);
   check_mode(mine, before);
+  check_requests(mine, before);
   check_bounds(mine);
   check_planners(mine, before);
   check_health(mine, before);
@@ -133,6 +134,16 @@ void SimCluster::check_mode(const Rank& mine, const Before& before) const {
   }
 }
 
+// A mode holds until some rank asks for another, and each request is heard once.
+void SimCluster::check_requests(const Rank& mine, const Before& before) {
+  const BalancingMode now = agreement(*mine.core).mode();
+  if (now == before.mode) return;
+  auto& changes = mode_changes_[now];
+  changes.insert({membership_of(*mine.core), step_of(*mine.core)});
+  if (changes.size() > mode_requests_[now])
+    violated(mine, "the mode changes to one that nobody has asked for");
+}
+
 // Rule 4: an open generation comes to its end.
 void SimCluster::check_bounds(const Rank& mine) const {
   const Agreement& agreed = agreement(*mine.core);
@@ -177,15 +188,17 @@ void SimCluster::check_health(const Rank& mine, const Before& before) const {
 
 // ---- Memberships ----
 
-void SimCluster::check_entered(Rank& mine) const {
+void SimCluster::check_entered(const Rank& mine) const {
   const Core& core = *mine.core;
-  // The mode goes on: what all who were there before had agreed on holds.
-  std::vector<BalancingMode> modes;
+  // The mode goes on: whoever has used the most sets has heard all that was asked for.
+  const LeftWith* furthest = nullptr;
   for (int id : ranks_of(core)) {
-    if (rank(id).left_with) modes.push_back(*rank(id).left_with);
+    const auto& left = rank(id).left_with;
+    if (left && (furthest == nullptr || std::pair(left->membership, left->used_step) >
+                                            std::pair(furthest->membership, furthest->used_step)))
+      furthest = &*left;
   }
-  if (std::ranges::count(modes, modes[0]) == std::ssize(modes) &&
-      agreement(core).mode() != modes[0])
+  if (furthest != nullptr && agreement(core).mode() != furthest->mode)
     violated(mine, "the agreed mode is lost in a reconfiguration");
   // Nothing of the membership before is left.
   if (worker(core)->num_free_buffers() != drawn_.staging_experts)

@@ -106,7 +106,8 @@ void SimCluster::notice(Rank& mine) {
   if (mine.joins) {
     mine.left_with.reset();
   } else if (mine.change == nullptr) {
-    mine.left_with = agreement(*mine.core).mode();
+    const Agreement& agreed = agreement(*mine.core);
+    mine.left_with = {agreed.membership(), agreed.used_step(), agreed.mode()};
   }
   mine.attempt = attempts_.size() - 1;
   mine.change.reset();

@@ -154,10 +154,17 @@ void SimCluster::route_tokens(Rank& mine) {
   }
 }
 
+void SimCluster::ask_mode(Rank& mine, BalancingMode mode) {
+  ++mode_requests_[mode];
+  set_mode(*mine.core, mode);
+}
+
 void SimCluster::end(Rank& mine) {
   check_slots(mine);  // weights never change during a forward
   if (chance(options_.early_request)) request_rebalance(*mine.core, true);
-  if (chance(options_.mode_change)) set_mode(*mine.core, static_cast<BalancingMode>(random_() % 3));
+  if (chance(options_.mode_change)) ask_mode(mine, static_cast<BalancingMode>(random_() % 3));
+  if (settling_ && mine.id == pauses_ && agreement(*mine.core).mode() != BalancingMode::kPaused)
+    ask_mode(mine, BalancingMode::kPaused);
   const Status status = simulation::end(*mine.core);
   if (!status.ok()) violated(mine, "end_step failed: " + status.message());
   request_rebalance(*mine.core, false);
