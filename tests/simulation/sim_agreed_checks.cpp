@@ -200,6 +200,17 @@ void SimCluster::check_entered(const Rank& mine) const {
   }
   if (furthest != nullptr && agreement(core).mode() != furthest->mode)
     violated(mine, "the agreed mode is lost in a reconfiguration");
+  // Ranks of a node stay together, and apart from others.
+  const auto members = ranks_of(core);
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const int node = shape_of(core).node_of_rank(static_cast<int>(i));
+    for (std::size_t j = 0; j < i; ++j) {
+      const bool together = node == shape_of(core).node_of_rank(static_cast<int>(j));
+      if (together != (shape_.node_of_rank(members[i]) == shape_.node_of_rank(members[j])))
+        violated(mine, "ranks " + std::to_string(members[j]) + " and " +
+                           std::to_string(members[i]) + " have changed their nodes");
+    }
+  }
   // Nothing of the membership before is left.
   if (worker(core)->num_free_buffers() != drawn_.staging_experts)
     violated(mine, "buffers are in use as a membership begins");
