@@ -182,8 +182,12 @@ void SimCluster::check_health(const Rank& mine, const Before& before) const {
     violated(mine, "health is good again though nothing was seen to work");
   if (now.ok && failed && !std::ranges::any_of(decided, ends_well))
     violated(mine, "health is good though something has failed");
-  if (mine.planner->off && planner_off(*mine.core) && now.ok)
-    violated(mine, "health is good though the planner is off");
+  if (stats(*mine.core).planner_resets != before.planner_resets &&
+      now.failures == before.health.failures)
+    violated(mine, "health does not tell that a load history was lost");
+  const auto off = offs_.find(membership_of(*mine.core));
+  if (off != offs_.end() && agreement(*mine.core).used_step() >= off->second && now.ok)
+    violated(mine, "health is good though a planner is off");
 }
 
 // ---- Memberships ----

@@ -162,7 +162,8 @@ class SimCluster {
     Phase phase = Phase::kMixed;
   };
   std::map<StepOf, Set> sets_;
-  std::set<StepOf> resets_;  // steps at which planners began anew
+  std::set<StepOf> resets_;                      // steps at which planners began anew
+  std::map<std::uint32_t, std::uint64_t> offs_;  // membership -> the set that tells so
   std::map<BalancingMode, std::size_t> mode_requests_;
   std::map<BalancingMode, std::set<StepOf>> mode_changes_;  // steps at which it became so
   int pauses_ = 0;  // the rank that asks for a pause at the end

@@ -169,6 +169,13 @@ void SimCluster::end(Rank& mine) {
   if (!status.ok()) violated(mine, "end_step failed: " + status.message());
   request_rebalance(*mine.core, false);
   if (!agreement(*mine.core).packet_due(step_of(*mine.core))) return;
+  // The first set by which all know that plans, which are needed of all or of the first, are not
+  // made any more.
+  if (planner_off(*mine.core) &&
+      (drawn_.control_mode == ControlMode::kReplicated || rank_of(*mine.core) == 0)) {
+    auto& first = offs_.try_emplace(membership_of(*mine.core), step_of(*mine.core)).first->second;
+    first = std::min(first, step_of(*mine.core));
+  }
   Set& set = sets_[{membership_of(*mine.core), step_of(*mine.core)}];
   if (set.posted++ == 0)
     set.load = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
