@@ -120,5 +120,8 @@ inline bool advance(Core& core, Change& change, Status& status) {
 inline Worker* worker(const Core& core) { return core.frozen ? nullptr : core.worker.get(); }
 /// Whether a message that goes at once (eager) brings the leader's plan.
 inline bool is_plan_tag(std::uint64_t tag) { return tag >> 61 == 1; }
+inline std::uint64_t plan_tag(const GenerationId& generation) {
+  return std::uint64_t{1} << 61 | generation.step;
+}
 
 }  // namespace swiftbalancer::simulation

@@ -47,6 +47,9 @@ void SimCluster::take_event(Rank& mine, const BalancerEvent& event) {
   if (!is_explained(event.reason))
     violated(mine, std::string(to_string(event.kind)) + " because of " +
                        std::string(to_string(event.reason)) + ", which nothing explains");
+  const StepOf set{membership_of(*mine.core), agreement(*mine.core).used_step()};
+  if (event.reason == Reason::kTooLate && !late_sets_.contains(set))
+    violated(mine, "a generation is closed because it is late, and nobody worked on it any more");
   mine.failures_heard += is_failure(event.reason) ? 1 : 0;
   if (event.kind == BalancerEventKind::kAdopted) take_plan(mine, *event.plan);
   if (event.kind == BalancerEventKind::kCommitted) take_commit(mine, event.plan->units[event.unit]);
@@ -74,6 +77,18 @@ bool SimCluster::is_explained(Reason reason) const {
     default:
       return true;
   }
+}
+
+// Whether this rank, as it posts a packet, still gets to a plan for the open generation: its
+// planner works on it, or has an answer that was not fetched, or the leader's message is under way.
+bool SimCluster::is_planning(const Rank& mine) const {
+  const GenerationId& open = agreement(*mine.core).open_generation();
+  if (!open) return false;
+  const auto members = ranks_of(*mine.core);
+  const bool has_leader = drawn_.control_mode == ControlMode::kLeader;
+  const PlannerRecord& planner = *(has_leader ? rank(members[0]) : mine).planner;
+  if (planner.opened != open || planner.works || planner.answered) return true;
+  return has_leader && network_of(mine).is_under_way(0, rank_of(*mine.core), plan_tag(open));
 }
 
 // What is adopted is what was planned: each layer's last unit leads to it.

@@ -130,6 +130,7 @@ class SimCluster {
   void take_plan(const Rank& rank, const MigrationPlan& plan) const;
   void take_commit(Rank& rank, const CommitUnit& unit);
   void count(const BalancerEvent& event);
+  bool is_planning(const Rank& rank) const;
   bool is_explained(Reason reason) const;
 
   bool chance(int percent) { return static_cast<int>(random_() % 100) < percent; }
@@ -162,6 +163,7 @@ class SimCluster {
     Phase phase = Phase::kMixed;
   };
   std::map<StepOf, Set> sets_;
+  std::set<StepOf> late_sets_;                   // posted while some rank was planning
   std::set<StepOf> resets_;                      // steps at which planners began anew
   std::map<std::uint32_t, std::uint64_t> offs_;  // membership -> the set that tells so
   std::map<BalancingMode, std::size_t> mode_requests_;

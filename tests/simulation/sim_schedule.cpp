@@ -176,6 +176,7 @@ void SimCluster::end(Rank& mine) {
     auto& first = offs_.try_emplace(membership_of(*mine.core), step_of(*mine.core)).first->second;
     first = std::min(first, step_of(*mine.core));
   }
+  if (is_planning(mine)) late_sets_.insert({membership_of(*mine.core), step_of(*mine.core)});
   Set& set = sets_[{membership_of(*mine.core), step_of(*mine.core)}];
   if (set.posted++ == 0)
     set.load = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
