@@ -91,6 +91,10 @@ class BalancerCore : private MembershipHost {
   int staging_capacity() const noexcept { return worker_side_.staging_capacity(); }
   std::size_t packet_bytes() const noexcept { return PacketLayout(live_.shape).bytes(); }
   std::uint32_t membership() const noexcept { return begin_.membership; }
+  /// The newest packet set that was used in it.
+  std::uint64_t used_step() const noexcept {
+    return agreement_ ? agreement_->used_step() : begin_.step;
+  }
   bool planner_off_here() const noexcept { return health_.planner_off_here(); }
   /// Has been a member, so that it may reconfigure.
   bool has_served() const noexcept { return has_served_; }

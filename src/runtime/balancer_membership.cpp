@@ -138,7 +138,7 @@ MemberState BalancerCore::member_state() const {
   reached.membership = begin_.membership;
   reached.newest_agreed = newest_agreed_;
   reached.begun_step = step_;
-  reached.used_step = agreement_ ? agreement_->used_step() : begin_.step;
+  reached.used_step = used_step();
   reached.last_open_step = agreement_ ? agreement_->last_open_step() : begin_.last_open_step;
   reached.mode = agreement_ ? agreement_->mode() : begin_.mode;
   reached.config = config_text(config_, first_shape_, nullptr, experts_.part_bytes());

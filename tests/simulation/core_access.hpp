@@ -84,6 +84,8 @@ inline std::size_t num_plans(const Core& core) { return core.mirror().num_plans(
 
 inline const Agreement& agreement(const Core& core) { return *core.agreement(); }
 inline std::uint32_t membership_of(const Core& core) { return core.membership(); }
+/// The newest packet set that was used in it, also between two.
+inline std::uint64_t used_step(const Core& core) { return core.used_step(); }
 /// Has entered a membership and is not between two.
 inline bool serves(const Core& core) { return core.serves(); }
 /// @param transport joins exactly the live ranks.
@@ -105,5 +107,8 @@ inline bool advance(Core& core, Change& change, Status& status) {
 inline Worker* worker(const Core& core) { return core.serves() ? core.worker() : nullptr; }
 /// Whether a message that goes at once (eager) brings the leader's plan.
 inline bool is_plan_tag(std::uint64_t tag) { return tag >> 61 == 1; }
+inline std::uint64_t plan_tag(const GenerationId& generation) {
+  return std::uint64_t{1} << 61 | generation.step;
+}
 
 }  // namespace swiftbalancer::simulation

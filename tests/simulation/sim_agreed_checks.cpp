@@ -34,6 +34,7 @@ void SimCluster::check_step(Rank& mine, const Before& before) {
   for (const BalancerEvent& event : events(*mine.core)) take_event(mine, event);
   check_sets(mine, before);
   check_mode(mine, before);
+  check_requests(mine, before);
   check_bounds(mine);
   check_planners(mine, before);
   check_health(mine, before);
@@ -46,6 +47,9 @@ void SimCluster::take_event(Rank& mine, const BalancerEvent& event) {
   if (!is_explained(event.reason))
     violated(mine, std::string(to_string(event.kind)) + " because of " +
                        std::string(to_string(event.reason)) + ", which nothing explains");
+  const StepOf set{membership_of(*mine.core), agreement(*mine.core).used_step()};
+  if (event.reason == Reason::kTooLate && !late_sets_.contains(set))
+    violated(mine, "a generation is closed because it is late, and nobody worked on it any more");
   mine.failures_heard += is_failure(event.reason) ? 1 : 0;
   if (event.kind == BalancerEventKind::kAdopted) take_plan(mine, *event.plan);
   if (event.kind == BalancerEventKind::kCommitted) take_commit(mine, event.plan->units[event.unit]);
@@ -73,6 +77,18 @@ bool SimCluster::is_explained(Reason reason) const {
     default:
       return true;
   }
+}
+
+// Whether this rank, as it posts a packet, still gets to a plan for the open generation: its
+// planner works on it, or has an answer that was not fetched, or the leader's message is under way.
+bool SimCluster::is_planning(const Rank& mine) const {
+  const GenerationId& open = agreement(*mine.core).open_generation();
+  if (!open) return false;
+  const auto members = ranks_of(*mine.core);
+  const bool has_leader = drawn_.control_mode == ControlMode::kLeader;
+  const PlannerRecord& planner = *(has_leader ? rank(members[0]) : mine).planner;
+  if (planner.opened != open || planner.works || planner.answered) return true;
+  return has_leader && network_of(mine).is_under_way(0, rank_of(*mine.core), plan_tag(open));
 }
 
 // What is adopted is what was planned: each layer's last unit leads to it.
@@ -133,6 +149,16 @@ void SimCluster::check_mode(const Rank& mine, const Before& before) const {
   }
 }
 
+// A mode holds until some rank asks for another, and each request is heard once.
+void SimCluster::check_requests(const Rank& mine, const Before& before) {
+  const BalancingMode now = agreement(*mine.core).mode();
+  if (now == before.mode) return;
+  auto& changes = mode_changes_[now];
+  changes.insert({membership_of(*mine.core), step_of(*mine.core)});
+  if (changes.size() > mode_requests_[now])
+    violated(mine, "the mode changes to one that nobody has asked for");
+}
+
 // Rule 4: an open generation comes to its end.
 void SimCluster::check_bounds(const Rank& mine) const {
   const Agreement& agreed = agreement(*mine.core);
@@ -171,22 +197,39 @@ void SimCluster::check_health(const Rank& mine, const Before& before) const {
     violated(mine, "health is good again though nothing was seen to work");
   if (now.ok && failed && !std::ranges::any_of(decided, ends_well))
     violated(mine, "health is good though something has failed");
-  if (mine.planner->off && planner_off(*mine.core) && now.ok)
-    violated(mine, "health is good though the planner is off");
+  if (stats(*mine.core).planner_resets != before.planner_resets &&
+      now.failures == before.health.failures)
+    violated(mine, "health does not tell that a load history was lost");
+  const auto off = offs_.find(membership_of(*mine.core));
+  if (off != offs_.end() && agreement(*mine.core).used_step() >= off->second && now.ok)
+    violated(mine, "health is good though a planner is off");
 }
 
 // ---- Memberships ----
 
-void SimCluster::check_entered(Rank& mine) const {
+void SimCluster::check_entered(const Rank& mine) const {
   const Core& core = *mine.core;
-  // The mode goes on: what all who were there before had agreed on holds.
-  std::vector<BalancingMode> modes;
+  // The mode goes on: whoever has used the most sets has heard all that was asked for.
+  const LeftWith* furthest = nullptr;
   for (int id : ranks_of(core)) {
-    if (rank(id).left_with) modes.push_back(*rank(id).left_with);
+    const auto& left = rank(id).left_with;
+    if (left && (furthest == nullptr || std::pair(left->membership, left->used_step) >
+                                            std::pair(furthest->membership, furthest->used_step)))
+      furthest = &*left;
   }
-  if (std::ranges::count(modes, modes[0]) == std::ssize(modes) &&
-      agreement(core).mode() != modes[0])
+  if (furthest != nullptr && agreement(core).mode() != furthest->mode)
     violated(mine, "the agreed mode is lost in a reconfiguration");
+  // Ranks of a node stay together, and apart from others.
+  const auto members = ranks_of(core);
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    const int node = shape_of(core).node_of_rank(static_cast<int>(i));
+    for (std::size_t j = 0; j < i; ++j) {
+      const bool together = node == shape_of(core).node_of_rank(static_cast<int>(j));
+      if (together != (shape_.node_of_rank(members[i]) == shape_.node_of_rank(members[j])))
+        violated(mine, "ranks " + std::to_string(members[j]) + " and " +
+                           std::to_string(members[i]) + " have changed their nodes");
+    }
+  }
   // Nothing of the membership before is left.
   if (worker(core)->num_free_buffers() != drawn_.staging_experts)
     violated(mine, "buffers are in use as a membership begins");

@@ -170,9 +170,9 @@ void SimCluster::settle() {
         &SimOptions::gather_failures, &SimOptions::damages, &SimOptions::losses,
         &SimOptions::timeouts, &SimOptions::change_timeouts, &SimOptions::load_failures})
     options_.*fault = 0;
-  for (const auto& each : ranks_) {
-    if (each->alive) set_mode(*each->core, BalancingMode::kPaused);
-  }
+  // Any rank may ask for a pause; the others go by it.
+  const std::vector<int> live = living();
+  pauses_ = live[random_() % live.size()];
 }
 
 void SimCluster::run_until_finished(std::uint64_t most_events, const char* otherwise) {

@@ -86,6 +86,7 @@ class SimCluster {
   void begin_too_early(Rank& rank);
   void route_tokens(Rank& rank);
   void end(Rank& rank);
+  void ask_mode(Rank& rank, BalancingMode mode);
   StepInfo next_step(const Rank& rank);
 
   // Membership (sim_membership.cpp).
@@ -120,14 +121,16 @@ class SimCluster {
   void check_step(Rank& rank, const Before& before);
   void check_sets(const Rank& rank, const Before& before) const;
   void check_mode(const Rank& rank, const Before& before) const;
+  void check_requests(const Rank& rank, const Before& before);
   void check_bounds(const Rank& rank) const;
   void check_planners(const Rank& rank, const Before& before);
   void check_health(const Rank& rank, const Before& before) const;
-  void check_entered(Rank& rank) const;
+  void check_entered(const Rank& rank) const;
   void take_event(Rank& rank, const BalancerEvent& event);
   void take_plan(const Rank& rank, const MigrationPlan& plan) const;
   void take_commit(Rank& rank, const CommitUnit& unit);
   void count(const BalancerEvent& event);
+  bool is_planning(const Rank& rank) const;
   bool is_explained(Reason reason) const;
 
   bool chance(int percent) { return static_cast<int>(random_() % 100) < percent; }
@@ -160,7 +163,12 @@ class SimCluster {
     Phase phase = Phase::kMixed;
   };
   std::map<StepOf, Set> sets_;
-  std::set<StepOf> resets_;  // steps at which planners began anew
+  std::set<StepOf> late_sets_;                   // posted while some rank was planning
+  std::set<StepOf> resets_;                      // steps at which planners began anew
+  std::map<std::uint32_t, std::uint64_t> offs_;  // membership -> the set that tells so
+  std::map<BalancingMode, std::size_t> mode_requests_;
+  std::map<BalancingMode, std::set<StepOf>> mode_changes_;  // steps at which it became so
+  int pauses_ = 0;  // the rank that asks for a pause at the end
   bool settling_ = false;
   SimResult result_;
 };

@@ -106,7 +106,8 @@ void SimCluster::notice(Rank& mine) {
   if (mine.joins) {
     mine.left_with.reset();
   } else if (mine.change == nullptr) {
-    mine.left_with = health(*mine.core).mode;
+    const Core& core = *mine.core;
+    mine.left_with = {membership_of(core), used_step(core), health(core).mode};
   }
   mine.attempt = attempts_.size() - 1;
   mine.change.reset();

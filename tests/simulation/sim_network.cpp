@@ -187,6 +187,7 @@ void SimNetwork::deliver(SimOperation& to, const Message& message, int sender) {
     --to.missing;
     return end_gather_if_complete(to);
   }
+  unfetched_.push_back(&to);
   if (message.lost || message.bytes.size() > to.target[0].size()) {
     to.state = TransferState::kFailed;
     return;
@@ -253,8 +254,12 @@ void SimNetwork::post_receive(SimOperation& receive) {
 bool SimNetwork::is_under_way(int sender, int receiver, std::uint64_t tag) const {
   const Lane& through = lane(sender, receiver);
   const auto has_tag = [tag](const Message& each) { return each.tag == tag; };
+  const auto brings_it = [&](const SimOperation* done) {
+    return done->rank == receiver && done->peer == sender && done->tag == tag;
+  };
   return std::ranges::any_of(through.queue, has_tag) ||
-         std::ranges::any_of(through.arrived, has_tag);
+         std::ranges::any_of(through.arrived, has_tag) ||
+         std::ranges::any_of(unfetched_, brings_it);
 }
 
 // ---- Ranks ----
@@ -323,6 +328,7 @@ void SimNetwork::forget(SimOperation& operation) {
       message.memory = {};
     }
   }
+  std::erase(unfetched_, &operation);
   std::erase(learners_, &operation);
   std::erase(timeouts_, &operation);
 }

@@ -93,7 +93,7 @@ class SimNetwork {
   /// Of this rank's transport, without gathers.
   int num_operations(int rank) const;
   bool is_open(int rank) const { return states_[index(rank)] == State::kOpen; }
-  /// A message with this tag has been sent and not been received.
+  /// A message with this tag has been sent, and its receive has not been polled since it came.
   bool is_under_way(int sender, int receiver, std::uint64_t tag) const;
 
   // --- SimTransport ---
@@ -171,9 +171,10 @@ class SimNetwork {
     Event::Kind kind;
     std::size_t lane;
   };
-  std::vector<Candidate> candidates_;    // lanes in which something may be possible
-  std::vector<SimOperation*> learners_;  // copies out that are done, to be learnt
-  std::vector<SimOperation*> timeouts_;  // copies in whose sends have failed
+  std::vector<Candidate> candidates_;           // lanes in which something may be possible
+  std::vector<const SimOperation*> unfetched_;  // receives that are done
+  std::vector<SimOperation*> learners_;         // copies out that are done, to be learnt
+  std::vector<SimOperation*> timeouts_;         // copies in whose sends have failed
   std::uint64_t next_serial_ = 1;
   int num_faults_ = 0;
   std::string broken_;

@@ -18,6 +18,13 @@ struct Window {
   Phase phase = Phase::kMixed;  // of all steps with tokens of its own
 };
 
+/// What a rank had agreed on when it was last frozen.
+struct LeftWith {
+  std::uint32_t membership = 0;
+  std::uint64_t used_step = 0;
+  BalancingMode mode = BalancingMode::kOn;
+};
+
 /// What a rank had reached before a step.
 struct SimCluster::Before {
   BalancingMode mode = BalancingMode::kOn;
@@ -45,12 +52,12 @@ struct SimCluster::Rank {
   std::vector<std::byte> memory;  // [layer][local slot][part]
   Window window;
   Served served;
-  std::uint64_t entered_step = 0;          // at which its membership began
-  std::vector<int> members;                // of its membership
-  std::optional<BalancingMode> left_with;  // the mode when it was last frozen; none: it joins
-  Phase phase = Phase::kMixed;             // of its step
-  bool shares_unchecked = true;            // Since its tables were last checked they have changed,
-  bool one_slots_unchecked = true;         // those of decode steps likewise.
+  std::uint64_t entered_step = 0;     // at which its membership began
+  std::vector<int> members;           // of its membership
+  std::optional<LeftWith> left_with;  // none: it joins
+  Phase phase = Phase::kMixed;        // of its step
+  bool shares_unchecked = true;       // Since its tables were last checked they have changed,
+  bool one_slots_unchecked = true;    // those of decode steps likewise.
   std::uint64_t failures_heard = 0;
 
   bool serves() const { return alive && change == nullptr && simulation::serves(*core); }

@@ -154,12 +154,27 @@ void SimCluster::route_tokens(Rank& mine) {
   }
 }
 
+void SimCluster::ask_mode(Rank& mine, BalancingMode mode) {
+  ++mode_requests_[mode];
+  set_mode(*mine.core, mode);
+}
+
 void SimCluster::end(Rank& mine) {
   check_slots(mine);  // weights never change during a forward
-  if (chance(options_.mode_change)) set_mode(*mine.core, static_cast<BalancingMode>(random_() % 3));
+  if (chance(options_.mode_change)) ask_mode(mine, static_cast<BalancingMode>(random_() % 3));
+  if (settling_ && mine.id == pauses_ && agreement(*mine.core).mode() != BalancingMode::kPaused)
+    ask_mode(mine, BalancingMode::kPaused);
   const Status status = simulation::end(*mine.core);
   if (!status.ok()) violated(mine, "end_step failed: " + status.message());
   if (!agreement(*mine.core).packet_due(step_of(*mine.core))) return;
+  // The first set by which all know that plans, which are needed of all or of the first, are not
+  // made any more.
+  if (planner_off(*mine.core) &&
+      (drawn_.control_mode == ControlMode::kReplicated || rank_of(*mine.core) == 0)) {
+    auto& first = offs_.try_emplace(membership_of(*mine.core), step_of(*mine.core)).first->second;
+    first = std::min(first, step_of(*mine.core));
+  }
+  if (is_planning(mine)) late_sets_.insert({membership_of(*mine.core), step_of(*mine.core)});
   Set& set = sets_[{membership_of(*mine.core), step_of(*mine.core)}];
   if (set.posted++ == 0)
     set.load = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
