@@ -19,7 +19,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using testing::AllOf;
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 using testing::Not;
 using testing_support::make_shape;
 
@@ -36,7 +36,7 @@ ConfigText text_of(const std::string& checkpoint) {
   return text_with([&](BalancerConfig& config) { config.checkpoint = checkpoint; });
 }
 
-std::string refusal(const Change& change) {
+std::string refusal_of(const Change& change) {
   BalancerConfig config;
   change(config);
   try {
@@ -72,11 +72,11 @@ TEST(Configuration, WhatNobodyCanMeanIsRefusedByNameAndValue) {
       {"planner_deadline is 9223372036854775807 ms",
        [](auto& c) { c.planner_deadline = milliseconds::max(); }},
   };
-  for (const auto& each : cases) EXPECT_THAT(refusal(each.change), HasSubstr(each.said));
+  for (const auto& each : cases) EXPECT_THAT(refusal_of(each.change), HasSubstr(each.said));
 }
 
 TEST(Configuration, WhatMeansNeverOrAYearIsAccepted) {
-  EXPECT_EQ(refusal([](auto& c) {
+  EXPECT_EQ(refusal_of([](auto& c) {
               c.rebalance_interval = std::numeric_limits<std::uint64_t>::max();
               c.max_open_sets = std::numeric_limits<std::uint64_t>::max();
               c.deadline = c.planner_deadline = std::chrono::hours(24 * 365);

@@ -37,7 +37,7 @@ thread_local bool has_failed = false;
 namespace swiftbalancer {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 using testing_support::HandCluster;
 using testing_support::make_shape;
 using testing_support::RankUnderTest;

@@ -75,7 +75,7 @@ TEST(PlanHash, CoversEveryWordAndItsPlace) {
 
 // ---- Piece by piece ----
 
-struct Case {
+struct PlanCase {
   std::vector<int> slots_per_rank;
   int experts = 0;
   int capacity = 0;
@@ -85,7 +85,7 @@ struct Case {
   std::uint64_t digest = 0;
 };
 
-ClusterShape shape_of(const Case& c) {
+ClusterShape shape_of(const PlanCase& c) {
   return ClusterShape({.num_moe_layers = 6,
                        .num_logical_experts = c.experts,
                        .num_ranks = static_cast<int>(c.slots_per_rank.size()),
@@ -162,7 +162,7 @@ std::uint64_t digest_of(const PreparedPlan& prepared) {
   return digest;
 }
 
-const Case kCases[] = {
+const PlanCase kCases[] = {
     {{3, 2, 4}, 6, 1, false, false, 0},
     {{5, 5, 5, 5}, 12, 2, true, false, 0},
     {{9, 9, 9, 9, 9}, 32, 1, false, true, 0},
@@ -170,7 +170,7 @@ const Case kCases[] = {
 };
 
 TEST(PlanPreparation, GivesWhatOnePieceGave) {
-  for (const Case& c : kCases) {
+  for (const PlanCase& c : kCases) {
     const ClusterShape shape = shape_of(c);
     const ServedState served = ServedState::initial(shape);
     std::uint64_t digest = 0;

@@ -16,7 +16,7 @@
 namespace swiftbalancer {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 using testing_support::make_shape;
 using testing_support::MemberRank;
 using testing_support::moving_config;

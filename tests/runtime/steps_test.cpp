@@ -13,11 +13,11 @@
 namespace swiftbalancer {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 using testing_support::HandCluster;
 using testing_support::make_shape;
 
-BalancerConfig moving_config() {
+BalancerConfig stress_config() {
   BalancerConfig config;
   config.policy = "stress";
   config.rebalance_interval = 1;
@@ -27,7 +27,7 @@ BalancerConfig moving_config() {
 // Rank 1 pauses, as for a graph capture. Rank 0 goes on as far as it may, and waits as often as it
 // likes, but not without the set of its step; once rank 1 is back all go on together.
 TEST(FailedStep, MayBeRepeatedAndNothingElseIsAcceptedUntilItSucceeds) {
-  BalancerConfig config = moving_config();
+  BalancerConfig config = stress_config();
   config.deadline = std::chrono::milliseconds(1);
   HandCluster cluster(make_shape(2, 8, 2, 12), config);
   for (int step = 0; step < 20; ++step) ASSERT_TRUE(cluster.make_step().ok());
@@ -69,7 +69,7 @@ TEST(FailedStep, MayBeRepeatedAndNothingElseIsAcceptedUntilItSucceeds) {
 }
 
 TEST(Record, IgnoresLayersAndSlotsThatDoNotExist) {
-  HandCluster cluster(make_shape(2, 4, 1, 6), moving_config());
+  HandCluster cluster(make_shape(2, 4, 1, 6), stress_config());
   BalancerCore& core = cluster.core(0);
   ASSERT_TRUE(core.begin_step({1}).ok());
   const std::vector<std::uint32_t> counts(100, 7);
@@ -86,7 +86,7 @@ TEST(Record, IgnoresLayersAndSlotsThatDoNotExist) {
 
 // Packets so rare that a slot's tokens exceed 32 bits: they are told to 32 bits of precision.
 TEST(Record, CountsBeyond32BitsInOneWindow) {
-  BalancerConfig config = moving_config();
+  BalancerConfig config = stress_config();
   config.policy = "static";
   config.packet_interval = 4;
   config.packet_lag = 1;
@@ -109,7 +109,7 @@ TEST(Record, CountsBeyond32BitsInOneWindow) {
 
 // With kCopy a begin_step copies no more than it is allowed; one unit always.
 TEST(Install, CopiesNoMoreThanAllowedInOneStep) {
-  BalancerConfig config = moving_config();
+  BalancerConfig config = stress_config();
   config.install_mode = InstallMode::kCopy;
   config.staging_bytes = 256 * HandCluster::kExpertBytes;
   config.copy_bytes_per_step = 6 * HandCluster::kExpertBytes;
