@@ -79,15 +79,17 @@ bool SimCluster::is_explained(Reason reason) const {
   }
 }
 
-// Whether this rank, as it posts a packet, still gets to a plan for the open generation: its
-// planner works on it, or has an answer that was not fetched, or the leader's message is under way.
+// Whether this rank, as it posts a packet, is still to get to a plan for the open generation: a
+// planner works on it, or the leader's message is under way, or the worker gets the answer ready.
 bool SimCluster::is_planning(const Rank& mine) const {
+  constexpr int kMostRounds = 300;  // until a worker has reported an answer
   const GenerationId& open = agreement(*mine.core).open_generation();
-  if (!open) return false;
+  if (!open || has_answer(*mine.core)) return false;
   const auto members = ranks_of(*mine.core);
   const bool has_leader = drawn_.control_mode == ControlMode::kLeader;
   const PlannerRecord& planner = *(has_leader ? rank(members[0]) : mine).planner;
-  if (planner.opened != open || planner.works || planner.answered) return true;
+  if (planner.opened != open || planner.works) return true;
+  if (planner.answered && mine.rounds_with_answer < kMostRounds) return true;
   return has_leader && network_of(mine).is_under_way(0, rank_of(*mine.core), plan_tag(open));
 }
 

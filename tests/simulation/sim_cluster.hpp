@@ -66,7 +66,7 @@ class SimCluster {
   // Set-up and end (sim_cluster.cpp).
   BalancerConfig config_of(const Rank& rank);
   void make_core(Rank& made);
-  std::unique_ptr<SimPlanning> make_planning(const Rank& rank);
+  std::unique_ptr<Planning> make_planning(const Rank& rank);
   void load_expert(int layer, int expert, std::span<std::byte* const> parts);
   bool finished() const;
   /// From here on nothing fails and nothing new begins: what is under way must come to its end.

@@ -59,6 +59,7 @@ struct SimCluster::Rank {
   bool shares_unchecked = true;       // Since its tables were last checked they have changed,
   bool one_slots_unchecked = true;    // those of decode steps likewise.
   std::uint64_t failures_heard = 0;
+  int rounds_with_answer = 0;  // of its worker, since its planner or the leader's has answered
 
   bool serves() const { return alive && change == nullptr && simulation::serves(*core); }
 };

@@ -213,6 +213,9 @@ bool SimCluster::run_worker(Rank& mine) {
     mine.worker_stopped = true;
     return false;
   }
+  const bool has_leader = drawn_.control_mode == ControlMode::kLeader;
+  const Rank& plans = has_leader ? rank(ranks_of(*mine.core)[0]) : mine;
+  mine.rounds_with_answer = plans.planner->answered ? mine.rounds_with_answer + 1 : 0;
   if (!mine.planner->broken.empty()) violated(mine, mine.planner->broken);
   if (running.last_observed_step() != observed) check_loads(mine);
   return busy;
