@@ -28,6 +28,7 @@ constexpr Counter kCounters[] = {
     {"planner resets", &SimResult::resets},
     {"planners off", &SimResult::planners_off},
     {"time-outs", &SimResult::timeouts},
+    {"steps repeated", &SimResult::repeated},
     {"lost peers noticed", &SimResult::peers_lost},
     {"messages damaged", &SimResult::damaged},
     {"plan messages lost", &SimResult::plans_lost},
