@@ -77,6 +77,10 @@ inline Health health(const Core& core) { return core.health(); }
 /// What the worker has reported of this rank's planner.
 inline bool planner_lost(const Core& core) { return core.mirror().planner_lost(); }
 inline bool planner_off(const Core& core) { return core.planner_off_here(); }
+/// The worker has reported a plan for the open generation, or that there is none.
+inline bool has_answer(const Core& core) {
+  return core.mirror().has_reached({.plan_ready = true}, *core.agreement());
+}
 /// Plans that are held here: ready, or active.
 inline std::size_t num_plans(const Core& core) { return core.mirror().num_plans(); }
 

@@ -24,7 +24,7 @@ bool ends_well(const BalancerEvent& event) {
 
 SimCluster::Before SimCluster::look(const Rank& mine) const {
   const BalancerStats& reached = stats(*mine.core);
-  return {agreement(*mine.core).mode(), reached.packet_sets, reached.planner_resets,
+  return {mine.late, agreement(*mine.core).mode(), reached.packet_sets, reached.planner_resets,
           health(*mine.core)};
 }
 
@@ -79,15 +79,17 @@ bool SimCluster::is_explained(Reason reason) const {
   }
 }
 
-// Whether this rank, as it posts a packet, still gets to a plan for the open generation: its
-// planner works on it, or has an answer that was not fetched, or the leader's message is under way.
+// Whether this rank, as it posts a packet, is still to get to a plan for the open generation: a
+// planner works on it, or the leader's message is under way, or the worker gets the answer ready.
 bool SimCluster::is_planning(const Rank& mine) const {
+  constexpr int kMostRounds = 300;  // until a worker has reported an answer
   const GenerationId& open = agreement(*mine.core).open_generation();
-  if (!open) return false;
+  if (!open || has_answer(*mine.core)) return false;
   const auto members = ranks_of(*mine.core);
   const bool has_leader = drawn_.control_mode == ControlMode::kLeader;
   const PlannerRecord& planner = *(has_leader ? rank(members[0]) : mine).planner;
-  if (planner.opened != open || planner.works || planner.answered) return true;
+  if (planner.opened != open || planner.works) return true;
+  if (planner.answered && mine.rounds_with_answer < kMostRounds) return true;
   return has_leader && network_of(mine).is_under_way(0, rank_of(*mine.core), plan_tag(open));
 }
 
@@ -193,7 +195,7 @@ void SimCluster::check_health(const Rank& mine, const Before& before) const {
       decided, [](const BalancerEvent& event) { return is_failure(event.reason); });
   if (failed && now.failures == before.health.failures)
     violated(mine, "health does not tell of what has failed");
-  if (now.ok && !before.health.ok && !std::ranges::any_of(decided, ends_well))
+  if (now.ok && !before.health.ok && !before.late && !std::ranges::any_of(decided, ends_well))
     violated(mine, "health is good again though nothing was seen to work");
   if (now.ok && failed && !std::ranges::any_of(decided, ends_well))
     violated(mine, "health is good though something has failed");

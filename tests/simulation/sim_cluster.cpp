@@ -28,6 +28,7 @@ constexpr Counter kCounters[] = {
     {"planner resets", &SimResult::resets},
     {"planners off", &SimResult::planners_off},
     {"time-outs", &SimResult::timeouts},
+    {"steps repeated", &SimResult::repeated},
     {"lost peers noticed", &SimResult::peers_lost},
     {"messages damaged", &SimResult::damaged},
     {"plan messages lost", &SimResult::plans_lost},
@@ -80,7 +81,7 @@ SimCluster::~SimCluster() {
 
 BalancerConfig SimCluster::config_of(const Rank& rank) {
   BalancerConfig config;
-  config.policy = "static";  // SimPlanning plans instead
+  config.policy = "static";  // SimPlanMaker plans instead
   config.rebalance_interval = options_.rebalance_interval;
   config.packet_interval = options_.packet_interval;
   config.packet_lag = options_.packet_lag + (rank.is_misfit ? 1 : 0);
@@ -132,17 +133,20 @@ void SimCluster::make_core(Rank& made) {
   }
 }
 
-std::unique_ptr<SimPlanning> SimCluster::make_planning(const Rank& rank) {
-  SimPlanning::Behaviour behaviour;
+std::unique_ptr<Planning> SimCluster::make_planning(const Rank& rank) {
+  SimPlanMaker::Behaviour behaviour;
   behaviour.fails = [this] { return chance(options_.planner_failure); };
   behaviour.differs = [this] { return chance(options_.planner_differs); };
   behaviour.wants_rebalance = [this] { return chance(options_.early_request); };
-  behaviour.loses_history = [this] { return chance(options_.planner_loss); };
+  behaviour.is_lost = [this] { return chance(options_.planner_loss); };
   behaviour.rounds = [this] { return 1 + static_cast<int>(random_() % (chance(3) ? 300 : 6)); };
   behaviour.interval = options_.packet_interval;
-  behaviour.max_restarts = options_.planner_restarts;
   behaviour.uneven_shares = options_.uneven_shares;
-  return std::make_unique<SimPlanning>(std::move(behaviour), rank.planner);
+  GuardOptions guard;
+  guard.name = "planner";
+  guard.max_restarts = options_.planner_restarts >= 0 ? options_.planner_restarts : 1 << 20;
+  return make_guarded_planning(std::make_unique<SimPlanMaker>(std::move(behaviour), rank.planner),
+                               guard);
 }
 
 // ---- The end ----

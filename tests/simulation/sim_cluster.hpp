@@ -41,6 +41,7 @@ struct SimResult {
   std::uint64_t joined = 0;
   std::uint64_t refused = 0;     ///< Ranks that were configured otherwise.
   std::uint64_t timeouts = 0;    ///< Steps and exchanges that were waited for in vain.
+  std::uint64_t repeated = 0;    ///< Steps begun again after that.
   std::uint64_t peers_lost = 0;  ///< Deaths that a rank noticed by itself.
   std::uint64_t damaged = 0;
   std::uint64_t plans_lost = 0;
@@ -66,7 +67,7 @@ class SimCluster {
   // Set-up and end (sim_cluster.cpp).
   BalancerConfig config_of(const Rank& rank);
   void make_core(Rank& made);
-  std::unique_ptr<SimPlanning> make_planning(const Rank& rank);
+  std::unique_ptr<Planning> make_planning(const Rank& rank);
   void load_expert(int layer, int expert, std::span<std::byte* const> parts);
   bool finished() const;
   /// From here on nothing fails and nothing new begins: what is under way must come to its end.
@@ -79,11 +80,13 @@ class SimCluster {
   void run_engine(Rank& rank);
   /// @returns whether there was something to do.
   bool run_worker(Rank& rank);
-  bool is_set_ready(const Rank& rank) const;
+  bool is_set_ready(const Rank& rank, std::uint64_t step) const;
   bool may_begin(const Rank& rank) const;
   bool may_end(const Rank& rank) const;
-  void begin(Rank& rank);
+  void begin(Rank& rank, const StepInfo& info);
   void begin_too_early(Rank& rank);
+  void fail_to_begin(Rank& rank);
+  void begin_again(Rank& rank);
   void route_tokens(Rank& rank);
   void end(Rank& rank);
   void ask_mode(Rank& rank, BalancingMode mode);

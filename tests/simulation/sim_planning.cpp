@@ -1,7 +1,6 @@
 #include "simulation/sim_planning.hpp"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include <swiftbalancer/dispatch_table.hpp>
@@ -63,108 +62,85 @@ Plan random_plan(const ServedState& base, const ClusterShape& shape, std::uint64
   return plan;
 }
 
-void SimPlanning::restart(const ClusterShape& shape, const ServedState& served) {
-  if (off_) return;
+void SimPlanMaker::restart(const ClusterShape& shape, const ServedState& served) {
   shape_ = std::make_unique<ClusterShape>(shape);
   served_ = served;
   history_ = 1;
-  has_history_ = true;
-  forget_job();
+  observed_.clear();
+  record_->observed_step = 0;
+  record_->works = record_->answered = false;
 }
 
-void SimPlanning::observe(std::uint64_t step, const ExpertLoad& load, Phase phase) {
+void SimPlanMaker::on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                                std::span<const std::uint32_t> shares) {
+  std::ranges::copy(placement, served_.placement.layer(moe_layer_id).begin());
+  served_.shares[static_cast<std::size_t>(moe_layer_id)].assign(shares.begin(), shares.end());
+}
+
+void SimPlanMaker::observe(std::uint64_t step, const ExpertLoad& load, Phase phase,
+                           PlanAnswers& answers) {
   if (record_->observed_step != 0 && step != record_->observed_step + behaviour_.interval)
     record_->broken = "the loads of step " + std::to_string(step) + " follow those of step " +
                       std::to_string(record_->observed_step);
   record_->observed_step = step;
   record_->observed_phase = phase;
-  if (!has_history_) {
-    ++ignored_;
-    return;
-  }
+  if (behaviour_.is_lost()) throw PlannerLost("was killed");
   for (int layer = 0; layer < load.num_moe_layers(); ++layer) {
     for (const std::int64_t tokens : load.layer(layer))
       history_ = mix(history_, static_cast<std::uint64_t>(tokens));
   }
   history_ = mix(history_, static_cast<std::uint64_t>(phase));
-  PlanningEvent observed;
-  observed.step = step;
-  observed.wants_rebalance = behaviour_.wants_rebalance();
-  (down_for_ > 0 ? held_ : events_).push_back(std::move(observed));
-  if (behaviour_.loses_history()) lose_history();
+  if (down_for_ > 0) {
+    observed_.push_back(step);
+  } else {
+    answers.observed(step, behaviour_.wants_rebalance());
+  }
 }
 
-void SimPlanning::lose_history() {
-  has_history_ = false;
-  held_.clear();
-  ++record_->losses;
-  PlanningEvent lost;
-  off_ = behaviour_.max_restarts >= 0 && restarts_ >= behaviour_.max_restarts;
-  record_->off |= off_;
-  lost.kind = off_ ? PlanningEvent::Kind::kOff : PlanningEvent::Kind::kLost;
-  events_.push_back(std::move(lost));
-  if (record_->works) fail();
-  if (!off_) down_for_ = kRoundsUntilUp;
-}
-
-void SimPlanning::open(const GenerationId& generation) {
-  generation_ = record_->opened = generation;
+void SimPlanMaker::open(const GenerationId& generation, PlanAnswers& answers) {
+  record_->opened = generation;
   record_->plan.reset();
   record_->works = true;
-  if (!has_history_ || behaviour_.fails()) return fail();
+  if (behaviour_.fails()) return answer_with_failure(answers);
   std::uint64_t seed = mix(mix(history_, generation.step), generation.membership);
   if (behaviour_.differs()) ++seed;
   record_->plan = random_plan(served_, *shape_, seed, behaviour_.uneven_shares);
   rounds_left_ = behaviour_.rounds();
 }
 
-void SimPlanning::forget_job() {
-  rounds_left_ = 0;
-  record_->works = false;
-}
-
-bool SimPlanning::advance() {
+bool SimPlanMaker::advance(PlanAnswers& answers) {
   if (down_for_ > 0) {
     if (--down_for_ > 0) return true;
     ++restarts_;
-    std::ranges::move(held_, std::back_inserter(events_));
-    held_.clear();
+    for (; !observed_.empty(); observed_.pop_front())
+      answers.observed(observed_.front(), behaviour_.wants_rebalance());
     return true;
   }
-  if (rounds_left_ == 0) return false;
+  if (!record_->works) return false;
   if (--rounds_left_ > 0) return true;
   if (behaviour_.fails()) {
-    fail();
+    answer_with_failure(answers);
     return true;
   }
-  PlanningEvent planned;
-  planned.kind = PlanningEvent::Kind::kPlan;
-  planned.generation = generation_;
-  planned.plan = *record_->plan;
-  answer(std::move(planned));
+  record_->works = false;
+  record_->answered = true;
+  answers.planned(*record_->plan);
   return true;
 }
 
-void SimPlanning::fail() {
-  PlanningEvent failed;
-  failed.kind = PlanningEvent::Kind::kFailed;
-  failed.generation = generation_;
-  answer(std::move(failed));
-}
-
-void SimPlanning::answer(PlanningEvent event) {
-  forget_job();
+void SimPlanMaker::answer_with_failure(PlanAnswers& answers) {
+  record_->works = false;
   record_->answered = true;
-  events_.push_back(std::move(event));
+  answers.failed("by choice");
 }
 
-std::optional<PlanningEvent> SimPlanning::next_event() {
-  if (events_.empty()) return std::nullopt;
-  PlanningEvent event = std::move(events_.front());
-  events_.pop_front();
-  if (event.kind == PlanningEvent::Kind::kPlan || event.kind == PlanningEvent::Kind::kFailed)
-    record_->answered = false;
-  return event;
+// What it worked on counts as failed: the guard says so.
+void SimPlanMaker::abandon(std::optional<std::chrono::milliseconds> pause) noexcept {
+  ++record_->losses;
+  record_->off = !pause;
+  record_->answered |= std::exchange(record_->works, false);
+  observed_.clear();
+  down_for_ = pause ? kRoundsUntilUp : 0;
 }
 
 }  // namespace swiftbalancer::simulation

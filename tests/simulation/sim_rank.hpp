@@ -27,6 +27,7 @@ struct LeftWith {
 
 /// What a rank had reached before a step.
 struct SimCluster::Before {
+  bool late = false;
   BalancingMode mode = BalancingMode::kOn;
   std::uint64_t packet_sets = 0;
   std::uint64_t planner_resets = 0;
@@ -44,8 +45,10 @@ struct SimCluster::Rank {
   bool joins = false;           // has served nothing yet
   bool is_misfit = false;       // configured otherwise than the others: is not taken in
   bool worker_stopped = false;  // by a failed gather or a lost peer; until the next membership
-  bool late = false;            // its begin_step has failed; until the next membership
-  std::size_t attempt = 0;      // that it follows
+  bool late = false;            // its begin_step has failed
+  bool repeats = false;         // and it will repeat it; else it asks for a reconfiguration
+  StepInfo late_step{};
+  std::size_t attempt = 0;  // that it follows
   std::unique_ptr<Core> core;
   std::unique_ptr<Change> change;
   std::shared_ptr<PlannerRecord> planner = std::make_shared<PlannerRecord>();
@@ -59,6 +62,7 @@ struct SimCluster::Rank {
   bool shares_unchecked = true;       // Since its tables were last checked they have changed,
   bool one_slots_unchecked = true;    // those of decode steps likewise.
   std::uint64_t failures_heard = 0;
+  int rounds_with_answer = 0;  // of its worker, since its planner or the leader's has answered
 
   bool serves() const { return alive && change == nullptr && simulation::serves(*core); }
 };

@@ -62,8 +62,9 @@ void SimCluster::run_engine(Rank& mine) {
   }
   if (mine.change != nullptr) return reconfigure(mine);
   if (!mine.serves()) return;
-  if (mine.worker_stopped || mine.late) return notice_loss(mine);
-  if (may_begin(mine)) return begin(mine);
+  if (mine.worker_stopped || (mine.late && !mine.repeats)) return notice_loss(mine);
+  if (mine.late) return begin_again(mine);
+  if (may_begin(mine)) return begin(mine, next_step(mine));
   if (may_end(mine)) return end(mine);
   if (options_.timeouts > 0 && chance(1)) return begin_too_early(mine);
   // A forward that a lost rank takes no part in does not end.
@@ -71,16 +72,17 @@ void SimCluster::run_engine(Rank& mine) {
     notice_loss(mine);
 }
 
-bool SimCluster::is_set_ready(const Rank& mine) const {
+bool SimCluster::is_set_ready(const Rank& mine, std::uint64_t step) const {
   Core& core = *mine.core;
   take_reports(core);
-  const auto due = agreement(core).set_due(step_of(core) + 1);
+  const auto due = agreement(core).set_due(step);
   return !due || ready_step(core) >= *due || !rules::wait_for_set();
 }
 
 bool SimCluster::may_begin(const Rank& mine) const {
   if (in_step(*mine.core)) return false;
-  return (settling_ || step_of(*mine.core) < options_.num_steps) && is_set_ready(mine);
+  return (settling_ || step_of(*mine.core) < options_.num_steps) &&
+         is_set_ready(mine, step_of(*mine.core) + 1);
 }
 
 bool SimCluster::may_end(const Rank& mine) const {
@@ -88,7 +90,7 @@ bool SimCluster::may_end(const Rank& mine) const {
   if (!in_step(core)) return false;
   return !drawn_.barrier || std::ranges::all_of(ranks_of(core), [&](int id) {
     const Rank& peer = rank(id);
-    return peer.serves() && membership_of(*peer.core) == membership_of(core) &&
+    return peer.serves() && !peer.late && membership_of(*peer.core) == membership_of(core) &&
            step_of(*peer.core) >= step_of(core);
   });
 }
@@ -101,12 +103,12 @@ StepInfo SimCluster::next_step(const Rank& mine) {
   return {step, phase, chance(options_.idle)};
 }
 
-void SimCluster::begin(Rank& mine) {
+void SimCluster::begin(Rank& mine, const StepInfo& info) {
   const Before before = look(mine);
-  const StepInfo info = next_step(mine);
   const Status status = simulation::begin(*mine.core, info);
   if (!status.ok()) violated(mine, "begin_step failed: " + status.message());
   mine.phase = info.phase;
+  mine.late = false;
   if (!info.idle) {
     const bool mixed = !mine.window.idle && mine.window.phase != info.phase;
     mine.window.phase = mixed ? Phase::kMixed : info.phase;
@@ -127,14 +129,37 @@ void SimCluster::begin(Rank& mine) {
 // The packets are not here, and the deadline is over.
 void SimCluster::begin_too_early(Rank& mine) {
   if (in_step(*mine.core) || step_of(*mine.core) >= options_.num_steps) return;
+  mine.late_step = next_step(mine);
+  mine.phase = mine.late_step.phase;
+  mine.repeats = chance(70);
+  fail_to_begin(mine);
+}
+
+void SimCluster::fail_to_begin(Rank& mine) {
   --options_.timeouts;
   ++result_.timeouts;
-  const StepInfo info = next_step(mine);
-  mine.phase = info.phase;
-  const Status status = simulation::begin(*mine.core, info);
+  const Status status = simulation::begin(*mine.core, mine.late_step);
   if (status.code() != ErrorCode::kTimeout)
     violated(mine, "begin_step without its packets: " + status.message());
+  if (health(*mine.core).ok) violated(mine, "health is good though a step has failed");
   mine.late = true;
+}
+
+// Rule 16: the step may be begun again, and nothing else is accepted before.
+void SimCluster::begin_again(Rank& mine) {
+  StepInfo next = mine.late_step;
+  ++next.step;
+  if (chance(5) && (simulation::end(*mine.core).code() != ErrorCode::kInvalidState ||
+                    simulation::begin(*mine.core, next).code() != ErrorCode::kInvalidState))
+    violated(mine, "a step that has failed can be passed over");
+  if (is_set_ready(mine, mine.late_step.step)) {
+    ++result_.repeated;
+    begin(mine, mine.late_step);
+  } else if (options_.timeouts > 0 && chance(1)) {
+    fail_to_begin(mine);
+  } else if (random_() % 2000 == 0) {
+    mine.repeats = false;  // It has waited for long enough.
+  }
 }
 
 // Tokens that a step sends to this rank's slots: known from step, layer and slot, so that loads can
@@ -213,6 +238,9 @@ bool SimCluster::run_worker(Rank& mine) {
     mine.worker_stopped = true;
     return false;
   }
+  const bool has_leader = drawn_.control_mode == ControlMode::kLeader;
+  const Rank& plans = has_leader ? rank(ranks_of(*mine.core)[0]) : mine;
+  mine.rounds_with_answer = plans.planner->answered ? mine.rounds_with_answer + 1 : 0;
   if (!mine.planner->broken.empty()) violated(mine, mine.planner->broken);
   if (running.last_observed_step() != observed) check_loads(mine);
   return busy;
