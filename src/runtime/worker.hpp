@@ -69,9 +69,10 @@ class Worker {
   /// One round: commands, packets, copies, a piece of planning. @returns whether anything was done.
   /// @throws Error kTransport, kPeerLost: the transport is lost; std::bad_alloc: try again.
   bool run_once();
-  /// For the simulation, between rounds: buffers not in use, and the loads of the last set that was
-  /// observed.
+  /// For the simulation, between rounds: buffers not in use, whether a plan is being prepared, and
+  /// the loads of the last set that was observed.
   int num_free_buffers() const noexcept { return pool_.num_free(); }
+  bool is_preparing() const noexcept { return preparation_ != nullptr; }
   const ExpertLoad& last_observed() const noexcept { return last_observed_; }
   Phase last_observed_phase() const noexcept { return last_observed_phase_; }
   std::uint64_t last_observed_step() const noexcept { return last_observed_step_; }

@@ -109,6 +109,10 @@ inline bool advance(Core& core, Change& change, Status& status) {
 
 /// Null before the first membership and between two, when it must not run.
 inline Worker* worker(const Core& core) { return core.serves() ? core.worker() : nullptr; }
+/// A plan is here, and what the engine needs of it is being worked out.
+inline bool is_preparing(const Core& core) {
+  return worker(core) != nullptr && worker(core)->is_preparing();
+}
 /// Whether a message that goes at once (eager) brings the leader's plan.
 inline bool is_plan_tag(std::uint64_t tag) { return tag >> 61 == 1; }
 inline std::uint64_t plan_tag(const GenerationId& generation) {

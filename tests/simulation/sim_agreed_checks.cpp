@@ -48,7 +48,9 @@ void SimCluster::take_event(Rank& mine, const BalancerEvent& event) {
     violated(mine, std::string(to_string(event.kind)) + " because of " +
                        std::string(to_string(event.reason)) + ", which nothing explains");
   const StepOf set{membership_of(*mine.core), agreement(*mine.core).used_step()};
-  if (event.reason == Reason::kTooLate && !late_sets_.contains(set))
+  // Nobody can have answered in a packet that was posted before the generation was known.
+  const bool known = set.second >= event.generation.step + drawn_.packet_lag;
+  if (event.reason == Reason::kTooLate && known && !late_sets_.contains(set))
     violated(mine, "a generation is closed because it is late, and nobody worked on it any more");
   mine.failures_heard += is_failure(event.reason) ? 1 : 0;
   if (event.kind == BalancerEventKind::kAdopted) take_plan(mine, *event.plan);
@@ -85,6 +87,7 @@ bool SimCluster::is_planning(const Rank& mine) const {
   constexpr int kMostRounds = 300;  // until a worker has reported an answer
   const GenerationId& open = agreement(*mine.core).open_generation();
   if (!open || has_answer(*mine.core)) return false;
+  if (is_preparing(*mine.core)) return true;
   const auto members = ranks_of(*mine.core);
   const bool has_leader = drawn_.control_mode == ControlMode::kLeader;
   const PlannerRecord& planner = *(has_leader ? rank(members[0]) : mine).planner;
