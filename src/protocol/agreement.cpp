@@ -25,10 +25,13 @@ int restrictiveness(BalancingMode mode) noexcept {
   return 2;
 }
 
-int first_with(std::span<const PacketHeader> packets, std::uint32_t flag) noexcept {
-  const auto found = std::ranges::find_if(
-      packets, [flag](const PacketHeader& packet) { return (packet.flags & flag) != 0; });
-  return static_cast<int>(found - packets.begin());
+template <typename Says>
+int first_rank(std::span<const PacketHeader> packets, const Says& says) {
+  return static_cast<int>(std::ranges::find_if(packets, says) - packets.begin());
+}
+
+int first_with(std::span<const PacketHeader> packets, std::uint32_t flag) {
+  return first_rank(packets, [flag](const auto& packet) { return (packet.flags & flag) != 0; });
 }
 
 }  // namespace
@@ -97,9 +100,11 @@ Status Agreement::use_set(std::uint64_t step, Packets packets, std::vector<Balan
   if (active_ != nullptr) advance_active(packets);
   if ((flags & kAsksMode) != 0) change_mode(packets);
   if (open_) adopt_or_close(packets);
-  const Packets planners = config_.leader_plans ? packets.first(1) : packets;
-  if (config_.leader_plans) flags = packets[0].flags;
-  heed_planners(planners, flags);
+  if (config_.leader_plans) {  // Only the first rank has a planner.
+    packets = packets.first(1);
+    flags = packets[0].flags;
+  }
+  if ((flags & (kPlannerLost | kPlannerOff)) != 0) heed_planners(packets, flags);
   maybe_open(flags);
   decisions_ = nullptr;
   return {};
@@ -136,27 +141,38 @@ void Agreement::change_mode(Packets packets) {
 // ready is no mismatch.
 void Agreement::adopt_or_close(Packets packets) {
   ++open_sets_;
-  constexpr int kNone = -1;
   std::uint64_t hash = 0;
   std::size_t num_not_ready = 0;
-  int failed = kNone, different = kNone, not_ready = kNone;
+  bool failed = false, different = false;
   for (const PacketHeader& packet : packets) {
-    const auto rank = static_cast<int>(packet.rank);
     const bool of_this_generation = rules_.names_open(packet.open_step, open_.step);
-    if (of_this_generation && (packet.flags & kPlanFailed) != 0 && failed == kNone) failed = rank;
+    failed |= of_this_generation && (packet.flags & kPlanFailed) != 0;
     const std::uint64_t reported = of_this_generation ? packet.plan_hash : 0;
     if (reported == 0) {
-      if (num_not_ready++ == 0) not_ready = rank;
-      continue;
+      ++num_not_ready;
+    } else {
+      different |= rules_.differ(hash, reported);
+      hash = reported;
     }
-    if (different == kNone && rules_.differ(hash, reported)) different = rank;
-    hash = reported;
   }
-  if (failed != kNone) return close_open(Reason::kPlannerFailed, failed);
-  if (different != kNone) return close_open(Reason::kDifferentPlans, different);
+  if (failed || different) return close_disagreed(packets);
   if (rules_.all_ready(num_not_ready, packets.size())) return adopt();
-  if (rules_.waited_too_long(open_sets_, config_.max_open_sets, held_ != nullptr))
-    close_open(Reason::kTooLate, not_ready);
+  if (rules_.waited_too_long(open_sets_, config_.max_open_sets, held_ != nullptr)) {
+    close_open(Reason::kTooLate,
+               first_rank(packets, [this](const auto& packet) { return hash_in(packet) == 0; }));
+  }
+}
+
+void Agreement::close_disagreed(Packets packets) {
+  const int failed = first_rank(packets, [this](const auto& packet) {
+    return rules_.names_open(packet.open_step, open_.step) && (packet.flags & kPlanFailed) != 0;
+  });
+  if (failed < config_.num_ranks) return close_open(Reason::kPlannerFailed, failed);
+  std::uint64_t hash = 0;  // of the ranks before
+  close_open(Reason::kDifferentPlans, first_rank(packets, [&](const auto& packet) {
+               const std::uint64_t reported = hash_in(packet);
+               return reported != 0 && rules_.differ(std::exchange(hash, reported), reported);
+             }));
 }
 
 void Agreement::adopt() {

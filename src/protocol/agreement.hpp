@@ -140,7 +140,12 @@ class Agreement {
   void commit_unit(std::uint32_t unit);
   void end_if_too_old(Packets packets);
   void change_mode(Packets packets);
+  /// Of the open generation's plan, 0: not ready.
+  std::uint64_t hash_in(const PacketHeader& packet) const noexcept {
+    return rules_.names_open(packet.open_step, open_.step) ? packet.plan_hash : 0;
+  }
   void adopt_or_close(Packets packets);
+  void close_disagreed(Packets packets);
   void adopt();
   void heed_planners(Packets planners, std::uint32_t flags);
   void maybe_open(std::uint32_t flags);

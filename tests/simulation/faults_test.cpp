@@ -33,7 +33,14 @@ SimOptions draw(std::uint64_t seed, Kind kind) {
   if (kind == Kind::kAny) return options;
   if (kind == Kind::kPatient) {
     options.max_open_sets = 1'000'000;
-    options.planner_loss = 3;
+    options.planner_loss = 15;
+    options.planner_failure = options.planner_differs = 0;
+    options.packet_lag = options.packet_interval = options.rebalance_interval = 1;
+    options.num_ranks = options.num_ranks % 3 + 2;
+    options.num_logical_experts = options.num_ranks * 2;
+    options.num_slots = options.num_logical_experts + 3;
+    options.control_mode = ControlMode::kReplicated;
+    options.deaths = options.joins = options.gather_failures = options.mode_change = 0;
     return options;
   }
   if (kind == Kind::kTinyPool) options.staging_experts = 1;
