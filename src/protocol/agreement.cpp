@@ -275,9 +275,10 @@ void Agreement::fill_packet(std::uint64_t step, PacketHeader& header) {
   }
 }
 
-std::optional<BalancingMode> Agreement::unheard_mode() const noexcept {
+std::optional<BalancingMode> Agreement::unheard_mode(std::uint64_t heard_step) const noexcept {
   if (asked_mode_) return asked_mode_;
-  return told_step_ > used_step_ ? std::optional(told_mode_) : std::nullopt;
+  const bool heard = told_step_ <= std::max(used_step_, heard_step);
+  return heard ? std::nullopt : std::optional(told_mode_);
 }
 
 bool Agreement::plan_ready(const MigrationPlan& plan) noexcept {

@@ -99,7 +99,8 @@ class Agreement {
   void ask_mode(BalancingMode mode) noexcept { asked_mode_ = mode; }
   /// The newest request of this rank if no set that was used here has carried it: to be asked again
   /// in the next membership.
-  std::optional<BalancingMode> unheard_mode() const noexcept;
+  /// @param heard_step the newest set that any live rank has used: its requests are answered.
+  std::optional<BalancingMode> unheard_mode(std::uint64_t heard_step = 0) const noexcept;
 
   // --- Membership ---
   /// Rules 12 and 13: commits what some rank has committed already, drops the rest, closes the open

@@ -136,7 +136,8 @@ class BalancerCore : private MembershipHost {
 
   // MembershipHost (balancer_membership.cpp).
   void take_number(std::uint32_t membership) noexcept override { newest_agreed_ = membership; }
-  Status roll_forward(std::span<const std::uint64_t> target_epochs) override;
+  Status roll_forward(std::span<const std::uint64_t> target_epochs,
+                      std::uint64_t heard_step) override;
   ServedState served() const override;
   std::int32_t content(int moe_layer_id, int local_slot) const override {
     return experts_.content(moe_layer_id, local_slot);

@@ -148,7 +148,8 @@ MemberState BalancerCore::member_state() const {
 
 // Rule 13. With the agreement this membership ends here: an attempt that follows finds what was
 // reached in begin_.
-Status BalancerCore::roll_forward(std::span<const std::uint64_t> target_epochs) {
+Status BalancerCore::roll_forward(std::span<const std::uint64_t> target_epochs,
+                                  std::uint64_t heard_step) {
   if (!agreement_) return {};
   events_.clear();
   if (!rules::keep_until_end()) {
@@ -166,7 +167,7 @@ Status BalancerCore::roll_forward(std::span<const std::uint64_t> target_epochs) 
   begin_.epochs.assign(agreement_->epochs().begin(), agreement_->epochs().end());
   begin_.last_open_step = agreement_->last_open_step();
   begin_.mode = agreement_->mode();
-  if (!asked_mode_) asked_mode_ = agreement_->unheard_mode();
+  if (!asked_mode_) asked_mode_ = agreement_->unheard_mode(heard_step);
   worker_side_.end();
   agreement_.reset();
   return {};

@@ -121,7 +121,9 @@ void Reconfiguration::use_snapshots() {
   if (!rules::steps_made_equal()) begin_.step = mine_.reached.begun_step;
   if (!rules::counters_made_equal()) begin_.last_open_step = mine_.reached.last_open_step;
   if (!mine_.reached.joins) {
-    if (Status status = host_.roll_forward(begin_.epochs); !status.ok()) return end(status);
+    const bool same = newest.membership == mine_.reached.membership;
+    Status status = host_.roll_forward(begin_.epochs, same ? newest.used_step : 0);
+    if (!status.ok()) return end(status);
   }
   stage_ = Stage::kState;
 }

@@ -45,8 +45,10 @@ class MembershipHost {
   virtual ~MembershipHost() = default;
   /// The ranks have agreed on this number; it is taken, whatever becomes of the attempt.
   virtual void take_number(std::uint32_t membership) noexcept = 0;
-  /// Rule 13. @param target_epochs [num_moe_layers] the highest of all ranks.
-  virtual Status roll_forward(std::span<const std::uint64_t> target_epochs) = 0;
+  /// Rule 13. @param target_epochs [num_moe_layers] the highest of all ranks. @param heard_step the
+  /// newest set of this rank's membership that one of them has used.
+  virtual Status roll_forward(std::span<const std::uint64_t> target_epochs,
+                              std::uint64_t heard_step) = 0;
   /// What is served here, after roll_forward().
   virtual ServedState served() const = 0;
   /// The expert whose bytes lie in a slot, or kEmptySlot.

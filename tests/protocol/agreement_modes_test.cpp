@@ -139,6 +139,7 @@ TEST_F(AgreementModes, ARequestIsUnheardUntilItsSetIsUsed) {
   EXPECT_EQ(rank.unheard_mode(), kPlanOnly) << "it is under way";
   rank.ask_mode(kPaused);
   EXPECT_EQ(rank.unheard_mode(), kPaused) << "the newest";
+  EXPECT_EQ(rank.unheard_mode(1'000'000), kPaused) << "no packet has carried it";
   steps(2);
   EXPECT_EQ(mode(), kPlanOnly);
   EXPECT_EQ(rank.unheard_mode(), kPaused);
