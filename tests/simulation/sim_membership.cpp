@@ -190,6 +190,8 @@ void SimCluster::enter(Rank& mine) {
         even_shares(mine.served.placement.layer(layer), shape_.num_logical_experts()));
   }
   mine.shares_unchecked = mine.one_slots_unchecked = true;
+  // A request that nobody left has heard is asked again.
+  if (const auto asked = agreement(*mine.core).unheard_mode()) ++mode_requests_[*asked];
   if (!first) {
     ++result_.reconfigurations;
     check_entered(mine);
