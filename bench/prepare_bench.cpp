@@ -25,8 +25,10 @@ namespace {
 using namespace swiftbalancer;
 
 constexpr int kLayers = 58;
-// Exchanges a layer that make some 500 units of a plan in a pool of one buffer.
-constexpr int kForOneBuffer = 60;
+constexpr int kAll = -1;  // slots are shuffled
+// Each slot of one rank is exchanged with one of another rank: in a pool of one buffer 9 units a
+// layer, 522 of a plan.
+constexpr int kOneRank = -2;
 
 ClusterShape bench_shape() {
   ShapeOptions options;
@@ -54,7 +56,7 @@ std::vector<std::uint32_t> uneven_shares(std::span<const std::int32_t> slots,
   return shares;
 }
 
-// Exchanges slots at random: each exchange is two moves.
+// Exchanges slots at random, or as above: each exchange is two moves.
 Plan random_plan(const ServedState& served, int exchanges) {
   std::mt19937 random(1);
   Plan plan;
@@ -62,9 +64,10 @@ Plan random_plan(const ServedState& served, int exchanges) {
     LayerChange change{layer, {}};
     const auto row = served.placement.layer(layer);
     change.plan.placement.assign(row.begin(), row.end());
-    if (exchanges < 0) {
+    if (exchanges == kAll)
       std::shuffle(change.plan.placement.begin(), change.plan.placement.end(), random);
-    }
+    for (std::size_t slot = 0; exchanges == kOneRank && slot < 9; ++slot)
+      std::swap(change.plan.placement[slot], change.plan.placement[(slot + 1) * 9 + slot]);
     for (int i = 0; i < exchanges; ++i) {
       std::swap(change.plan.placement[random() % row.size()],
                 change.plan.placement[random() % row.size()]);
@@ -163,15 +166,15 @@ void loads_of_a_set(benchmark::State& state) {
 
 BENCHMARK_CAPTURE(after_plan, incremental, 13, 16, false)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(after_plan, incremental_small_pool, 13, 2, false)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(after_plan, full, -1, 16, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(after_plan, full, kAll, 16, false)->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(after_plan, incremental_locality, 13, 16, true)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(after_plan, full_locality, -1, 16, true)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(after_plan, one_buffer, kForOneBuffer, 1, false)->Unit(benchmark::kMillisecond);
-BENCHMARK_CAPTURE(longest_piece, one_buffer, kForOneBuffer, 1)
+BENCHMARK_CAPTURE(after_plan, full_locality, kAll, 16, true)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(after_plan, one_buffer, kOneRank, 1, false)->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(longest_piece, one_buffer, kOneRank, 1)
     ->Unit(benchmark::kMicrosecond)
     ->UseManualTime();
-BENCHMARK_CAPTURE(longest_piece, full, -1, 16)->Unit(benchmark::kMicrosecond)->UseManualTime();
-BENCHMARK_CAPTURE(commits_of_a_set, one_buffer, kForOneBuffer)->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(longest_piece, full, kAll, 16)->Unit(benchmark::kMicrosecond)->UseManualTime();
+BENCHMARK_CAPTURE(commits_of_a_set, one_buffer, kOneRank)->Unit(benchmark::kMicrosecond);
 BENCHMARK(window_without_commits)->Unit(benchmark::kMicrosecond);
 BENCHMARK(loads_of_a_set)->Unit(benchmark::kMicrosecond);
 

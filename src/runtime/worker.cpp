@@ -218,7 +218,7 @@ void Worker::tell_planner() {
 
 void Worker::restart_planner() {
   if (planning_ == nullptr) return;
-  planning_->restart(shape_, without_empty_slots(served_, shape_));
+  planning_->restart(shape_, served_);
   if (active_ != nullptr || open_) tell_planner();
 }
 
@@ -261,9 +261,7 @@ void Worker::commit(std::uint32_t unit) {
   ++epochs_[static_cast<std::size_t>(committed.moe_layer_id)];
   loads_.committed(committed.moe_layer_id, committed.placement);
   if (planning_ == nullptr || stopped_) return;
-  planner_row_.assign(committed.placement.begin(), committed.placement.end());
-  fill_empty_slots(planner_row_, shape_);
-  planning_->on_committed(committed.moe_layer_id, planner_row_, committed.shares);
+  planning_->on_committed(committed.moe_layer_id, committed.placement, committed.shares);
 }
 
 // Sets are reported in order (rule 1), whatever order they complete in.

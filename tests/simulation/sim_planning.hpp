@@ -26,7 +26,7 @@ class SimPlanning final : public Planning {
 
   void restart(const ClusterShape& shape, const ServedState& served) override {
     shape_ = std::make_unique<ClusterShape>(shape);
-    served_ = served;
+    served_ = without_empty_slots(served, shape);
     history_ = 1;
     lost_ = false;
     rounds_left_ = 0;
@@ -34,6 +34,7 @@ class SimPlanning final : public Planning {
   void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
                     std::span<const std::uint32_t> shares) override {
     std::ranges::copy(placement, served_.placement.layer(moe_layer_id).begin());
+    fill_empty_slots(served_.placement.layer(moe_layer_id), *shape_);
     served_.shares[static_cast<std::size_t>(moe_layer_id)].assign(shares.begin(), shares.end());
   }
   void on_rebalancing(bool) override {}
