@@ -100,14 +100,13 @@ void after_plan(benchmark::State& state, int exchanges, int capacity, bool local
   state.counters["moves_per_layer"] = static_cast<double>(moves) / kLayers;
 }
 
-void longest_piece(benchmark::State& state, int exchanges, int capacity) {
-  const ClusterShape shape = bench_shape();
-  const ServedState served = ServedState::initial(shape);
-  const Plan plan = random_plan(served, exchanges);
+void time_longest_piece(benchmark::State& state, const ClusterShape& shape,
+                        const ServedState& served, const Plan& plan, int capacity) {
+  const std::vector<std::uint64_t> epochs(static_cast<std::size_t>(shape.num_moe_layers()), 0);
   std::size_t pieces = 0, units = 0;
   for ([[maybe_unused]] auto _ : state) {
-    PlanPreparation preparation({0, 1}, plan, served, std::vector<std::uint64_t>(kLayers, 0), shape,
-                                {.rank = 5, .staging_capacity = capacity});
+    PlanPreparation preparation({0, 1}, plan, served, epochs, shape,
+                                {.rank = 0, .staging_capacity = capacity});
     std::chrono::duration<double> longest{0};
     pieces = 0;
     for (bool done = false; !done; ++pieces) {
@@ -121,6 +120,31 @@ void longest_piece(benchmark::State& state, int exchanges, int capacity) {
   }
   state.counters["pieces"] = static_cast<double>(pieces);
   state.counters["units"] = static_cast<double>(units);
+}
+
+void longest_piece(benchmark::State& state, int exchanges, int capacity) {
+  const ServedState served = ServedState::initial(bench_shape());
+  time_longest_piece(state, bench_shape(), served, random_plan(served, exchanges), capacity);
+}
+
+// Two ranks keep a slot of each expert and change 522 more, one buffer at a time.
+void longest_piece_of_one_layer(benchmark::State& state) {
+  constexpr int kExperts = 4, kUnits = 522;
+  const ClusterShape shape({.num_moe_layers = 1,
+                            .num_logical_experts = kExperts,
+                            .num_ranks = 2,
+                            .num_slots = 2 * (kExperts + kUnits)});
+  ServedState served = ServedState::initial(shape);
+  LayerChange change{0, {}};
+  for (std::int32_t& expert : served.placement.layer(0)) {
+    const auto local = static_cast<int>(change.plan.placement.size()) % (kExperts + kUnits);
+    expert = local < kExperts ? local : 0;
+    change.plan.placement.push_back(local < kExperts ? local : 1);
+  }
+  change.plan.shares = even_shares(change.plan.placement, kExperts);
+  Plan plan;
+  plan.changes.push_back(std::move(change));
+  time_longest_piece(state, shape, served, plan, 1);
 }
 
 void commits_of_a_set(benchmark::State& state, int exchanges) {
@@ -174,6 +198,7 @@ BENCHMARK_CAPTURE(longest_piece, one_buffer, kOneRank, 1)
     ->Unit(benchmark::kMicrosecond)
     ->UseManualTime();
 BENCHMARK_CAPTURE(longest_piece, full, kAll, 16)->Unit(benchmark::kMicrosecond)->UseManualTime();
+BENCHMARK(longest_piece_of_one_layer)->Unit(benchmark::kMicrosecond)->UseManualTime();
 BENCHMARK_CAPTURE(commits_of_a_set, one_buffer, kOneRank)->Unit(benchmark::kMicrosecond);
 BENCHMARK(window_without_commits)->Unit(benchmark::kMicrosecond);
 BENCHMARK(loads_of_a_set)->Unit(benchmark::kMicrosecond);
