@@ -4,6 +4,7 @@
 #include <deque>
 #include <exception>
 #include <utility>
+#include <vector>
 
 #include <swiftbalancer/error.hpp>
 
@@ -92,11 +93,19 @@ class GuardedPlanning final : public Planning, private PlanAnswers {
   void restart(const ClusterShape& shape, const ServedState& served) noexcept override {
     if (off_) return;
     forget();
-    has_state_ = guarded([&] { maker_->restart(shape, served); });
+    has_state_ = guarded([&] {
+      shape_ = shape;
+      maker_->restart(shape, without_empty_slots(served, shape));
+    });
   }
   void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
                     std::span<const std::uint32_t> shares) noexcept override {
-    if (has_state_) guarded([&] { maker_->on_committed(moe_layer_id, placement, shares); });
+    if (!has_state_) return;
+    guarded([&] {
+      row_.assign(placement.begin(), placement.end());
+      fill_empty_slots(row_, *shape_);
+      maker_->on_committed(moe_layer_id, row_, shares);
+    });
   }
   void on_rebalancing(bool rebalancing) noexcept override {
     if (has_state_) guarded([&] { maker_->on_rebalancing(rebalancing); });
@@ -201,8 +210,10 @@ class GuardedPlanning final : public Planning, private PlanAnswers {
   const std::unique_ptr<PlanMaker> maker_;
 
   PlanningEvents events_;
-  bool has_state_ = false;  // false until restart(), and from a loss on
-  bool off_ = false;        // for good
+  std::optional<ClusterShape> shape_;  // as of restart()
+  std::vector<std::int32_t> row_;      // scratch of on_committed()
+  bool has_state_ = false;             // false until restart(), and from a loss on
+  bool off_ = false;                   // for good
   GenerationId open_;
   std::uint64_t unanswered_ = 0;  // observations
   std::uint64_t ignored_ = 0;

@@ -35,8 +35,8 @@ class PlanAnswers {
 };
 
 /// What makes the plans: a planner in this thread, or the process that has one. Calls as those of
-/// Planning; whatever one of them throws, abandon() follows. Before restart(), the first and those
-/// after a loss, only advance() is called and what stands behind it.
+/// Planning, but no slot is empty; whatever one of them throws, abandon() follows. Before
+/// restart(), the first and those after a loss, only advance() is called and what stands behind it.
 class PlanMaker {
  public:
   virtual ~PlanMaker() = default;

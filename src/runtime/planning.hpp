@@ -35,10 +35,10 @@ struct PlanningEvent {
 class Planning {
  public:
   virtual ~Planning() = default;
-  /// Begins anew, without any history, on what is served. Called first, and whenever all ranks have
-  /// agreed to. An open generation is over.
+  /// Begins anew, without any history, on what is served; slots may be empty. Called first, and
+  /// whenever all ranks have agreed to. An open generation is over.
   virtual void restart(const ClusterShape& shape, const ServedState& served) = 0;
-  /// A layer is served otherwise from now on; no slot of it is empty.
+  /// A layer is served otherwise from now on; slots may be empty. Cost: that row.
   virtual void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
                             std::span<const std::uint32_t> shares) = 0;
   /// Whether a plan is open or migrating. Not, after restart().

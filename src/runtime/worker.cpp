@@ -41,7 +41,6 @@ Worker::Worker(const ClusterShape& shape, const WorkerOptions& options,
       loads_(shape_, served.placement, ring_.num_slots()),
       last_observed_(shape.num_moe_layers(), shape.num_logical_experts()),
       served_(served),
-      planner_row_(static_cast<std::size_t>(shape.num_slots())),
       epochs_(begin.epochs),
       commands_(queue_capacity(shape)),
       reports_(queue_capacity(shape)) {

@@ -161,7 +161,6 @@ class Worker {
   Phase last_observed_phase_ = Phase::kMixed;
   std::uint64_t last_observed_step_ = 0;
   ServedState served_;
-  std::vector<std::int32_t> planner_row_;  ///< A committed layer as the planner sees it.
   std::vector<std::uint64_t> epochs_;
   std::vector<Gather> gathers_;
   GenerationId open_;  ///< Planning, or planned and not yet agreed.

@@ -155,9 +155,7 @@ void Worker::commit(std::uint32_t unit) {
   ++epochs_[layer];
   loads_.committed(committed.moe_layer_id, committed.placement);
   if (planning_ == nullptr || stopped_) return;
-  std::ranges::copy(committed.placement, planner_row_.begin());
-  fill_empty_slots(planner_row_, shape_);
-  planning_->on_committed(committed.moe_layer_id, planner_row_, committed.shares);
+  planning_->on_committed(committed.moe_layer_id, committed.placement, committed.shares);
 }
 
 void Worker::tell_planner() {
@@ -167,7 +165,7 @@ void Worker::tell_planner() {
 
 void Worker::restart_planner() {
   if (planning_ == nullptr) return;
-  planning_->restart(shape_, without_empty_slots(served_, shape_));
+  planning_->restart(shape_, served_);
   if (active_ != nullptr || open_) tell_planner();
 }
 

@@ -1,7 +1,10 @@
 // What goes wrong where plans are made costs the load history and nothing else: it is told as an
 // event, whatever is thrown and from whichever call, and planning goes on once it is begun anew.
 
+#include <algorithm>
 #include <functional>
+#include <memory>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -37,13 +40,16 @@ class ScriptedMaker final : public PlanMaker {
   using Hook = std::function<void(Call)>;
   explicit ScriptedMaker(Hook hook) : hook_(std::move(hook)) {}
 
-  void restart(const ClusterShape&, const ServedState&) override {
+  void restart(const ClusterShape&, const ServedState& served) override {
     if (abandoned_) ++restarts_;
     abandoned_ = false;
     hook_(Call::kRestart);
+    row_.assign(served.placement.layer(0).begin(), served.placement.layer(0).end());
   }
-  void on_committed(int, std::span<const std::int32_t>, std::span<const std::uint32_t>) override {
+  void on_committed(int, std::span<const std::int32_t> placement,
+                    std::span<const std::uint32_t>) override {
     hook_(Call::kCommitted);
+    row_.assign(placement.begin(), placement.end());
   }
   void on_rebalancing(bool) override { hook_(Call::kRebalancing); }
   void observe(std::uint64_t step, const ExpertLoad&, Phase, PlanAnswers&) override {
@@ -73,9 +79,12 @@ class ScriptedMaker final : public PlanMaker {
   bool running() const noexcept override { return !abandoned_; }
   int restarts() const noexcept override { return restarts_; }
   std::optional<std::chrono::milliseconds> pause() const noexcept { return pause_; }
+  /// Placement of the layer that it was told of last.
+  const std::vector<std::int32_t>& row() const noexcept { return row_; }
 
  private:
   const Hook hook_;
+  std::vector<std::int32_t> row_;
   std::vector<std::uint64_t> observed_;
   bool is_open_ = false;
   bool abandoned_ = false;
@@ -250,6 +259,18 @@ TEST(GuardedPlanning, LossesThatNobodyHasFetchedAreToldOnce) {
     planning.restart();
   }
   EXPECT_THAT(planning.kinds(), ElementsAre(Kind::kOff, Kind::kFailed));
+}
+
+// Policies know none: what plans come from is the same whoever makes them.
+TEST(GuardedPlanning, EmptySlotsAreFilledWithExpertsThatTheirRankDoesNotHold) {
+  const Guarded planning([](Call) {});
+  ServedState served = ServedState::initial(kShape);
+  std::ranges::copy(std::vector<std::int32_t>{0, 1, kEmptySlot, 2, 3, 0},
+                    served.placement.layer(0).begin());
+  planning->restart(kShape, served);
+  EXPECT_THAT(planning.maker->row(), ElementsAre(0, 1, 2, 2, 3, 0));
+  planning->on_committed(0, std::vector<std::int32_t>{0, 1, 3, 2, kEmptySlot, 3}, served.shares[0]);
+  EXPECT_THAT(planning.maker->row(), ElementsAre(0, 1, 3, 2, 0, 3));
 }
 
 // ---- In the worker's thread ----

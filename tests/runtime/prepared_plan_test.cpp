@@ -163,10 +163,10 @@ std::uint64_t digest_of(const PreparedPlan& prepared) {
 }
 
 const PlanCase kCases[] = {
-    {{3, 2, 4}, 6, 1, false, false, 0},
-    {{5, 5, 5, 5}, 12, 2, true, false, 0},
-    {{9, 9, 9, 9, 9}, 32, 1, false, true, 0},
-    {{12, 10, 8}, 20, 100, true, true, 0},
+    {{3, 2, 4}, 6, 1, false, false, 15791933898627428614U},
+    {{5, 5, 5, 5}, 12, 2, true, false, 11874096754015921730U},
+    {{9, 9, 9, 9, 9}, 32, 1, false, true, 6596977569839889014U},
+    {{12, 10, 8}, 20, 100, true, true, 7222143398534458679U},
 };
 
 TEST(PlanPreparation, GivesWhatOnePieceGave) {
