@@ -1,12 +1,17 @@
 // Time from end_step to the posting of that step's packet, with and without copies: ranks are
 // processes over shared memory, each with a Balancer, whose engine threads make steps of a fixed
-// length. Posted means that the worker has called post_all_gather: what a packet waits for in
-// between is the worker's other work and the scheduler. The scheduler's part is measured beside it,
-// in a run of its own: a thread of each rank that does nothing but wait to be woken at every
-// end_step. Prints one JSON object.
+// length. Posted means that the worker has called post_all_gather. Three figures, since on fewer
+// cores than threads the scheduler takes most of the time:
+//   posting_us  by the clock;
+//   worker_us   CPU time that the worker spent meanwhile: what the packet waited for its other
+//   work; waking_us   what a thread of each rank that does nothing but wait to be woken at every
+//   end_step
+//               takes to wake, in a run of its own: the scheduler's part.
+// Prints one JSON object.
 //
 //   build/release/bin/packet_bench [name=value ...], names and defaults below
 
+#include <pthread.h>
 #include <semaphore.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -17,7 +22,7 @@
 #include <charconv>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
+#include <ctime>
 #include <map>
 #include <memory>
 #include <new>
@@ -48,7 +53,7 @@ struct Measured {
 
 /// What a rank reports, in memory shared with the parent.
 struct RankReport {
-  Measured posting, waking;
+  Measured posting, worker, waking;
   std::uint64_t migrated_bytes = 0;
   double seconds = 0;
   bool ok = false;
@@ -64,23 +69,43 @@ void add(Measured& measured, Clock::duration time) {
   measured.microseconds[measured.count++] = std::chrono::duration<float, std::micro>(time).count();
 }
 
+Clock::duration cpu_time(clockid_t clock) {
+  timespec now{};
+  ::clock_gettime(clock, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
 /// When steps ended, as the engine thread hands it to one other thread.
 class Ends {
  public:
+  /// The other thread says who it is; until then its CPU time is not known.
+  void is_reached_here() {
+    clockid_t clock = 0;
+    if (::pthread_getcpuclockid(::pthread_self(), &clock) == 0) clock_ = clock;
+  }
   void step_ends(bool counts) {
-    at_[ended_.load(std::memory_order_relaxed) % kSlots] =
-        counts ? Clock::now() : Clock::time_point();
+    const clockid_t clock = clock_;
+    at_[ended_.load(std::memory_order_relaxed) % kSlots] = {
+        counts, clock == 0 ? Clock::duration() : cpu_time(clock), Clock::now()};
     ended_.fetch_add(1, std::memory_order_release);
   }
-  void reached(Measured& measured) {
+  void reached(Measured& time, Measured* own_time) {
     if (reached_ == ended_.load(std::memory_order_acquire)) return;  // before the first step
-    const Clock::time_point at = at_[reached_++ % kSlots];
-    if (at != Clock::time_point()) add(measured, Clock::now() - at);
+    const End& end = at_[reached_++ % kSlots];
+    if (!end.counts) return;
+    add(time, Clock::now() - end.at);
+    if (own_time != nullptr) add(*own_time, cpu_time(CLOCK_THREAD_CPUTIME_ID) - end.cpu);
   }
 
  private:
+  struct End {
+    bool counts = false;
+    Clock::duration cpu{};
+    Clock::time_point at;
+  };
   static constexpr std::uint64_t kSlots = 64;
-  Clock::time_point at_[kSlots];
+  End at_[kSlots];
+  std::atomic<clockid_t> clock_{0};
   std::atomic<std::uint64_t> ended_{0};
   std::uint64_t reached_ = 0;
 };
@@ -88,14 +113,14 @@ class Ends {
 /// Notes when all-gathers are posted.
 class TimedTransport final : public Transport {
  public:
-  TimedTransport(std::unique_ptr<Transport> inner, Ends& ends, Measured& measured)
-      : inner_(std::move(inner)), ends_(ends), measured_(measured) {}
+  TimedTransport(std::unique_ptr<Transport> inner, Ends& ends, RankReport& report)
+      : inner_(std::move(inner)), ends_(ends), report_(report) {}
   int rank() const noexcept override { return inner_->rank(); }
   int num_ranks() const noexcept override { return inner_->num_ranks(); }
   TransportCapabilities capabilities() const noexcept override { return inner_->capabilities(); }
   TransportHandle post_all_gather(std::uint64_t tag, std::span<const std::byte> mine,
                                   std::span<std::byte> out) override {
-    ends_.reached(measured_);
+    ends_.reached(report_.posting, &report_.worker);
     return inner_->post_all_gather(tag, mine, out);
   }
   TransportHandle post_send(int peer, std::uint64_t tag,
@@ -117,7 +142,7 @@ class TimedTransport final : public Transport {
  private:
   std::unique_ptr<Transport> inner_;
   Ends& ends_;
-  Measured& measured_;
+  RankReport& report_;
 };
 
 /// Waits to be woken, and for nothing else.
@@ -129,7 +154,7 @@ class Probe {
       while (true) {
         sem_wait(&semaphore_);
         if (stop.stop_requested()) return;
-        ends_.reached(measured_);
+        ends_.reached(measured_, nullptr);
       }
     });
   }
@@ -171,12 +196,13 @@ ClusterShape shape_of_run() {
                        .num_slots = ranks * slots});
 }
 
-BalancerConfig config_of(const Load& load) {
+BalancerConfig config_of(const Load& load, Ends& ends) {
   BalancerConfig config;
   config.policy = load.copies ? "stress" : "static";
   config.rebalance_interval = 1;
   config.window_assignments = 1;
   config.staging_bytes = static_cast<std::size_t>(settings["staging_mib"]) << 20;
+  config.thread_init = [&ends] { ends.is_reached_here(); };
   return config;
 }
 
@@ -219,8 +245,8 @@ void run_rank(int rank, const std::string& group, const Load& load, Shared& shar
   Ends ends;
   const ClusterShape shape = shape_of_run();
   Balancer balancer(
-      shape, config_of(load),
-      std::make_unique<TimedTransport>(open_shm_transport(group, rank), ends, report.posting));
+      shape, config_of(load, ends),
+      std::make_unique<TimedTransport>(open_shm_transport(group, rank), ends, report));
   register_weights(balancer);
   balancer.start(Placement::initial(shape));
   run_steps(balancer, load, ends, report);
@@ -274,6 +300,8 @@ void run(const char* name, const Load& load) {
   std::printf(",\n  \"%s\": {\"seconds\": %.1f, \"copied_mib_per_s\": %.0f,\n    ", name, seconds,
               copied / seconds / (1 << 20));
   print_percentiles("posting_us", *shared, &RankReport::posting);
+  std::printf(",\n    ");
+  print_percentiles("worker_us", *shared, &RankReport::worker);
   if (load.probe) {
     std::printf(",\n    ");
     print_percentiles("waking_us", *shared, &RankReport::waking);

@@ -1,8 +1,9 @@
 #pragma once
 // Transport moves bytes between ranks; it knows nothing of experts. Posting never blocks, every
-// wait has a deadline. One instance per thread: the engine's exchange has its own, the balancer
-// worker its own. Only wake() may be called from another thread. Implementations: src/transport/,
-// one file each; one conformance suite tests them all.
+// wait has a deadline, and no call works on for long because others' bytes flow. One instance per
+// thread: the engine's exchange has its own, the balancer worker its own. Only wake() may be called
+// from another thread. Implementations: src/transport/, one file each; one conformance suite tests
+// them all.
 
 #include <chrono>
 #include <cstddef>
@@ -47,6 +48,8 @@ enum class Delivery {
                 ///< that was not granted.
 };
 
+/// Where memory is lacking, calls throw std::bad_alloc: nothing is posted, taken or lost then, and
+/// the same call may be made again. cancel() and wake() never lack any.
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -70,17 +73,18 @@ class Transport {
   virtual TransportHandle post_recv(int peer, std::uint64_t tag,
                                     std::span<const std::span<std::byte>> parts,
                                     Delivery delivery) = 0;
-  /// Makes progress and reports. After kDone or kFailed has been reported once the handle is
-  /// forgotten.
+  /// Makes progress, by a bounded amount, and reports. A round of polls over many handles makes
+  /// progress once. After kDone or kFailed has been reported once the handle is forgotten.
   virtual TransferStatus poll(TransportHandle handle) = 0;
   /// Gives up an operation; a handle already done is forgotten. When it returns, the operation
   /// touches no memory any more. An eager message whose receive was given up is kept until a
   /// receive with its tag takes it.
   virtual void cancel(TransportHandle handle) = 0;
 
-  /// Sleeps until something may have progressed, wake() was called, or the deadline. Burns no CPU
-  /// while nothing happens. May return early. @returns kTimeout at the deadline, kPeerLost (message
-  /// names the ranks) when a peer has closed or died.
+  /// Makes progress until an operation is finished, wake() was called, or the deadline, all of
+  /// which it looks at after each bounded amount of work; sleeps while nothing moves. May return
+  /// early. @returns kTimeout at the deadline, kPeerLost (message names the ranks) when a peer has
+  /// closed or died.
   virtual Status wait(std::chrono::steady_clock::time_point deadline) = 0;
   /// Ends a wait() of this instance from another thread; remembered if none is under way.
   virtual void wake() noexcept = 0;
@@ -89,7 +93,8 @@ class Transport {
 };
 
 /// Posts done within a deadline: waits until handle is done.
-/// @returns kTimeout, kPeerLost or kTransport otherwise; the operation has then been cancelled.
+/// @returns kTimeout, kPeerLost or kTransport otherwise; the operation has then been cancelled, and
+/// so it has where memory is lacking.
 Status wait_done(Transport& transport, TransportHandle handle,
                  std::chrono::steady_clock::time_point deadline, std::size_t* bytes = nullptr);
 

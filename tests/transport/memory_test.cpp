@@ -236,6 +236,25 @@ TEST_P(Memory, LackedOnceAnywhereLosesAndDoublesNothing) {
   EXPECT_GT(failing, 40U);
 }
 
+TEST_P(Memory, LackedInWaitDoneGivesTheOperationUp) {
+  make();
+  for (std::uint64_t failing = 1;; ++failing) {
+    SCOPED_TRACE("allocation " + std::to_string(failing));
+    std::vector<std::byte> in(8);
+    const auto received = receive(at(0), 1, 1, in, Delivery::kEager);
+    Calls calls(failing);
+    bool failed = false;
+    try {
+      calls.once([&] { EXPECT_FALSE(wait_done(at(0), received, soon(0)).ok()); });
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+    const Status status = at(0).wait(soon(0));
+    EXPECT_NE(status.message().find("pending with no rank"), std::string::npos) << status.message();
+    if (!failed) break;
+  }
+}
+
 TEST_P(Memory, SteadyTrafficNeedsNone) {
   make(std::size_t{1} << 14);
   const auto message = pattern(1, 1000);
