@@ -70,7 +70,9 @@ bool SimCluster::is_explained(Reason reason) const {
     case Reason::kDifferentPlans:
       return drawn_.planner_differs > 0;
     case Reason::kPlannerFailed:
-      return drawn_.planner_failure + drawn_.planner_loss + drawn_.losses + drawn_.damages > 0;
+      return drawn_.planner_failure + drawn_.planner_loss + drawn_.planner_throws + drawn_.losses +
+                 drawn_.damages >
+             0;
     case Reason::kCopyFailed:
       return drawn_.copy_failure + drawn_.send_failure > 0;
     case Reason::kPaused:

@@ -138,6 +138,7 @@ std::unique_ptr<Planning> SimCluster::make_planning(const Rank& rank) {
   behaviour.fails = [this] { return chance(options_.planner_failure); };
   behaviour.differs = [this] { return chance(options_.planner_differs); };
   behaviour.wants_rebalance = [this] { return chance(options_.early_request); };
+  behaviour.throws = [this] { return chance(options_.planner_throws); };
   behaviour.is_lost = [this] { return chance(options_.planner_loss); };
   behaviour.rounds = [this] { return 1 + static_cast<int>(random_() % (chance(3) ? 300 : 6)); };
   behaviour.interval = options_.packet_interval;
@@ -169,9 +170,9 @@ void SimCluster::settle() {
   settling_ = true;
   for (auto fault :
        {&SimOptions::copy_failure, &SimOptions::send_failure, &SimOptions::planner_failure,
-        &SimOptions::planner_loss, &SimOptions::slow_copies, &SimOptions::mode_change,
-        &SimOptions::early_request, &SimOptions::deaths, &SimOptions::joins,
-        &SimOptions::gather_failures, &SimOptions::damages, &SimOptions::losses,
+        &SimOptions::planner_loss, &SimOptions::planner_throws, &SimOptions::slow_copies,
+        &SimOptions::mode_change, &SimOptions::early_request, &SimOptions::deaths,
+        &SimOptions::joins, &SimOptions::gather_failures, &SimOptions::damages, &SimOptions::losses,
         &SimOptions::timeouts, &SimOptions::change_timeouts, &SimOptions::load_failures})
     options_.*fault = 0;
   // Any rank may ask for a pause; the others go by it.
@@ -193,8 +194,12 @@ SimResult SimCluster::run() {
     settle();
     run_until_finished(ranks * 60'000, "what was under way did not come to its end");
     check_nothing_leaks();
-  } catch (const Error& error) {
-    violated(std::string("an error where none may be: ") + error.what());
+  } catch (const Violation&) {
+    throw;
+  } catch (const std::exception& error) {
+    violated(std::string("an exception where none may be: ") + error.what());
+  } catch (const std::uint64_t&) {
+    violated("an exception of a planner where none may be");
   }
   for (const auto& each : ranks_) {
     if (each->alive) result_.resets += stats(*each->core).planner_resets;

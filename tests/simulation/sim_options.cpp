@@ -63,6 +63,7 @@ void draw_faults(SimOptions& options, Draws& draws) {
   options.planner_failure = draws.pick({0, 0, 5});
   options.planner_differs = draws.pick({0, 0, 5});
   options.planner_loss = draws.pick({0, 0, 0, 3});
+  options.planner_throws = draws.pick({0, 0, 0, 1});
   options.early_request = draws.pick({0, 10, 50});
   options.slow_copies = draws.pick({0, 50, 95});
   options.idle = draws.pick({0, 30});
@@ -120,13 +121,16 @@ std::vector<SimOptions> SimOptions::simpler() const {
     variant.*member = value;
     variants.push_back(variant);
   };
-  for (auto fault :
-       {&SimOptions::copy_failure, &SimOptions::send_failure, &SimOptions::planner_failure,
-        &SimOptions::planner_differs, &SimOptions::planner_loss, &SimOptions::early_request,
-        &SimOptions::idle, &SimOptions::slow_copies, &SimOptions::mode_change, &SimOptions::deaths,
-        &SimOptions::joins, &SimOptions::bad_joins, &SimOptions::gather_failures,
-        &SimOptions::damages, &SimOptions::losses, &SimOptions::timeouts,
-        &SimOptions::change_timeouts, &SimOptions::load_failures, &SimOptions::ring_bytes})
+  for (auto fault : {&SimOptions::copy_failure,    &SimOptions::send_failure,
+                     &SimOptions::planner_failure, &SimOptions::planner_differs,
+                     &SimOptions::planner_loss,    &SimOptions::planner_throws,
+                     &SimOptions::early_request,   &SimOptions::idle,
+                     &SimOptions::slow_copies,     &SimOptions::mode_change,
+                     &SimOptions::deaths,          &SimOptions::joins,
+                     &SimOptions::bad_joins,       &SimOptions::gather_failures,
+                     &SimOptions::damages,         &SimOptions::losses,
+                     &SimOptions::timeouts,        &SimOptions::change_timeouts,
+                     &SimOptions::load_failures,   &SimOptions::ring_bytes})
     with(fault, 0);
   for (auto feature :
        {&SimOptions::uneven_slots, &SimOptions::uneven_parts, &SimOptions::decode_tables,
@@ -177,6 +181,7 @@ std::string SimOptions::to_string() const {
   say("planner_failure", planner_failure);
   say("planner_differs", planner_differs);
   say("planner_loss", planner_loss);
+  say("planner_throws", planner_throws);
   say("early", early_request);
   say("slow", slow_copies);
   say("idle", idle);

@@ -55,8 +55,9 @@ struct SimOptions {
   int send_failure = 0;
   int planner_failure = 0;
   int planner_differs = 0;
-  int planner_loss = 0;   ///< A rank loses its load history.
-  int early_request = 0;  ///< A rank asks for an early rebalance (supersedes a plan still moving).
+  int planner_throws = 0;  ///< A call of the planner ends with an exception.
+  int planner_loss = 0;    ///< A rank loses its load history.
+  int early_request = 0;   ///< A rank asks for an early rebalance (supersedes a plan still moving).
   int idle = 0;
   int slow_copies = 0;  ///< A copy that could move does not, this often.
   int mode_change = 0;  ///< In percent of steps.

@@ -1,6 +1,8 @@
 #include "simulation/sim_planning.hpp"
 
 #include <algorithm>
+#include <new>
+#include <stdexcept>
 #include <utility>
 
 #include <swiftbalancer/dispatch_table.hpp>
@@ -62,7 +64,16 @@ Plan random_plan(const ServedState& base, const ClusterShape& shape, std::uint64
   return plan;
 }
 
+// Any call may; of what kind makes no difference.
+void SimPlanMaker::maybe_throw() const {
+  if (!behaviour_.throws()) return;
+  if (history_ % 3 == 0) throw std::bad_alloc();
+  if (history_ % 3 == 1) throw std::runtime_error("a fault of the planner");
+  throw history_;
+}
+
 void SimPlanMaker::restart(const ClusterShape& shape, const ServedState& served) {
+  maybe_throw();
   shape_ = std::make_unique<ClusterShape>(shape);
   served_ = served;
   history_ = 1;
@@ -73,6 +84,7 @@ void SimPlanMaker::restart(const ClusterShape& shape, const ServedState& served)
 
 void SimPlanMaker::on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
                                 std::span<const std::uint32_t> shares) {
+  maybe_throw();
   std::ranges::copy(placement, served_.placement.layer(moe_layer_id).begin());
   served_.shares[static_cast<std::size_t>(moe_layer_id)].assign(shares.begin(), shares.end());
 }
@@ -85,6 +97,7 @@ void SimPlanMaker::observe(std::uint64_t step, const ExpertLoad& load, Phase pha
   record_->observed_step = step;
   record_->observed_phase = phase;
   if (behaviour_.is_lost()) throw PlannerLost("was killed");
+  maybe_throw();
   for (int layer = 0; layer < load.num_moe_layers(); ++layer) {
     for (const std::int64_t tokens : load.layer(layer))
       history_ = mix(history_, static_cast<std::uint64_t>(tokens));
@@ -101,11 +114,17 @@ void SimPlanMaker::open(const GenerationId& generation, PlanAnswers& answers) {
   record_->opened = generation;
   record_->plan.reset();
   record_->works = true;
+  maybe_throw();
   if (behaviour_.fails()) return answer_with_failure(answers);
   std::uint64_t seed = mix(mix(history_, generation.step), generation.membership);
   if (behaviour_.differs()) ++seed;
   record_->plan = random_plan(served_, *shape_, seed, behaviour_.uneven_shares);
   rounds_left_ = behaviour_.rounds();
+}
+
+void SimPlanMaker::close() {
+  record_->works = record_->answered = false;
+  maybe_throw();
 }
 
 bool SimPlanMaker::advance(PlanAnswers& answers) {
@@ -117,6 +136,7 @@ bool SimPlanMaker::advance(PlanAnswers& answers) {
     return true;
   }
   if (!record_->works) return false;
+  maybe_throw();
   if (--rounds_left_ > 0) return true;
   if (behaviour_.fails()) {
     answer_with_failure(answers);

@@ -37,7 +37,7 @@ struct PlannerRecord {
 class SimPlanMaker final : public PlanMaker {
  public:
   struct Behaviour {
-    std::function<bool()> fails, differs, is_lost, wants_rebalance;
+    std::function<bool()> fails, differs, is_lost, throws, wants_rebalance;
     std::function<int()> rounds;  ///< Calls of advance() until a plan is made.
     std::uint64_t interval = 1;   ///< Steps between sets.
     bool uneven_shares = false;
@@ -50,11 +50,11 @@ class SimPlanMaker final : public PlanMaker {
   void restart(const ClusterShape& shape, const ServedState& served) override;
   void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
                     std::span<const std::uint32_t> shares) override;
-  void on_rebalancing(bool) override {}
+  void on_rebalancing(bool) override { maybe_throw(); }
   void observe(std::uint64_t step, const ExpertLoad& load, Phase phase,
                PlanAnswers& answers) override;
   void open(const GenerationId& generation, PlanAnswers& answers) override;
-  void close() override { record_->works = record_->answered = false; }
+  void close() override;
   bool advance(PlanAnswers& answers) override;
   void abandon(std::optional<std::chrono::milliseconds> pause) noexcept override;
   bool must_be_polled() const noexcept override { return down_for_ > 0 || record_->works; }
@@ -62,6 +62,7 @@ class SimPlanMaker final : public PlanMaker {
   int restarts() const noexcept override { return restarts_; }
 
  private:
+  void maybe_throw() const;
   void answer_with_failure(PlanAnswers& answers);
 
   const Behaviour behaviour_;
