@@ -27,9 +27,15 @@ function(swiftbalancer_module name)
   set_property(GLOBAL APPEND PROPERTY SWIFTBALANCER_PUBLIC_HEADERS ${arg_PUBLIC_HEADERS})
 endfunction()
 
+# In a joined unit a local name may be that of another source's constant.
+set(swiftbalancer_unity_options -Wno-shadow -Wshadow=local)
+
 # Compiles the sources of a target together, a dozen at a time, where that is asked for.
 function(swiftbalancer_unity_build target)
   set_target_properties(${target} PROPERTIES UNITY_BUILD ${SWIFTBALANCER_UNITY_BUILD} UNITY_BUILD_BATCH_SIZE 12)
+  if(SWIFTBALANCER_UNITY_BUILD)
+    target_compile_options(${target} PRIVATE ${swiftbalancer_unity_options})
+  endif()
 endfunction()
 
 # Same results on every platform and in every build type: no contraction of a*b+c, no reassociation. Position-independent

@@ -17,7 +17,7 @@ function(swiftbalancer_test_options target)
                                                SWIFTBALANCER_BINARY_DIR="${PROJECT_BINARY_DIR}"
                                                SWIFTBALANCER_WAIT_LIMIT_SECONDS=${SWIFTBALANCER_WAIT_LIMIT_SECONDS})
   swiftbalancer_compile_options(${target})
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1>)
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1> ${swiftbalancer_unity_options})
   if(SWIFTBALANCER_SANITIZE MATCHES "undefined")
     target_compile_options(${target} PRIVATE -fno-sanitize=alignment,null,object-size,vptr)
   endif()
@@ -34,10 +34,10 @@ endfunction()
 
 # Every test program is one translation unit, so that what all its sources instantiate is compiled once: nothing unnamed may have the
 # same name in two of them.
-# swiftbalancer_test(NAME SOURCES ... LIBRARIES target ... [LABELS ...] [SHARDS n]): one GoogleTest program. With SHARDS, ctest runs
-# it as NAME.1 to NAME.n, each a part of its tests.
+# swiftbalancer_test(NAME SOURCES ... LIBRARIES target ... [LABELS ...] [SHARDS n] [RESOURCE_LOCK name]): one GoogleTest program. With
+# SHARDS, ctest runs it as NAME.1 to NAME.n, each a part of its tests.
 function(swiftbalancer_test name)
-  cmake_parse_arguments(arg "" "SHARDS" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "" "SHARDS;RESOURCE_LOCK" "SOURCES;LIBRARIES;LABELS" ${ARGN})
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "swiftbalancer_test(${name}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
   endif()
@@ -47,15 +47,17 @@ function(swiftbalancer_test name)
   target_precompile_headers(${name} REUSE_FROM test_headers)
   set_target_properties(${name} PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
   if(NOT arg_SHARDS)
-    add_test(NAME ${name} COMMAND ${name} --gtest_brief=1)
-    set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}")
-    return()
+    set(arg_SHARDS 1)
   endif()
   foreach(shard RANGE 1 ${arg_SHARDS})
+    set(test ${name})
+    if(arg_SHARDS GREATER 1)
+      string(APPEND test .${shard})
+    endif()
     math(EXPR index "${shard} - 1")
-    add_test(NAME ${name}.${shard} COMMAND ${name} --gtest_brief=1)
-    set_tests_properties(${name}.${shard} PROPERTIES
-      LABELS "${arg_LABELS}" ENVIRONMENT "GTEST_TOTAL_SHARDS=${arg_SHARDS};GTEST_SHARD_INDEX=${index}")
+    add_test(NAME ${test} COMMAND ${name} --gtest_brief=1)
+    set_tests_properties(${test} PROPERTIES LABELS "${arg_LABELS}" RESOURCE_LOCK "${arg_RESOURCE_LOCK}"
+                                            ENVIRONMENT "GTEST_TOTAL_SHARDS=${arg_SHARDS};GTEST_SHARD_INDEX=${index}")
   endforeach()
 endfunction()
 

@@ -10,7 +10,7 @@ namespace swiftbalancer {
 namespace {
 
 // An expert that could have large pieces: how many slots it needs at least if it has, and if not.
-struct Choice {
+struct PieceChoice {
   double large;  // all its pieces are large
   double small;
 };
@@ -19,7 +19,7 @@ struct Choice {
 // are above most / (j + 1). Says yes too often only where fractions of experts would have to be
 // chosen.
 bool is_feasible(const ClusterShape& shape, std::span<const std::int64_t> load, double most, int j,
-                 std::vector<Choice>& choices) {
+                 std::vector<PieceChoice>& choices) {
   choices.clear();
   double slots = 0.0, large = 0.0;
   for (std::int64_t tokens : load) {
@@ -31,10 +31,10 @@ bool is_feasible(const ClusterShape& shape, std::span<const std::int64_t> load, 
     choices.push_back({at_least, std::ceil(pieces * (j + 1))});
   }
   double excess = large - static_cast<double>(j) * shape.num_ranks();
-  std::sort(choices.begin(), choices.end(), [](const Choice& a, const Choice& b) {
+  std::sort(choices.begin(), choices.end(), [](const PieceChoice& a, const PieceChoice& b) {
     return (a.small - a.large) * b.large < (b.small - b.large) * a.large;
   });
-  for (const Choice& choice : choices) {
+  for (const PieceChoice& choice : choices) {
     if (excess <= 0.0) break;
     slots += (choice.small - choice.large) * std::min(1.0, excess / choice.large);
     excess -= choice.large;
@@ -68,7 +68,7 @@ double smallest_largest_piece(const ClusterShape& shape, std::span<const std::in
 double pigeonhole_bound(const ClusterShape& shape, std::span<const std::int64_t> load) {
   const double start = std::max(mean_rank_load(shape, load), smallest_largest_piece(shape, load));
   double bound = start;
-  std::vector<Choice> choices;
+  std::vector<PieceChoice> choices;
   choices.reserve(load.size());
   for (int j = 1; j < shape.max_slots_per_rank() && start > 0.0; ++j) {
     if (is_feasible(shape, load, bound, j, choices)) continue;

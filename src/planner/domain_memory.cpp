@@ -18,8 +18,8 @@ constexpr double kMargin = 0.05;
 constexpr double kMostNoise = 0.2;
 constexpr double kTokensPerExpertToRemember = 32.0;
 constexpr double kMostTokensPerExpert = 4096.0;  // then a domain follows its latest visits
-constexpr double kDeviations = 3.0;
-constexpr double kFloor = 0.25;  // of the mean load; below it experts weigh less
+constexpr double kMemoryDeviations = 3.0;
+constexpr double kMemoryFloor = 0.25;  // of the mean load; below it experts weigh less
 
 double mean_tokens(const ExpertLoad& load) {
   double sum = 0.0;
@@ -36,7 +36,7 @@ DomainMemory::DomainMemory(int num_moe_layers, int num_logical_experts)
 DomainMemory::Fit DomainMemory::fit(const ExpertLoad& load, double dispersion,
                                     const std::vector<double>& shares, double tokens) const {
   const auto count = static_cast<double>(experts_);
-  const double floor = kFloor / count;
+  const double floor = kMemoryFloor / count;
   Fit fit;
   int live = 0;
   for (int layer = 0; layer < num_moe_layers_; ++layer) {
@@ -59,7 +59,7 @@ DomainMemory::Fit DomainMemory::fit(const ExpertLoad& load, double dispersion,
   if (live == 0) return fit;
   fit.distance /= live;
   fit.noise /= live;
-  fit.uncertainty = kDeviations * fit.noise * std::sqrt(2.0 * dispersion / (live * count));
+  fit.uncertainty = kMemoryDeviations * fit.noise * std::sqrt(2.0 * dispersion / (live * count));
   return fit;
 }
 

@@ -16,7 +16,7 @@ constexpr float kNearlyAsHot = 0.7F;  // Part of the hottest rank's cost.
 // What no change of a rank is above, by whether it received anything.
 float most_weight(int received) { return received > 0 ? kFreeWeight : 1.0F; }
 
-float weight_of(int cost) { return cost <= 0 ? kFreeWeight : cost == 1 ? 1.0F : 0.5F; }
+float even_weight_of(int cost) { return cost <= 0 ? kFreeWeight : cost == 1 ? 1.0F : 0.5F; }
 
 // Its square above 0. Times the level itself, which the compiler does not turn into a branch: that
 // would be mispredicted every other time.
@@ -210,7 +210,7 @@ void EvenChanges::consider_replacement(int place, int expert, EvenChange& best) 
   if (state_.holds(rank, expert)) return;
   const int cost = cost_of(rank, state_.expert_at(place), expert);
   if (!fits(cost) || !may_receive(rank, cost) || state_.is_pinned(place)) return;
-  const float gain = gain_of_replacement(place, expert) * weight_of(cost);
+  const float gain = gain_of_replacement(place, expert) * even_weight_of(cost);
   if (gain > best.gain) best = {EvenChangeKind::kReplace, gain, place, expert};
 }
 
@@ -351,7 +351,8 @@ void EvenChanges::consider_swap(int place, int other, float weighted, EvenChange
   if (!fits(cost + other_cost) || !may_receive(hottest, cost) || !may_receive(rank, other_cost))
     return;
   // Coming home makes it cheaper than the scan can see.
-  const float gain = weighted / (weights_[place] * weights_[other]) * weight_of(cost + other_cost);
+  const float gain =
+      weighted / (weights_[place] * weights_[other]) * even_weight_of(cost + other_cost);
   if (gain > best.gain) best = {EvenChangeKind::kSwap, gain, place, other};
 }
 

@@ -11,24 +11,24 @@ namespace {
 
 constexpr float kLighter = 0.95F;         // What a kick gives up must be so much lighter.
 constexpr double kRounding = 1.0 + 1e-6;  // Of a level, a sum in single precision.
-constexpr int kKicks = 6;
-constexpr int kMaxSteps = 400;
-constexpr std::int64_t kDefaultWork = 1'000'000;
+constexpr int kEvenKicks = 6;
+constexpr int kMaxEvenSteps = 400;
+constexpr std::int64_t kDefaultEvenWork = 1'000'000;
 
-class Search {
+class EvenSearch {
  public:
-  Search(const LayerProblem& problem, double reachable)
+  EvenSearch(const LayerProblem& problem, double reachable)
       : changes_(problem),
         state_(changes_.state()),
         target_(
             std::min(changes_.lower_bound() * tolerance(*problem.shape),
                      std::max(changes_.lower_bound(), static_cast<float>(reachable * kRounding)))),
-        max_work_(problem.max_work < 0 ? kDefaultWork : problem.max_work) {}
+        max_work_(problem.max_work < 0 ? kDefaultEvenWork : problem.max_work) {}
 
   EvenPath run() {
     repair_duplicates();
     int kicks = 0;
-    for (int step = 0; step < kMaxSteps && changes_.work() < max_work_; ++step) {
+    for (int step = 0; step < kMaxEvenSteps && changes_.work() < max_work_; ++step) {
       const int hottest = changes_.sort_ranks();
       keep_if_better(state_.level(hottest));
       if (state_.num_ranks() < 2 || state_.level(hottest) <= target_ ||
@@ -37,7 +37,7 @@ class Search {
       const EvenChange change = changes_.best_change(hottest);
       if (change.kind != EvenChangeKind::kNone) {
         changes_.apply(change);
-      } else if (!changes_.fits(1) || kicks++ == kKicks || !kick(hottest)) {
+      } else if (!changes_.fits(1) || kicks++ == kEvenKicks || !kick(hottest)) {
         break;
       }
     }
@@ -131,7 +131,7 @@ std::vector<std::int32_t> EvenPath::slots(const PathPoint& point,
 }
 
 EvenPath search_even(const LayerProblem& problem, double reachable) {
-  return Search(problem, reachable).run();
+  return EvenSearch(problem, reachable).run();
 }
 
 }  // namespace swiftbalancer

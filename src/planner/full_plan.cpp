@@ -15,7 +15,7 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr int kMaxSteps = 256;
+constexpr int kMaxFullPlanSteps = 256;
 constexpr int kPackings = 5;
 // Small layers have few good replica counts and cost little.
 constexpr int kSmallLayer = 32;  // slots
@@ -74,7 +74,7 @@ void FullPlanner::start_from_eplb() {
 }
 
 bool FullPlanner::improve_start() {
-  refine(packing_, {.target = target_, .max_steps = kMaxSteps}, scratch_);
+  refine(packing_, {.target = target_, .max_steps = kMaxFullPlanSteps}, scratch_);
   const float load = packing_.rank_load(packing_.hottest_rank());
   if (load > best_ * kClearlyBetter) return false;
   best_ = load;

@@ -29,8 +29,8 @@ constexpr int kFewGroups = 12;
 constexpr std::int64_t kBranchesOfFew = 200'000;
 constexpr std::int64_t kBranchesOfMany = 5'000;
 // As close to the bound as is worth work.
-constexpr double kTolerance = 5e-4;
-constexpr std::int64_t kDefaultWork = 2'000'000;
+constexpr double kGroupTolerance = 5e-4;
+constexpr std::int64_t kDefaultGroupWork = 2'000'000;
 // Full plans of nodes may pack about so many slots.
 constexpr int kPackedSlots = 800;
 // Replicas shift the parts of nodes a little while they are placed: look again.
@@ -42,7 +42,7 @@ class Placing {
       : problem_(problem),
         shape_(*problem.shape),
         relaxed_(problem.max_cross_node_replicas > 0),
-        work_left_(problem.max_work >= 0 ? problem.max_work : kDefaultWork) {
+        work_left_(problem.max_work >= 0 ? problem.max_work : kDefaultGroupWork) {
     double speed = 0.0;
     for (std::int64_t tokens : problem.load) all_tokens_ += static_cast<double>(tokens);
     for (const NodeMake& make : node_makes(shape_, problem.rank_speed)) speed += make.speed;
@@ -93,7 +93,7 @@ class Placing {
   bool cannot_beat(const Candidate& best, const NodePartition& partition) const {
     const auto [duplicates, time, share, unused] = best.score;
     if (duplicates > 0) return false;
-    if (!relaxed_) return partition.bound * (1.0 + kTolerance) >= time;
+    if (!relaxed_) return partition.bound * (1.0 + kGroupTolerance) >= time;
     return time <= kRelaxedLevel * mean_time_ && share * all_tokens_ <= partition.excess;
   }
 
@@ -101,7 +101,7 @@ class Placing {
     std::vector<int> home;
     for (int expert = 0; expert < shape_.num_logical_experts(); ++expert)
       home.push_back(partition.node_of_group[index(shape_.group_of_expert(expert))]);
-    const double target = partition.bound * (1.0 + kTolerance);
+    const double target = partition.bound * (1.0 + kGroupTolerance);
     LimitedLayer layer(problem_, home);
     if (!start(layer, home, target)) return;
     offer(layer, home);
@@ -169,7 +169,7 @@ class Placing {
     // A node with less to do than the fullest one need not be level.
     const double bound = std::max(mean_rank_load(shape, load), smallest_largest_piece(shape, load));
     FullPlanner planner(
-        shape, {.tolerance = bound > 0.0 ? std::max(kTolerance, target / bound - 1.0) : 0.0,
+        shape, {.tolerance = bound > 0.0 ? std::max(kGroupTolerance, target / bound - 1.0) : 0.0,
                 .max_packings = std::max(1, kPackedSlots / shape.num_slots())});
     std::vector<std::int32_t> local(index(shape.num_slots()));
     planner.plan_layer(load, local);
@@ -205,7 +205,7 @@ class Placing {
   void level_further() {
     LimitedLayer layer(problem_, best_->home);
     layer.assign(best_->slots);
-    refine(layer, mean_time_ * (1.0 + kTolerance));
+    refine(layer, mean_time_ * (1.0 + kGroupTolerance));
     offer(layer, best_->home);
   }
 

@@ -8,12 +8,10 @@
 #include <swiftbalancer/load.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "planner/refuse.hpp"
+
 namespace swiftbalancer {
 namespace {
-
-[[noreturn]] void refuse(const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, message);
-}
 
 void check_size(const char* name, std::size_t given, int needed, const char* unit) {
   if (given == static_cast<std::size_t>(needed)) return;

@@ -12,9 +12,9 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr double kNever = std::numeric_limits<double>::infinity();
+constexpr double kOutOfQuestion = std::numeric_limits<double>::infinity();
 // A change must win more than rounding can.
-constexpr double kLeastGain = 1e-9;
+constexpr double kLeastLimitedGain = 1e-9;
 // An exchange across nodes moves so many times the tokens that it sends the other way.
 constexpr double kWorthACrossing = 4.0;
 
@@ -31,7 +31,7 @@ std::int64_t LimitedLayer::refine(double target, std::int64_t max_work) {
 bool LimitedLayer::improve_once() {
   const int rank = slowest_rank();
   const double now = time_[index(rank)];
-  const Change none{now * (1.0 - kLeastGain), -1, -1, -1};
+  const Change none{now * (1.0 - kLeastLimitedGain), -1, -1, -1};
   Change best = none;
   consider_swaps(rank, best);
   if (best.slot < 0 || !held_before_.empty()) {
@@ -166,7 +166,7 @@ bool LimitedLayer::spill_replica(int from, int to, double wanted) {
   const std::int32_t expert = spill_candidate(from, to, wanted);
   if (expert < 0) return false;
   int chosen = -1;
-  double least = kNever;
+  double least = kOutOfQuestion;
   for (int slot = 0; slot < shape_.num_slots(); ++slot) {
     const int rank = shape_.rank_of_slot(slot);
     if (shape_.node_of_rank(rank) != to || is_pinned(slot) || is_foreign(slot)) continue;
@@ -220,7 +220,7 @@ int LimitedLayer::spill_candidate(int from, int to, double wanted) const {
   std::int32_t fitting = -1;
   std::int32_t smallest = -1;
   double most = 0.0;
-  double least = kNever;
+  double least = kOutOfQuestion;
   for (std::int32_t expert = 0; expert < shape_.num_logical_experts(); ++expert) {
     if (home_[index(expert)] != from || count(expert) >= max_replicas_) continue;
     int at_home = 0;

@@ -22,13 +22,14 @@
 #include "planner/limited_layer.hpp"
 #include "planner/node_partition.hpp"
 #include "planner/rank_moves.hpp"
+#include "planner/refuse.hpp"
 #include "planner/split.hpp"
 
 namespace swiftbalancer {
 namespace {
 
-constexpr double kTolerance = 5e-4;
-constexpr std::int64_t kDefaultWork = 2'000'000;
+constexpr double kLimitedTolerance = 5e-4;
+constexpr std::int64_t kDefaultLimitedWork = 2'000'000;
 constexpr std::int64_t kDefaultIncrementalWork = 400'000;
 constexpr int kMostChanges = 400;
 // Planned shares level what is left; a finer balance is far below any sampling noise.
@@ -37,10 +38,6 @@ constexpr double kSplitTolerance = 5e-3;
 constexpr double kLeastSpeed = 1e-9;
 constexpr double kMostSpeed = 1e9;
 constexpr double kLeastSpeedRatio = 1e-6;
-
-[[noreturn]] void refuse(const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, message);
-}
 
 std::string text(std::int64_t number) { return std::to_string(number); }
 
@@ -176,7 +173,7 @@ Placed place_from(const LayerProblem& problem, std::span<const std::int32_t> sta
     refuse("pinned slots and max_replicas = " + text(problem.max_replicas) +
            " leave slots that no expert may fill; allow more replicas");
   }
-  const std::int64_t work = layer.refine(mean_time(problem) * (1.0 + kTolerance), max_work);
+  const std::int64_t work = layer.refine(mean_time(problem) * (1.0 + kLimitedTolerance), max_work);
   return {layer.slots(), work};
 }
 
@@ -192,7 +189,7 @@ void offer_full_plan(const LayerProblem& problem, Placed& placed) {
 }
 
 Placed place_anywhere(const LayerProblem& problem) {
-  const std::int64_t max_work = problem.max_work >= 0 ? problem.max_work : kDefaultWork;
+  const std::int64_t max_work = problem.max_work >= 0 ? problem.max_work : kDefaultLimitedWork;
   Placed placed = place_from(problem, {}, max_work);
   offer_full_plan(problem, placed);
   if (problem.rank_speed.empty()) return placed;
@@ -343,7 +340,7 @@ LayerPlan improve_within_limits(const LayerProblem& problem) {
   layer.make_room();
   if (layer.moves() > 0) offer(true);
   const std::int64_t most = problem.max_work >= 0 ? problem.max_work : kDefaultIncrementalWork;
-  const double target = mean_time(problem) * (1.0 + kTolerance);
+  const double target = mean_time(problem) * (1.0 + kLimitedTolerance);
   const double good = problem.dispatch == Dispatch::kSplit ? 1.0 + kSplitTolerance : 1.0;
   int changes = 0;
   while (changes++ < kMostChanges && best.imbalance_after > good && layer.work() < most &&

@@ -11,21 +11,22 @@ namespace swiftbalancer {
 namespace {
 
 constexpr std::int64_t kBlocksPerWindow = 4;
-constexpr std::int64_t kMostTokensPerExpert = 8;  // of a block: more tells no more about a change
+// Tokens of a block: more tell no more about a change.
+constexpr std::int64_t kMostBlockTokensPerExpert = 8;
 constexpr std::size_t kKeptBlocks = 16;
 // Experts with less than this part of the mean load weigh less: they hardly count for the balance,
 // and one odd request multiplies their load.
-constexpr double kFloor = 0.25;
+constexpr double kHistoryFloor = 0.25;
 
-// Sum over experts of (share now - share before)^2 / (pooled share + kFloor / experts), in one
-// division per expert: with off = now - both * n / all, share now - share before = off * all / (n *
-// before).
+// Sum over experts of (share now - share before)^2 / (pooled share + kHistoryFloor / experts), in
+// one division per expert: with off = now - both * n / all, share now - share before = off * all /
+// (n * before).
 LayerDistance layer_distance(std::span<const std::int64_t> now,
                              std::span<const std::int64_t> both) {
   const auto n = static_cast<double>(total(now)), all = static_cast<double>(total(both));
   const double before = all - n;
   if (n <= 0.0 || before <= 0.0) return {};
-  const double part = n / all, floor = kFloor * all / static_cast<double>(now.size());
+  const double part = n / all, floor = kHistoryFloor * all / static_cast<double>(now.size());
   // Two chains of additions: one would wait for itself.
   double measured[2] = {0.0, 0.0}, expected[2] = {0.0, 0.0};
   for (std::size_t expert = 0; expert < now.size(); ++expert) {
@@ -52,7 +53,7 @@ LoadHistory::LoadHistory(const ClusterShape& shape, std::int64_t window_assignme
     : window_assignments_(window_assignments),
       block_assignments_(
           std::clamp<std::int64_t>(window_assignments / kBlocksPerWindow, 1,
-                                   kMostTokensPerExpert * shape.num_logical_experts())),
+                                   kMostBlockTokensPerExpert * shape.num_logical_experts())),
       empty_(shape.num_moe_layers(), shape.num_logical_experts()),
       open_{empty_, 0},
       segment_(empty_),

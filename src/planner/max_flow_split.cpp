@@ -13,7 +13,7 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr int kNone = -1;
+constexpr int kUnreached = -1;
 
 // Maximum flow by blocking flows on shortest paths. Arc 2k + 1 is the way back of arc 2k.
 class Dinic {
@@ -46,22 +46,22 @@ class Dinic {
     return total;
   }
   /// After maximise(): whether the node is on the source's side of the cut.
-  bool is_reachable(int node) const { return distance_[index(node)] != kNone; }
+  bool is_reachable(int node) const { return distance_[index(node)] != kUnreached; }
 
  private:
   bool find_distances(int source, int sink) {
-    distance_.assign(arcs_of_.size(), kNone);
+    distance_.assign(arcs_of_.size(), kUnreached);
     distance_[index(source)] = 0;
     std::vector<int> queue{source};
     for (std::size_t i = 0; i < queue.size(); ++i) {
       for (const int arc : arcs_of_[index(queue[i])]) {
         const int to = to_[index(arc)];
-        if (room_[index(arc)] == 0 || distance_[index(to)] != kNone) continue;
+        if (room_[index(arc)] == 0 || distance_[index(to)] != kUnreached) continue;
         distance_[index(to)] = distance_[index(queue[i])] + 1;
         queue.push_back(to);
       }
     }
-    return distance_[index(sink)] != kNone;
+    return distance_[index(sink)] != kUnreached;
   }
 
   // Depth: at most the number of nodes, twice the ranks in practice.
@@ -118,7 +118,7 @@ class Splitter {
       const std::vector<int>& holders = holders_[expert];
       if (load[expert] == 0) continue;
       if (holders.size() > 1) {
-        shared_.push_back({static_cast<int>(expert), load[expert], kNone, {}});
+        shared_.push_back({static_cast<int>(expert), load[expert], kUnreached, {}});
         continue;
       }
       quotas_[index(holders[0])] = load[expert];

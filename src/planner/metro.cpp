@@ -11,7 +11,7 @@
 namespace swiftbalancer {
 namespace {
 
-constexpr std::int32_t kNone = -1;
+constexpr std::int32_t kUnchosen = -1;
 
 class Chooser {
  public:
@@ -19,7 +19,7 @@ class Chooser {
           std::span<const std::uint8_t> activated)
       : shape_(shape),
         replicas_(index(shape.num_logical_experts())),
-        chosen_(replicas_.size(), kNone),
+        chosen_(replicas_.size(), kUnchosen),
         experts_of_(index(shape.num_ranks())) {
     for (std::int32_t slot = 0; slot < shape.num_slots(); ++slot) {
       const std::int32_t expert = slots[index(slot)];
@@ -56,7 +56,7 @@ class Chooser {
 
   void put(std::int32_t expert, std::int32_t slot) {
     std::int32_t& chosen = chosen_[index(expert)];
-    if (chosen != kNone) std::erase(experts_of_[index(shape_.rank_of_slot(chosen))], expert);
+    if (chosen != kUnchosen) std::erase(experts_of_[index(shape_.rank_of_slot(chosen))], expert);
     chosen = slot;
     experts_of_[index(shape_.rank_of_slot(slot))].push_back(expert);
   }
@@ -65,13 +65,13 @@ class Chooser {
   // the fullest ranks for which there is none proves that no choice has a lower maximum: what the
   // ranks it reaches hold can be nowhere else, and all of them hold at least one less than it does.
   bool relieve(std::int32_t full) {
-    std::vector<std::int32_t> queue{full}, expert_to(experts_of_.size(), kNone),
-        slot_to(experts_of_.size(), kNone);
+    std::vector<std::int32_t> queue{full}, expert_to(experts_of_.size(), kUnchosen),
+        slot_to(experts_of_.size(), kUnchosen);
     for (std::size_t next = 0; next < queue.size(); ++next) {
       for (const std::int32_t expert : experts_of_[index(queue[next])]) {
         for (const std::int32_t slot : replicas_[index(expert)]) {
           const std::int32_t rank = shape_.rank_of_slot(slot);
-          if (rank == full || slot_to[index(rank)] != kNone) continue;
+          if (rank == full || slot_to[index(rank)] != kUnchosen) continue;
           expert_to[index(rank)] = expert;
           slot_to[index(rank)] = slot;
           queue.push_back(rank);
@@ -121,7 +121,7 @@ std::vector<std::uint32_t> activation_shares(const ClusterShape& shape,
   for (std::size_t slot = 0; slot < slots.size(); ++slot) {
     if (slots[slot] == kEmptySlot) continue;
     const std::int32_t chosen = split.slot_of_expert[index(slots[slot])];
-    if (chosen != kNone) shares[slot] = index(chosen) == slot ? kShareUnit : 0;
+    if (chosen != kUnchosen) shares[slot] = index(chosen) == slot ? kShareUnit : 0;
   }
   return shares;
 }

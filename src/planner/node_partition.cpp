@@ -12,15 +12,15 @@ namespace {
 
 constexpr int kBisections = 60;
 // An exchange must win more than rounding can.
-constexpr double kLeastGain = 1e-9;
+constexpr double kLeastPartitionGain = 1e-9;
 
 // Depth first over groups, heaviest first: the partial cost only grows, so a branch ends where it
 // cannot beat the worst partition kept.
-class Search {
+class NodeSearch {
  public:
   // @param distinct every node gets experts for all slots of its largest rank, or its room.
-  Search(const ClusterShape& shape, std::span<const std::int64_t> load,
-         std::span<const double> rank_speed, const PartitionSearch& search, bool distinct)
+  NodeSearch(const ClusterShape& shape, std::span<const std::int64_t> load,
+             std::span<const double> rank_speed, const PartitionSearch& search, bool distinct)
       : shape_(shape),
         load_(load),
         search_(search),
@@ -212,7 +212,7 @@ class Search {
     for (std::size_t node = 1; node < makes_.size(); ++node) {
       if (time(node, 0.0) > time(slowest, 0.0)) slowest = node;
     }
-    double best = time(slowest, 0.0) * (1.0 - kLeastGain);
+    double best = time(slowest, 0.0) * (1.0 - kLeastPartitionGain);
     std::size_t leaving = 0;
     std::size_t coming = 0;  // == leaving: a move
     std::size_t to = slowest;
@@ -299,8 +299,8 @@ std::vector<NodePartition> best_node_partitions(const ClusterShape& shape,
                                                 std::span<const double> rank_speed,
                                                 const PartitionSearch& search) {
   if (!groups_fit_nodes(shape)) return {};
-  auto found = Search(shape, load, rank_speed, search, true).run();
-  if (found.empty()) found = Search(shape, load, rank_speed, search, false).run();
+  auto found = NodeSearch(shape, load, rank_speed, search, true).run();
+  if (found.empty()) found = NodeSearch(shape, load, rank_speed, search, false).run();
   return found;
 }
 

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::size_t kLaneWidth = scan::kWidth;
 constexpr int kRadix = 256;
-constexpr int kBisections = 14;
+constexpr int kPackingBisections = 14;
 // Up to so many ranks, counting the lighter ones is faster than sorting.
 constexpr std::size_t kCountedRanks = 128;
 constexpr float kNoSlot = std::numeric_limits<float>::infinity();
@@ -82,7 +82,7 @@ void Packing::choose_replicas() {
     float low = 0.5F * mean_ * static_cast<float>(shape_.num_ranks()) /
                 static_cast<float>(shape_.num_slots());
     float high = hottest;
-    for (int i = 0; i < kBisections && low < high; ++i) {
+    for (int i = 0; i < kPackingBisections && low < high; ++i) {
       const float middle = std::sqrt(low * high);
       const auto needed = scan::sum_of_floors(load_.data(), load_.size(), kBelow / middle, most);
       (needed <= redundant ? high : low) = middle;

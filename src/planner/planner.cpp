@@ -13,6 +13,7 @@
 #include "planner/layer_problem.hpp"
 #include "planner/noise.hpp"
 #include "planner/plan_job.hpp"
+#include "planner/refuse.hpp"
 #include "planner/scenarios.hpp"
 #include "planner/traffic.hpp"
 
@@ -25,10 +26,6 @@ constexpr double kLeastPartOfTraffic = 0.02;
 constexpr double kFade = 1.0 - 1.0 / 256;
 // Part of the excess that triggers moves.
 constexpr double kExcessWorthALook = 0.3;
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw Error(ErrorCode::kInvalidArgument, message);
-}
 
 }  // namespace
 

@@ -8,13 +8,10 @@
 
 #include "planner/limits.hpp"
 #include "planner/planner.hpp"
+#include "planner/refuse.hpp"
 
 namespace swiftbalancer {
 namespace {
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw Error(ErrorCode::kInvalidArgument, message);
-}
 
 void check_budget(const char* name, std::int64_t value) {
   require(value >= -1, std::string(name) + " is " + std::to_string(value) +

@@ -14,9 +14,9 @@ constexpr int kMaxFailures = 8;
 // rank: with the final goal all of them would count as too hot.
 constexpr float kGoalAboveBound = 0.7F;
 // Exchanges that win less are noise of single precision.
-constexpr float kLeastGain = 1e-6F;
+constexpr float kLeastRefinedGain = 1e-6F;
 
-float square_above(float load, float goal) {
+float square_above_goal(float load, float goal) {
   const float above = load - goal;
   return above > 0.0F ? above * above : 0.0F;
 }
@@ -40,7 +40,7 @@ class Refiner {
       if (load <= options_.target) return steps;
       if (exchange(hottest)) continue;
       if (!options_.change_replicas) return steps;
-      if (load < best_load_ - kLeastGain * packing_.mean()) {
+      if (load < best_load_ - kLeastRefinedGain * packing_.mean()) {
         keep(load);
         failures = 0;
       } else if (++failures > kMaxFailures) {
@@ -69,7 +69,7 @@ class Refiner {
     if (excess <= options_.target - packing_.lightest_load() &&
         (exchange_slot(hottest, depths) || exchange_pair(hottest, depths)))
       return true;
-    float best = packing_.rank_load(hottest) - kLeastGain * packing_.mean();
+    float best = packing_.rank_load(hottest) - kLeastRefinedGain * packing_.mean();
     Place from, to;
     for (int depth = 0; depth < depths; ++depth) {
       const Place other = packing_.find_best({hottest, depth}, best);
@@ -167,18 +167,18 @@ class Refiner {
         packing_.piece(old);
     const float change = piece - packing_.piece(expert);
     const float before = packing_.rank_load(place.rank);
-    float gain =
-        square_above(before, goal_) - square_above(before - packing_.piece(old) + piece, goal_);
+    float gain = square_above_goal(before, goal_) -
+                 square_above_goal(before - packing_.piece(old) + piece, goal_);
     packing_.for_each_holder(old, [&](int rank) {
       if (rank == place.rank) return;
       const float now = packing_.rank_load(rank);
       const float both = packing_.holds(rank, expert) ? old_change + change : old_change;
-      gain += square_above(now, goal_) - square_above(now + both, goal_);
+      gain += square_above_goal(now, goal_) - square_above_goal(now + both, goal_);
     });
     packing_.for_each_holder(expert, [&](int rank) {
       if (rank == place.rank || packing_.holds(rank, old)) return;
       const float now = packing_.rank_load(rank);
-      gain += square_above(now, goal_) - square_above(now + change, goal_);
+      gain += square_above_goal(now, goal_) - square_above_goal(now + change, goal_);
     });
     return gain;
   }

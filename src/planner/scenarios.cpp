@@ -15,9 +15,9 @@ namespace {
 constexpr double kEnvelopeUnit = 1099511627776.0;  // 2^40
 constexpr int kRounds = 4;                         // of telling bins apart
 // Chi-square distance beyond noise that makes two kinds of bins worth planning for apart.
-constexpr double kMinDifference = 0.1;
-constexpr int kMinTurns = 3;     // fewer are a drift, and what was before does not come back
-constexpr double kFloor = 0.25;  // of the mean load; below it experts weigh less
+constexpr double kMinScenarioDifference = 0.1;
+constexpr int kMinTurns = 3;  // fewer are a drift, and what was before does not come back
+constexpr double kScenarioFloor = 0.25;  // of the mean load; below it experts weigh less
 
 void add(ExpertLoad& sum, const ExpertLoad& load) {
   for (int layer = 0; layer < sum.num_moe_layers(); ++layer) {
@@ -34,7 +34,7 @@ double distance(const ExpertLoad& a, const ExpertLoad& b, double dispersion) {
     const auto first = a.layer(layer), second = b.layer(layer);
     const double n = static_cast<double>(total(first)), m = static_cast<double>(total(second));
     if (n <= 0.0 || m <= 0.0) continue;
-    const double floor = kFloor / static_cast<double>(first.size());
+    const double floor = kScenarioFloor / static_cast<double>(first.size());
     for (std::size_t expert = 0; expert < first.size(); ++expert) {
       const double p = static_cast<double>(first[expert]) / n;
       const double q = static_cast<double>(second[expert]) / m;
@@ -112,7 +112,7 @@ std::vector<Scenario> scenarios_of(std::span<const ExpertLoad* const> bins, doub
     most = far;
     farthest = bin;
   }
-  if (most < kMinDifference) return {};
+  if (most < kMinScenarioDifference) return {};
   std::pair<ExpertLoad, ExpertLoad> kinds{newest, *bins[farthest]};
   std::vector<bool> is_second(bins.size(), false);
   for (int round = 0; round < kRounds; ++round) {
@@ -134,7 +134,8 @@ std::vector<Scenario> scenarios_of(std::span<const ExpertLoad* const> bins, doub
   if (turns < kMinTurns) return {};
   const auto second = std::ranges::count(is_second, true);
   const auto first = static_cast<std::ptrdiff_t>(bins.size()) - second;
-  if (first < 2 || second < 2 || distance(kinds.first, kinds.second, dispersion) < kMinDifference)
+  if (first < 2 || second < 2 ||
+      distance(kinds.first, kinds.second, dispersion) < kMinScenarioDifference)
     return {};
   std::vector<Scenario> scenarios;
   scenarios.push_back({std::move(kinds.first), static_cast<double>(first)});

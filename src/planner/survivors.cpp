@@ -9,13 +9,10 @@
 #include <swiftbalancer/error.hpp>
 
 #include "core/index.hpp"
+#include "planner/refuse.hpp"
 
 namespace swiftbalancer {
 namespace {
-
-[[noreturn]] void refuse(const std::string& message) {
-  throw Error(ErrorCode::kInvalidArgument, message);
-}
 
 class LayerRecovery {
  public:

@@ -69,12 +69,12 @@ std::string with_shm_of(const std::string& bytes, const std::function<std::strin
   return WIFSIGNALED(status) ? std::string("ended by ") + strsignal(WTERMSIG(status)) : said;
 }
 
-#define SKIP_WITHOUT_NAMESPACE(said) \
+#define SWIFTBALANCER_SKIP_WITHOUT_NAMESPACE(said) \
   if ((said).empty()) GTEST_SKIP() << "no mount namespaces here"
 
 TEST(FullSharedMemory, IsAnErrorAtTheStart) {
   const std::string said = with_shm_of("1m", [] { return outcome(moving_run("")); });
-  SKIP_WITHOUT_NAMESPACE(said);
+  SWIFTBALANCER_SKIP_WITHOUT_NAMESPACE(said);
   EXPECT_THAT(said, StartsWith("transport: shared memory swiftbalancer."));
   EXPECT_THAT(said, HasSubstr("cannot get "));
   EXPECT_THAT(said, HasSubstr("No space left on device"));
@@ -83,7 +83,7 @@ TEST(FullSharedMemory, IsAnErrorAtTheStart) {
 // The groups of four ranks take 8 MiB, those of the three left 5 MiB more.
 TEST(FullSharedMemory, EndsARunThatLosesARankWithOneLine) {
   const std::string said = with_shm_of("10m", [] { return outcome(moving_run("kill:1@6")); });
-  SKIP_WITHOUT_NAMESPACE(said);
+  SWIFTBALANCER_SKIP_WITHOUT_NAMESPACE(said);
   EXPECT_THAT(said, StartsWith("rank 1 was killed by signal 9 (Killed) at step "));
   EXPECT_THAT(said, HasSubstr("the ranks left cannot go on: transport: shared memory"));
   EXPECT_THAT(said, HasSubstr("No space left on device"));
@@ -99,7 +99,7 @@ TEST(FullSharedMemory, KeepsARankFromJoiningAndTheOthersServe) {
     };
     return lines.insert(0, outcome(options) + "\n");
   });
-  SKIP_WITHOUT_NAMESPACE(said);
+  SWIFTBALANCER_SKIP_WITHOUT_NAMESPACE(said);
   EXPECT_THAT(said, HasSubstr("rank 1 cannot join: transport: shared memory"));
   EXPECT_THAT(said, HasSubstr("No space left on device"));
   EXPECT_THAT(said, StartsWith("ok "));

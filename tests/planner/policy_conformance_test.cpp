@@ -19,22 +19,22 @@
 namespace swiftbalancer {
 namespace {
 
-int pick(int low, int high) { return *rc::gen::inRange(low, high + 1); }
+int draw(int low, int high) { return *rc::gen::inRange(low, high + 1); }
 
 ClusterShape any_shape() {
   ShapeOptions options;
   options.num_moe_layers = 1;
-  options.num_ranks = pick(1, 9);
-  options.num_expert_groups = pick(1, 4);
-  options.num_logical_experts = options.num_expert_groups * pick(1, 8);
-  options.num_nodes = pick(1, std::min(3, options.num_ranks));
+  options.num_ranks = draw(1, 9);
+  options.num_expert_groups = draw(1, 4);
+  options.num_logical_experts = options.num_expert_groups * draw(1, 8);
+  options.num_nodes = draw(1, std::min(3, options.num_ranks));
   int slots = 0;
   for (int rank = 0; rank < options.num_ranks; ++rank) {
-    options.slots_per_rank.push_back(pick(1, 6));
+    options.slots_per_rank.push_back(draw(1, 6));
     slots += options.slots_per_rank.back();
   }
   // Too few slots for the experts: the last rank takes the rest.
-  const int missing = options.num_logical_experts + pick(0, 3) - slots;
+  const int missing = options.num_logical_experts + draw(0, 3) - slots;
   if (missing > 0) options.slots_per_rank.back() += missing;
   if (*rc::gen::arbitrary<bool>()) {  // even ranks
     options.num_slots = std::max(slots, options.num_logical_experts);
@@ -44,12 +44,12 @@ ClusterShape any_shape() {
 }
 
 std::vector<std::int64_t> any_load(int experts) {
-  const auto kind = pick(0, 3);
+  const auto kind = draw(0, 3);
   std::vector<std::int64_t> load(static_cast<std::size_t>(experts), 0);
   for (auto& tokens : load) {
     if (kind == 1) tokens = 7;
-    if (kind == 2) tokens = pick(0, 1000);
-    if (kind == 3) tokens = pick(0, 5) == 0 ? pick(0, 1'000'000) : pick(0, 10);
+    if (kind == 2) tokens = draw(0, 1000);
+    if (kind == 3) tokens = draw(0, 5) == 0 ? draw(0, 1'000'000) : draw(0, 10);
   }
   return load;
 }
@@ -77,8 +77,8 @@ Scene any_scene() {
   scene.load = any_load(scene.shape.num_logical_experts());
   const Placement initial = Placement::initial(scene.shape);
   scene.placement.assign(initial.layer(0).begin(), initial.layer(0).end());
-  scene.seed = static_cast<std::uint64_t>(pick(0, 1'000'000));
-  const int start = pick(0, 2);
+  scene.seed = static_cast<std::uint64_t>(draw(0, 1'000'000));
+  const int start = draw(0, 2);
   if (start == 1) {  // a random legal placement and shares
     const LayerPlan plan = make_policy("stress")->plan_layer(scene.problem());
     scene.placement = plan.placement;
@@ -87,9 +87,9 @@ Scene any_scene() {
     const int experts = scene.shape.num_logical_experts();
     std::vector<std::int32_t> slots;
     for (int expert = 0; expert < experts; ++expert) slots.push_back(expert);
-    while (slots.size() < scene.placement.size()) slots.push_back(pick(0, experts - 1));
+    while (slots.size() < scene.placement.size()) slots.push_back(draw(0, experts - 1));
     for (std::size_t i = slots.size(); i > 1; --i) {
-      std::swap(slots[i - 1], slots[static_cast<std::size_t>(pick(0, static_cast<int>(i) - 1))]);
+      std::swap(slots[i - 1], slots[static_cast<std::size_t>(draw(0, static_cast<int>(i) - 1))]);
     }
     scene.placement = slots;
   }
@@ -197,7 +197,7 @@ TEST_P(PolicyConformance, KeepsSlotsAndBudgetIfIncremental) {
   if (!capabilities().incremental) GTEST_SKIP() << "places from scratch";
   EXPECT_TRUE(rc::check([&] {
     Scene scene = any_scene();
-    scene.max_moves = pick(0, 1) == 0 ? -1 : pick(0, 6);
+    scene.max_moves = draw(0, 1) == 0 ? -1 : draw(0, 6);
     const LayerPlan plan = planned(name(), scene);
     RC_ASSERT(scene.max_moves < 0 || plan.moves <= scene.max_moves);
     for (int rank = 0; rank < scene.shape.num_ranks(); ++rank) {
@@ -244,12 +244,12 @@ TEST_P(PolicyConformance, KeepsGroupsOnNodesIfHierarchical) {
   EXPECT_TRUE(rc::check([&] {
     ShapeOptions options;
     options.num_moe_layers = 1;
-    options.num_nodes = pick(2, 3);
-    options.num_expert_groups = options.num_nodes * pick(1, 3);
-    options.num_logical_experts = options.num_expert_groups * pick(1, 4);
-    options.num_ranks = options.num_nodes * pick(1, 3);
+    options.num_nodes = draw(2, 3);
+    options.num_expert_groups = options.num_nodes * draw(1, 3);
+    options.num_logical_experts = options.num_expert_groups * draw(1, 4);
+    options.num_ranks = options.num_nodes * draw(1, 3);
     // Enough for every node, also where ranks differ by one slot.
-    options.num_slots = options.num_logical_experts + options.num_ranks + pick(0, 9);
+    options.num_slots = options.num_logical_experts + options.num_ranks + draw(0, 9);
     Scene scene{ClusterShape(options), {}, {}, {}, -1, 0};
     RC_PRE(eplb_is_hierarchical(scene.shape));
     scene.load = any_load(options.num_logical_experts);
