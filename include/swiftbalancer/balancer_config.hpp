@@ -86,9 +86,9 @@ struct BalancerConfig {
       1000;  ///< Packet sets after which a generation without a plan is closed.
   std::uint64_t max_active_sets =
       10'000;  ///< Packet sets without a commit after which a plan that is migrating is given up.
-  std::size_t copy_bytes_per_step =
-      std::size_t{16} << 20;  ///< kCopy: bytes that one begin_step copies on a rank; a unit that is
-                              ///< larger is installed alone.
+  std::size_t copy_bytes_per_step = std::size_t{16}
+                                    << 20;  ///< kCopy: bytes that one begin_step copies on a rank;
+                                            ///< a unit that is larger is installed alone.
   std::chrono::milliseconds deadline{30'000};  ///< Longest wait for the packets of the other ranks,
                                                ///< and for each exchange of a reconfiguration.
   ControlMode control_mode = ControlMode::kReplicated;
@@ -100,9 +100,8 @@ struct BalancerConfig {
   LoadExpert load_expert;  ///< Empty: a lost rank's experts without another slot end the run.
   std::string
       checkpoint;  ///< Names the weights (path, digest, revision); must be equal on all ranks.
-  std::function<void(const std::string&)>
-      log;                            ///< One line each; called on either thread. Empty: silent.
-                                      ///< What it throws is dropped.
+  std::function<void(const std::string&)> log;  ///< One line each; called on either thread. Empty:
+                                                ///< silent. What it throws is dropped.
   std::function<void()> thread_init;  ///< Called first on the worker, e.g. to set its affinity. If
                                       ///< it throws, that is logged, and the worker goes on.
 };

@@ -88,7 +88,8 @@ Status Agreement::check_set(std::uint64_t step, Packets packets) {
   return {};
 }
 
-Status Agreement::use_set(std::uint64_t step, Packets packets, std::vector<BalancerEvent>& decisions) {
+Status Agreement::use_set(std::uint64_t step, Packets packets,
+                          std::vector<BalancerEvent>& decisions) {
   decisions.clear();
   if (Status status = check_set(step, packets); !status.ok()) return status;
   decisions_ = &decisions;

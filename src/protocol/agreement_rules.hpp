@@ -60,7 +60,8 @@ struct AgreementRules {
   constexpr bool later_units_fall() const { return true; }
   /// Plan-only adopts nothing.
   constexpr bool only_plans(BalancingMode mode) const { return mode == BalancingMode::kPlanOnly; }
-  /// Rule 11: packets posted before a rank knew of the last reset tell of losses that it has mended.
+  /// Rule 11: packets posted before a rank knew of the last reset tell of losses that it has
+  /// mended.
   constexpr bool is_mended(std::uint64_t steps_since_reset, std::uint64_t packet_lag) const {
     return steps_since_reset < packet_lag;
   }

@@ -29,8 +29,8 @@ Status BalancerCore::begin_step(const StepInfo& info) noexcept {
       ++stats_.steps;
       events_.clear();
       while (auto plan = mirror_.next_release())
-        static_cast<void>(worker_side_.send(
-            {.kind = Command::Kind::kRelease, .released = std::move(plan)}));
+        static_cast<void>(
+            worker_side_.send({.kind = Command::Kind::kRelease, .released = std::move(plan)}));
     } else if (stage_ != Stage::kBeginning || info.step != step_) {
       return refuse_step(info.step);
     }

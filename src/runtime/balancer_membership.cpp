@@ -131,8 +131,8 @@ void BalancerCore::freeze() {
 }
 
 MemberState BalancerCore::member_state() const {
-  MemberState state{first_shape_, live_.ranks, live_.ranks[static_cast<std::size_t>(live_.rank)],
-                    {}, {}};
+  MemberState state{
+      first_shape_, live_.ranks, live_.ranks[static_cast<std::size_t>(live_.rank)], {}, {}};
   Snapshot& reached = state.reached;
   reached.joins = !has_served_;
   reached.membership = begin_.membership;

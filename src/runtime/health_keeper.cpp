@@ -15,8 +15,8 @@ std::string hashes_of(std::span<const PacketHeader> set, const GenerationId& gen
   std::string hashes;
   for (const PacketHeader& packet : set) {
     if (packet.open_step != generation.step || packet.plan_hash == 0) continue;
-    hashes += " " + named(static_cast<int>(packet.rank), ranks) + " " +
-              std::to_string(packet.plan_hash);
+    hashes +=
+        " " + named(static_cast<int>(packet.rank), ranks) + " " + std::to_string(packet.plan_hash);
   }
   return hashes;
 }
@@ -42,8 +42,8 @@ std::string failure_of(const BalancerEvent& event, std::span<const PacketHeader>
   };
   switch (event.reason) {
     case Reason::kDifferentPlans:
-      return generation() + " closed, the ranks made different plans:" +
-             hashes_of(set, event.generation, ranks);
+      return generation() +
+             " closed, the ranks made different plans:" + hashes_of(set, event.generation, ranks);
     case Reason::kTooLate:
       return generation() + " closed, " + named(event.rank, ranks) + " had no plan in time";
     case Reason::kPlannerFailed:
@@ -51,8 +51,8 @@ std::string failure_of(const BalancerEvent& event, std::span<const PacketHeader>
     case Reason::kCopyFailed:
       return generation() + ": a copy of " + layer() + " failed on " + named(event.rank, ranks);
     case Reason::kTooOld:
-      return generation() + ": copies of " + layer() + " do not end, " +
-             named(event.rank, ranks) + " is furthest behind; its moves are given up";
+      return generation() + ": copies of " + layer() + " do not end, " + named(event.rank, ranks) +
+             " is furthest behind; its moves are given up";
     default:
       break;
   }
@@ -84,8 +84,7 @@ void HealthKeeper::step_failed(std::uint64_t step, const std::string& reason) no
 void HealthKeeper::hear(const BalancerEvent& event, std::span<const PacketHeader> set,
                         std::span<const int> ranks, std::uint64_t step) noexcept {
   if (event.kind != BalancerEventKind::kBalancingOff) {
-    if (tells_of_failure(event))
-      note(step, failed_, [&] { return failure_of(event, set, ranks); });
+    if (tells_of_failure(event)) note(step, failed_, [&] { return failure_of(event, set, ranks); });
     return;
   }
   if (off_here_) return;

@@ -53,7 +53,7 @@ class PlanExchange {
 
   const ClusterShape& shape_;
   Transport& transport_;
-  GenerationId owed_;  ///< Leader: opened, nothing sent yet.
+  GenerationId owed_;           ///< Leader: opened, nothing sent yet.
   std::deque<Transfer> sends_;  ///< Without a handle: still to be posted.
   std::deque<Transfer> receives_;
 };

@@ -96,8 +96,8 @@ void Reconfiguration::use_snapshots() {
     const std::string difference = first_difference(mine_.reached.config, snapshot.config);
     if (!difference.empty()) {
       return end({ErrorCode::kInvalidArgument, name(static_cast<std::size_t>(rank())) + " and " +
-                                                   name(i) + " were started differently: " +
-                                                   difference});
+                                                   name(i) +
+                                                   " were started differently: " + difference});
     }
     newest_agreed = std::max(newest_agreed, snapshot.newest_agreed);
     if (snapshot.joins) continue;

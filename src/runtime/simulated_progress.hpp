@@ -1,6 +1,6 @@
 #pragma once
-// For harnesses that decide when finished work counts (a simulated device): what the worker has done
-// is told in packets only when its virtual time has come. Not part of the product's interface.
+// For harnesses that decide when finished work counts (a simulated device): what the worker has
+// done is told in packets only when its virtual time has come. Not part of the product's interface.
 // Engine thread.
 
 #include <chrono>

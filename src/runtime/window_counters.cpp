@@ -49,8 +49,7 @@ void WindowCounters::record(int moe_layer_id, std::span<const std::uint32_t> cou
 
 void WindowCounters::carry(int moe_layer_id) noexcept {
   const std::size_t begin = layer_begin(moe_layer_id), end = layer_begin(moe_layer_id + 1);
-  for (std::size_t at = begin; at < end; ++at)
-    carried_[at] += std::exchange(counters_[at], 0U);
+  for (std::size_t at = begin; at < end; ++at) carried_[at] += std::exchange(counters_[at], 0U);
   any_carried_ = true;
 }
 

@@ -43,8 +43,8 @@ void WindowLoads::map(PacketRing& ring, std::uint32_t ring_slot, ExpertLoad& loa
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
       auto tokens = load.layer(layer);
       const bool by_theirs = rules::loads_by_their_placement();
-      const Version& ran = by_theirs ? ended_[ended(ring_slot, layer)]
-                                     : under_way_[static_cast<std::size_t>(layer)];
+      const Version& ran =
+          by_theirs ? ended_[ended(ring_slot, layer)] : under_way_[static_cast<std::size_t>(layer)];
       for (int segment = 0; segment < 2; ++segment) {
         const std::uint32_t version = ran.segment[by_theirs ? segment : 1];
         const std::int32_t* slots = &rows_[row(layer, version)];

@@ -110,8 +110,8 @@ void Worker::say(const char* what, const char* why) noexcept {
 
 Status Worker::sleep() {
   const bool poll = !can_report() || (planning_ != nullptr && planning_->must_be_polled());
-  Status status = transport_->wait(std::chrono::steady_clock::now() +
-                                   (poll ? kPollingSleep : kLongestSleep));
+  Status status =
+      transport_->wait(std::chrono::steady_clock::now() + (poll ? kPollingSleep : kLongestSleep));
   if (status.code() != ErrorCode::kTimeout) return status;
   if (poll) return {};
   const std::scoped_lock lock(mutex_);

@@ -1,7 +1,7 @@
 #pragma once
-// What the engine thread knows of its worker: plans that are ready, how far copies are staged, which
-// packet sets are here. Owns the plans from the moment they are reported until they are released.
-// Engine thread only.
+// What the engine thread knows of its worker: plans that are ready, how far copies are staged,
+// which packet sets are here. Owns the plans from the moment they are reported until they are
+// released. Engine thread only.
 
 #include <cstddef>
 #include <cstdint>

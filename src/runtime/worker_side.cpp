@@ -61,8 +61,7 @@ void WorkerSide::make_planning(const LiveRanks& live, std::span<const std::size_
 
 // @returns whether nothing is left of it.
 bool WorkerSide::send_backlog() noexcept {
-  while (backlog_sent_ < backlog_.size() && worker_->send(backlog_[backlog_sent_]))
-    ++backlog_sent_;
+  while (backlog_sent_ < backlog_.size() && worker_->send(backlog_[backlog_sent_])) ++backlog_sent_;
   if (backlog_sent_ < backlog_.size()) return false;
   backlog_.clear();
   backlog_sent_ = 0;

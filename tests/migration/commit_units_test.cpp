@@ -142,7 +142,7 @@ TEST(CommitUnits, KnowHowManyExpertsOneRankInstalls) {
   EXPECT_EQ(units[0].copies.size(), 5U);
   EXPECT_EQ(units[0].most_installs, 2U);
   const auto shares = add_layer(builder, 0, row, even_shares(row, 6), row,
-                                        std::vector<std::uint32_t>(row.size(), kShareUnit));
+                                std::vector<std::uint32_t>(row.size(), kShareUnit));
   ASSERT_EQ(shares.size(), 1U);
   EXPECT_EQ(shares[0].most_installs, 0U);
 }

@@ -179,8 +179,9 @@ TEST_F(RollForward, CommitsWhatOthersHaveDropsTheRestAndClosesWhatIsOpen) {
   const std::vector<std::uint64_t> target{2, 1, 0};
   EXPECT_TRUE(ranks[1].roll_forward(target, decisions).ok());
   EXPECT_THAT(kinds(decisions),
-              ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
-                          BalancerEventKind::kDropped, BalancerEventKind::kRetired, BalancerEventKind::kClosed))
+              ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
+                          BalancerEventKind::kCommitted, BalancerEventKind::kDropped,
+                          BalancerEventKind::kRetired, BalancerEventKind::kClosed))
       << "however many experts that installs";
   EXPECT_EQ(decisions[3].reason, Reason::kReconfigured);
   EXPECT_EQ(decisions[5].reason, Reason::kReconfigured);
@@ -195,8 +196,9 @@ TEST_F(RollForward, CommitsNoFurtherThanTheFurthestRank) {
   step();
   const std::vector<std::uint64_t> target{2, 0, 0};
   EXPECT_TRUE(ranks[0].roll_forward(target, decisions).ok());
-  EXPECT_THAT(kinds(decisions), ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
-                                            BalancerEventKind::kDropped, BalancerEventKind::kRetired));
+  EXPECT_THAT(kinds(decisions),
+              ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
+                          BalancerEventKind::kDropped, BalancerEventKind::kRetired));
 }
 
 TEST_F(RollForward, RefusesWhatWasNeverPromisedHere) {
@@ -207,7 +209,8 @@ TEST_F(RollForward, RefusesWhatWasNeverPromisedHere) {
   const std::vector<std::uint64_t> target{1, 0, 0};
   EXPECT_EQ(ranks[0].roll_forward(target, decisions).code(), ErrorCode::kInternal);
   EXPECT_THAT(kinds(decisions),
-              ElementsAre(BalancerEventKind::kDropped, BalancerEventKind::kDropped, BalancerEventKind::kRetired));
+              ElementsAre(BalancerEventKind::kDropped, BalancerEventKind::kDropped,
+                          BalancerEventKind::kRetired));
   std::vector<PacketHeader> set(2);
   EXPECT_FALSE(ranks[0].use_set(ranks[0].next_set(), set, decisions).ok());
 }

@@ -79,8 +79,8 @@ TEST_F(AgreementModes, PausedOpensNothingAndFinishesWhatIsMigrating) {
   ranks[1].set_wants_rebalance(true);
   EXPECT_TRUE(decide(20).empty());
   stage(plan, 2);
-  EXPECT_THAT(decide(),
-              ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted, BalancerEventKind::kRetired));
+  EXPECT_THAT(decide(), ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
+                                    BalancerEventKind::kRetired));
   EXPECT_TRUE(decide(20).empty());
   ranks[0].ask_mode(kOn);
   EXPECT_THAT(decide(), ElementsAre(BalancerEventKind::kOpened));

@@ -39,7 +39,8 @@ TEST_F(AgreementPlanners, ALostHistoryClosesTheOpenGenerationInTheSameSet) {
   const GenerationId opened = ranks[0].open_generation();
   ranks[2].planner_lost();
   ranks[1].planner_lost();
-  EXPECT_THAT(decide(5), ElementsAre(BalancerEventKind::kClosed, BalancerEventKind::kPlannersReset));
+  EXPECT_THAT(decide(5),
+              ElementsAre(BalancerEventKind::kClosed, BalancerEventKind::kPlannersReset));
   EXPECT_EQ(last[0].reason, Reason::kPlannersReset);
   EXPECT_EQ(last[0].generation, opened);
   EXPECT_EQ(last[0].rank, 1) << "the lowest that told of a loss";
@@ -53,7 +54,8 @@ TEST_F(AgreementPlanners, APlanThatAllHoldIsAdoptedBeforeTheReset) {
   const MigrationPlan plan = plan_of({0}, 7);
   hold(plan);
   ranks[2].planner_lost();
-  EXPECT_THAT(decide(5), ElementsAre(BalancerEventKind::kAdopted, BalancerEventKind::kPlannersReset));
+  EXPECT_THAT(decide(5),
+              ElementsAre(BalancerEventKind::kAdopted, BalancerEventKind::kPlannersReset));
 }
 
 TEST_F(AgreementPlanners, AResetWithNothingOpenIsJustAReset) {
@@ -91,7 +93,8 @@ TEST_P(PlannerLosses, OfSeveralRanksBeforeTheResetIsKnownAreMendedByOne) {
     cluster.steps(apart);
     std::size_t resets = 0;
     const auto count = [&](const std::vector<BalancerEventKind>& kinds) {
-      resets += static_cast<std::size_t>(std::ranges::count(kinds, BalancerEventKind::kPlannersReset));
+      resets +=
+          static_cast<std::size_t>(std::ranges::count(kinds, BalancerEventKind::kPlannersReset));
     };
     if (apart > 0) cluster.ranks[1].planner_lost();
     for (std::uint64_t i = 0; i < 6 * (interval + lag); ++i) count(cluster.step());
@@ -108,7 +111,8 @@ TEST_P(PlannerLosses, AfterTheResetIsKnownNeedAnother) {
   AgreementRanks cluster(config);
   for (int loss = 0; loss < 3; ++loss) {
     cluster.ranks[static_cast<std::size_t>(loss)].planner_lost();
-    EXPECT_THAT(cluster.decide(), ElementsAre(BalancerEventKind::kPlannersReset)) << "loss " << loss;
+    EXPECT_THAT(cluster.decide(), ElementsAre(BalancerEventKind::kPlannersReset))
+        << "loss " << loss;
     EXPECT_EQ(cluster.last[0].rank, loss);
     // The step that has made it known: what is lost from here on was begun anew before.
   }
@@ -156,8 +160,8 @@ TEST_F(AgreementPlanners, OneThatIsOffLeavesThePlanThatMigrates) {
   ranks[1].planner_off();
   EXPECT_THAT(decide(5), ElementsAre(BalancerEventKind::kBalancingOff));
   stage(plan, 2);
-  EXPECT_THAT(decide(5),
-              ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted, BalancerEventKind::kRetired));
+  EXPECT_THAT(decide(5), ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
+                                     BalancerEventKind::kRetired));
 }
 
 TEST_F(AgreementPlanners, AMembershipWithoutTheOneThatIsOffBalancesAgain) {

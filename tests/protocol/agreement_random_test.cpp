@@ -142,7 +142,8 @@ class RandomSets {
     other_ = plans_.emplace_back(std::make_unique<MigrationPlan>(plan)).get();
   }
 
-  void expect_alike(const std::vector<BalancerEvent>& one, const std::vector<BalancerEvent>& other) {
+  void expect_alike(const std::vector<BalancerEvent>& one,
+                    const std::vector<BalancerEvent>& other) {
     RC_ASSERT(one.size() == other.size());
     for (std::size_t i = 0; i < one.size(); ++i) {
       RC_ASSERT(one[i].kind == other[i].kind);

@@ -102,8 +102,9 @@ TEST(AgreementSets, ARefusedSetLeavesAPlanAndAnOpenGenerationAsTheyAre) {
       << "an incomplete set";
   EXPECT_TRUE(rank.unit_pending(0));
   EXPECT_TRUE(rank.unit_pending(1));
-  EXPECT_THAT(cluster.decide(), ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
-                                            BalancerEventKind::kRetired, BalancerEventKind::kOpened));
+  EXPECT_THAT(cluster.decide(),
+              ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
+                          BalancerEventKind::kRetired, BalancerEventKind::kOpened));
 }
 
 TEST(AgreementSets, AnOpenGenerationEndsAfterSoManySetsAtAnyInterval) {

@@ -32,7 +32,8 @@ TEST_F(AgreementTest, CommitsUpToTheSmallestCursor) {
   ranks[1].staged(plan.generation, 1);
   EXPECT_TRUE(step().empty());
   EXPECT_TRUE(step().empty());
-  EXPECT_THAT(step(), ElementsAre(BalancerEventKind::kCommitted)) << "one unit is staged on both ranks";
+  EXPECT_THAT(step(), ElementsAre(BalancerEventKind::kCommitted))
+      << "one unit is staged on both ranks";
   EXPECT_THAT(ranks[0].epochs(), ElementsAre(0, 0, 1));
   ranks[1].staged(plan.generation, 3);
   step();
@@ -135,8 +136,9 @@ TEST_F(AgreementTest, ANewPlanDropsWhatIsPendingAndWhatItsBaseHasLost) {
     for (const BalancerEvent& decision : last) reasons.push_back(decision.reason);
     if (std::ranges::find(all, BalancerEventKind::kAdopted) != all.end()) break;
   }
-  EXPECT_THAT(all, ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kDropped, BalancerEventKind::kRetired,
-                               BalancerEventKind::kAdopted, BalancerEventKind::kDropped));
+  EXPECT_THAT(all, ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kDropped,
+                               BalancerEventKind::kRetired, BalancerEventKind::kAdopted,
+                               BalancerEventKind::kDropped));
   EXPECT_EQ(reasons[1], Reason::kSuperseded);
   EXPECT_EQ(reasons[4], Reason::kBaseChanged);
 }

@@ -1,6 +1,6 @@
 // Whatever is thrown where it must not end serving: every allocation fails once, in turn, on the
-// engine's thread and on the worker's, and so does every callback. A program of its own: it replaces
-// operator new.
+// engine's thread and on the worker's, and so does every callback. A program of its own: it
+// replaces operator new.
 
 #include <cstdlib>
 #include <new>

@@ -80,8 +80,8 @@ class HandCluster {
     return failure;
   }
 
-  /// Packets, plans and copies, until nothing is left to do. A worker that lacks memory tries again,
-  /// as its thread does.
+  /// Packets, plans and copies, until nothing is left to do. A worker that lacks memory tries
+  /// again, as its thread does.
   void run_workers() {
     for (bool busy = true; busy;) {
       busy = false;

@@ -1,6 +1,6 @@
 #pragma once
-// A rank whose memberships change: a real Balancer with its worker thread over the thread transport,
-// and experts whose bytes name them.
+// A rank whose memberships change: a real Balancer with its worker thread over the thread
+// transport, and experts whose bytes name them.
 
 #include <algorithm>
 #include <cstring>

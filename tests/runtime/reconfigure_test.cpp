@@ -91,8 +91,7 @@ TEST(Reconfigure, ARankThatLoadsForLongerThanADeadlineIsNotLost) {
       make_steps(member);
       const std::scoped_lock lock(mutex);
       most_loaded = std::max(most_loaded, member.loaded);
-      EXPECT_EQ(member.balancer->stats().experts_loaded,
-                static_cast<std::uint64_t>(member.loaded));
+      EXPECT_EQ(member.balancer->stats().experts_loaded, static_cast<std::uint64_t>(member.loaded));
     }
     over.arrive_and_wait();
   });

@@ -42,7 +42,9 @@ class RankUnderTest {
 
   RankUnderTest(const ClusterShape& shape, const BalancerConfig& config,
                 std::unique_ptr<Transport> transport)
-      : shape_(shape), rank_(transport->rank()), balancer(shape, with_small_pool(config, kExpertBytes), std::move(transport)) {
+      : shape_(shape),
+        rank_(transport->rank()),
+        balancer(shape, with_small_pool(config, kExpertBytes), std::move(transport)) {
     const Placement initial = Placement::initial(shape);
     const int slots = shape.slots_per_rank(rank_);
     memory_.resize(static_cast<std::size_t>(shape.num_moe_layers() * slots) * kExpertBytes);

@@ -52,8 +52,8 @@ std::unique_ptr<PlannerChannel> PlannerChannel::create() {
     if (::fchmod(descriptor, S_IRUSR | S_IWUSR) != 0 ||
         ::fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
       fail("protect");
-    return std::unique_ptr<PlannerChannel>(
-        new PlannerChannel(descriptor, std::make_unique<ring::Region>(map(descriptor, bytes), 2, kRings), kEngine));
+    return std::unique_ptr<PlannerChannel>(new PlannerChannel(
+        descriptor, std::make_unique<ring::Region>(map(descriptor, bytes), 2, kRings), kEngine));
   } catch (...) {
     ::close(descriptor);
     throw;

@@ -48,14 +48,14 @@ enum class Fault : std::uint8_t {
   kLoadsUnsplit,    ///< A commit does not split the window.
   kStaleTable,      ///< A commit leaves the dispatch table as it was.
   // Membership (rules 11 to 14)
-  kNoRollForward,      ///< A rank that is behind stays behind.
-  kDiscardOnNotice,    ///< Promised bytes are dropped when the notice comes.
-  kNoStepSync,         ///< Each rank goes on from its own step.
-  kCountersKept,       ///< The agreement's private counters are not made equal.
-  kPlannerKept,        ///< The planner keeps its history.
-  kRehomeByRank,       ///< Lost experts go where this rank thinks best.
-  kReloadSkipped,      ///< Lost experts are placed but not loaded.
-  kPlannerLossHidden,  ///< A rank whose planner began anew does not tell.
+  kNoRollForward,              ///< A rank that is behind stays behind.
+  kDiscardOnNotice,            ///< Promised bytes are dropped when the notice comes.
+  kNoStepSync,                 ///< Each rank goes on from its own step.
+  kCountersKept,               ///< The agreement's private counters are not made equal.
+  kPlannerKept,                ///< The planner keeps its history.
+  kRehomeByRank,               ///< Lost experts go where this rank thinks best.
+  kReloadSkipped,              ///< Lost experts are placed but not loaded.
+  kPlannerLossHidden,          ///< A rank whose planner began anew does not tell.
   kModeLostInReconfiguration,  ///< The agreed mode ends with its membership.
   // Modes, planners, shares
   kPlanOnlyMoves,        ///< Plan-only adopts.
