@@ -6,6 +6,7 @@ namespace swiftbalancer::engine {
 
 void BalancerLog::add(std::uint64_t step, std::span<const BalancerEvent> events) {
   for (const BalancerEvent& event : events) {
+    if (!event.generation) continue;  // of planners, not of a plan
     const std::size_t index = generation(event.generation);
     GenerationRecord& record = generations_[index];
     switch (event.kind) {
@@ -30,6 +31,9 @@ void BalancerLog::add(std::uint64_t step, std::span<const BalancerEvent> events)
         break;
       case BalancerEventKind::kRetired:
         end(index, step);
+        break;
+      case BalancerEventKind::kPlannersReset:
+      case BalancerEventKind::kBalancingOff:
         break;
     }
   }

@@ -193,6 +193,9 @@ void TimedDevice::Impl::apply(const BalancerEvent& event) {
     case BalancerEventKind::kRetired:
       timetable.retire();
       return;
+    case BalancerEventKind::kPlannersReset:
+    case BalancerEventKind::kBalancingOff:
+      return;
   }
 }
 

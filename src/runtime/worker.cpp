@@ -114,7 +114,7 @@ Status Worker::sleep() {
       transport_->wait(std::chrono::steady_clock::now() + (poll ? kPollingSleep : kLongestSleep));
   if (status.code() != ErrorCode::kTimeout) return status;
   if (poll) return {};
-  const std::scoped_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   waiting_for_ = status.message();
   return {};
 }
@@ -126,12 +126,12 @@ void Worker::end(ErrorCode code, const char* why) noexcept {
     failure_ = {code, "out of memory"};  // short enough to need none
   }
   ended_.store(true, std::memory_order_release);
-  const std::scoped_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   reported_.notify_one();
 }
 
 std::string Worker::waiting_for() {
-  const std::scoped_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   return waiting_for_;
 }
 
@@ -149,9 +149,10 @@ void Worker::flush() noexcept {
 }
 
 void Worker::wait_for_report(std::chrono::steady_clock::time_point deadline) {
-  std::unique_lock lock(mutex_);
+  const MutexLock lock(mutex_);
   engine_waits_.exchange(1);
-  reported_.wait_until(lock, deadline, [this] { return !reports_.empty() || has_ended(); });
+  while (reports_.empty() && !has_ended() && reported_.wait_until(mutex_, deadline)) {
+  }
   engine_waits_.store(0);
 }
 
@@ -162,7 +163,7 @@ void Worker::report(Report report) {
   // Two read-modify-writes of one atomic are ordered: either the waiter's check sees this report,
   // or we see that it waits.
   if (engine_waits_.fetch_add(0) != 0) {
-    const std::scoped_lock lock(mutex_);
+    const MutexLock lock(mutex_);
     reported_.notify_one();
   }
 }

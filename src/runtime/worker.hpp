@@ -7,10 +7,8 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -21,6 +19,7 @@
 
 #include "migration/copy_executor.hpp"
 #include "protocol/agreement.hpp"
+#include "runtime/mutex.hpp"
 #include "runtime/packet_ring.hpp"
 #include "runtime/plan_exchange.hpp"
 #include "runtime/planning.hpp"
@@ -179,9 +178,9 @@ class Worker {
   std::atomic<std::uint64_t> dropped_samples_{0};
   std::atomic<bool> ended_{false};
   Status failure_;  ///< Written before ended_, read after it.
-  std::mutex mutex_;
-  std::condition_variable reported_;
-  std::string waiting_for_;  ///< Guarded by mutex_.
+  Mutex mutex_;
+  ConditionVariable reported_;
+  std::string waiting_for_ SWIFTBALANCER_GUARDED_BY(mutex_);
 
   // Engine thread only.
   bool sent_ = false;
