@@ -45,8 +45,7 @@ class Cluster {
     for (int rank = 0; rank < kRanks; ++rank) {
       memory_.emplace_back(static_cast<std::size_t>(kLayers * kSlots / kRanks) * kExpertBytes);
       cores_.push_back(std::make_unique<BalancerCore>(
-          shape_, config_of(policy, packet_interval, rebalance_interval), rank,
-          std::move(transports[static_cast<std::size_t>(rank)])));
+          shape_, config_of(policy, packet_interval, rebalance_interval), rank));
       for (int layer = 0; layer < kLayers; ++layer) {
         for (int slot = 0; slot < kSlots / kRanks; ++slot) {
           const auto at = static_cast<std::size_t>(layer * kSlots / kRanks + slot) * kExpertBytes;
@@ -54,8 +53,8 @@ class Cluster {
           cores_.back()->register_weights(layer, slot, {&part, 1});
         }
       }
-      cores_.back()->serve(initial);
-      cores_.back()->begin_serving();
+      cores_.back()->start_empty();
+      cores_.back()->serve(initial, std::move(transports[static_cast<std::size_t>(rank)]));
     }
   }
 
@@ -71,7 +70,7 @@ class Cluster {
     for (int rank = 0; rank < kRanks; ++rank) {
       BalancerCore& core = *cores_[static_cast<std::size_t>(rank)];
       const double begin = timed([&] { benchmark::DoNotOptimize(core.begin_step({step_}).ok()); });
-      const double observe = timed([&] { core.worker->run_once(); });
+      const double observe = timed([&] { core.worker()->run_once(); });
       for (std::size_t slot = 0; slot < counts_.size(); ++slot) {
         counts_[slot] =
             static_cast<std::uint32_t>(20 + slot * 3 + static_cast<std::size_t>(rank) * 7);
@@ -84,7 +83,7 @@ class Cluster {
     }
     for (bool busy = true; busy;) {  // packets, plans and copies, until nothing is left to do
       busy = false;
-      for (auto& core : cores_) busy |= core->worker->run_once();
+      for (auto& core : cores_) busy |= core->worker()->run_once();
     }
     return times;
   }
@@ -118,13 +117,13 @@ void commit(benchmark::State& state) {
   double idle = 0, busy = 0;
   std::uint64_t idle_steps = 0, units = 0;
   for (auto _ : state) {
-    const std::uint64_t before = cluster.first().stats.units_committed;
+    const std::uint64_t before = cluster.first().stats().units_committed;
     const double begin = cluster.step().begin;
-    const std::uint64_t committed = cluster.first().stats.units_committed - before;
+    const std::uint64_t committed = cluster.first().stats().units_committed - before;
     if (committed > 0) {
       busy += begin;
       units += committed;
-    } else if (cluster.first().events.empty()) {
+    } else if (cluster.first().events().empty()) {
       idle += begin;
       ++idle_steps;
     }

@@ -9,7 +9,7 @@
 #include "fuzz_target.hpp"
 #include "io/placement_file.hpp"
 #include "protocol/packet.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 using namespace swiftbalancer;
 
@@ -43,7 +43,7 @@ void write_plan(const std::string& name, int num_changes) {
     change.plan.shares = even_shares(change.plan.placement, shape.num_logical_experts());
     plan.moves += change.plan.moves = 2;
   }
-  std::vector<std::byte> bytes(plan_message_capacity(shape));
+  std::vector<std::byte> bytes(most_plan_bytes(shape));
   bytes.resize(encode_plan({0, 7}, plan, shape, bytes));
   write("fuzz/corpus/plan_message/" + name, bytes);
 }
@@ -56,7 +56,7 @@ void write_state(const std::string& name, bool with_empty_slot) {
     std::ranges::copy(std::vector{0, 1, 2, kEmptySlot}, row.begin());
     state.shares[1] = {kShareUnit, kShareUnit, kShareUnit, 0};
   }
-  std::vector<std::byte> bytes(state_message_bytes(shape));
+  std::vector<std::byte> bytes(state_bytes(shape));
   encode_state(state, shape, bytes);
   write("fuzz/corpus/state_message/" + name, bytes);
 }

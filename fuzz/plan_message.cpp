@@ -5,7 +5,7 @@
 
 #include "forge.hpp"
 #include "fuzz_target.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 #include "runtime/prepared_plan.hpp"
 
 using namespace swiftbalancer;
@@ -16,7 +16,7 @@ constexpr GenerationId kGeneration{0, 7};
 constexpr std::size_t kUpToRows = 36;  // of the header: the number of layers comes next
 
 std::vector<std::byte> encoded(const Plan& plan) {
-  std::vector<std::byte> bytes(plan_message_capacity(fuzz::small_shape()));
+  std::vector<std::byte> bytes(most_plan_bytes(fuzz::small_shape()));
   bytes.resize(encode_plan(kGeneration, plan, fuzz::small_shape(), bytes));
   return bytes;
 }
@@ -34,7 +34,8 @@ void decode(std::span<const std::byte> bytes) {
       again.size() == bytes.size() && std::memcmp(again.data(), bytes.data(), bytes.size()) == 0,
       "a plan is sent on as it came");
   const ServedState served = ServedState::initial(shape);
-  const PreparedPlan prepared = prepare_plan(kGeneration, plan, served, {0, 0}, shape, 1, 2);
+  const PreparedPlan prepared =
+      prepare_plan(kGeneration, plan, served, {0, 0}, shape, {.rank = 1, .staging_capacity = 2});
   for (const CommitUnit& unit : prepared.migration.units)
     fuzz::expect(is_valid_layer(unit.placement, shape), "no unit loses an expert");
 }

@@ -5,7 +5,7 @@
 
 #include "forge.hpp"
 #include "fuzz_target.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 using namespace swiftbalancer;
 
@@ -14,7 +14,7 @@ namespace {
 constexpr std::size_t kHeaderBytes = 40;
 
 std::vector<std::byte> encoded(const ServedState& state) {
-  std::vector<std::byte> bytes(state_message_bytes(fuzz::small_shape()));
+  std::vector<std::byte> bytes(state_bytes(fuzz::small_shape()));
   bytes.resize(encode_state(state, fuzz::small_shape(), bytes));
   return bytes;
 }

@@ -19,7 +19,7 @@
 #include "output_folder.hpp"
 #include "planner/planner.hpp"
 #include "progress.hpp"
-#include "runtime/planner_child.hpp"
+#include "runtime/planner_process/child.hpp"
 
 namespace swiftbalancer::tool {
 namespace {
@@ -262,6 +262,10 @@ class ServeCommand final : public Command {
                      "Steps after which a packet set is used");
     settings.integer("max_open_sets", balancer.max_open_sets, 1, kMostSteps,
                      "Packet sets after which a plan that is not ready is given up");
+    settings.integer("max_active_sets", balancer.max_active_sets, 1, kMostSteps,
+                     "Packet sets without a commit after which moves under way are given up");
+    settings.integer("copy_bytes_per_step", copy_bytes_per_step_, 1, std::int64_t{1} << 40,
+                     "Bytes that a rank copies into its slots in a step, with --install-mode copy");
     settings.integer("deadline_ms", deadline_ms_, 1, 86'400'000,
                      "Longest wait for other ranks, milliseconds");
     declare_worker(settings);
@@ -279,7 +283,7 @@ class ServeCommand final : public Command {
     settings.text("planner_program", balancer.planner_program,
                   "Program of --worker process; without it: swiftbalancer-planner beside this one");
     settings.integer("planner_restarts", balancer.planner_restarts, 0, 1'000'000,
-                     "How often a planner process is started again before balancing is off");
+                     "How often a lost planner is started again before balancing is off");
     settings.integer("planner_deadline_ms", planner_deadline_ms_, 1, 86'400'000,
                      "Silence after which a planner process is ended as stuck, milliseconds");
   }
@@ -299,6 +303,7 @@ class ServeCommand final : public Command {
     options_.faults = engine::parse_faults(inject_);
     options_.balancer.limits = limits_.limits();
     options_.balancer.staging_bytes = static_cast<std::size_t>(staging_bytes_);
+    options_.balancer.copy_bytes_per_step = static_cast<std::size_t>(copy_bytes_per_step_);
     options_.balancer.deadline = std::chrono::milliseconds(deadline_ms_);
     options_.balancer.planner_deadline = std::chrono::milliseconds(planner_deadline_ms_);
     if (options_.balancer.worker == WorkerKind::kProcess)
@@ -346,6 +351,8 @@ class ServeCommand final : public Command {
   bool stress_ = false;
   bool quiet_ = false;
   std::int64_t staging_bytes_ = static_cast<std::int64_t>(BalancerConfig().staging_bytes);
+  std::int64_t copy_bytes_per_step_ =
+      static_cast<std::int64_t>(BalancerConfig().copy_bytes_per_step);
   std::int64_t deadline_ms_ = BalancerConfig().deadline.count();
   std::int64_t planner_deadline_ms_ = BalancerConfig().planner_deadline.count();
 };

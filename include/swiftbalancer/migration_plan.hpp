@@ -17,7 +17,7 @@ struct GenerationId {
   friend bool operator==(const GenerationId&, const GenerationId&) = default;
 };
 
-/// What balancing does at present. Agreed by all ranks: what the lowest live rank asks for counts.
+/// What balancing does at present. Agreed by all ranks: any of them may ask for another.
 enum class BalancingMode : std::uint8_t {
   kOn,
   kPaused,    ///< No new rebalance; what is migrating is finished.
@@ -36,7 +36,9 @@ enum class Reason : std::uint8_t {
   kBaseChanged,
   kPaused,
   kPlanOnly,
-  kReconfigured
+  kReconfigured,
+  kPlannersReset,  ///< The planners began anew while the generation was open.
+  kTooOld,         ///< No unit of the plan was committed for max_active_sets packet sets.
 };
 
 /// One expert's weights from a slot to a slot. Source and destination may be on the same rank.
@@ -54,6 +56,9 @@ struct CommitUnit {
   std::vector<ExpertCopy> copies;
   std::vector<std::int32_t> placement;  ///< [num_slots] of the layer once this unit is committed.
   std::vector<std::uint32_t> shares;    ///< [num_slots] in kShareUnit, likewise.
+  /// Largest number of these copies that one rank receives and so has to install at the commit.
+  /// Follows from copies.
+  std::uint32_t most_installs = 0;
 };
 
 struct MigrationPlan {

@@ -1,8 +1,9 @@
 #pragma once
 // Transport moves bytes between ranks; it knows nothing of experts. Posting never blocks, every
-// wait has a deadline. One instance per thread: the engine's exchange has its own, the balancer
-// worker its own. Only wake() may be called from another thread. Implementations: src/transport/,
-// one file each; one conformance suite tests them all.
+// wait has a deadline, and no call works on for long because others' bytes flow. One instance per
+// thread: the engine's exchange has its own, the balancer worker its own. Only wake() may be called
+// from another thread. Implementations: src/transport/, one file each; one conformance suite tests
+// them all.
 
 #include <chrono>
 #include <cstddef>
@@ -47,6 +48,8 @@ enum class Delivery {
                 ///< that was not granted.
 };
 
+/// Where memory is lacking, calls throw std::bad_alloc: nothing is posted, taken or lost then, and
+/// the same call may be made again. cancel() and wake() never lack any.
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -70,31 +73,36 @@ class Transport {
   virtual TransportHandle post_recv(int peer, std::uint64_t tag,
                                     std::span<const std::span<std::byte>> parts,
                                     Delivery delivery) = 0;
-  /// Makes progress and reports. After kDone or kFailed has been reported once the handle is
-  /// forgotten.
+  /// Makes progress, by a bounded amount, and reports. A round of polls over many handles makes
+  /// progress once. After kDone or kFailed has been reported once the handle is forgotten.
   virtual TransferStatus poll(TransportHandle handle) = 0;
   /// Gives up an operation; a handle already done is forgotten. When it returns, the operation
   /// touches no memory any more. An eager message whose receive was given up is kept until a
   /// receive with its tag takes it.
   virtual void cancel(TransportHandle handle) = 0;
 
-  /// Sleeps until something may have progressed, wake() was called, or the deadline. Burns no CPU
-  /// while nothing happens. May return early. @returns kTimeout at the deadline, kPeerLost (message
-  /// names the ranks) when a peer has closed or died.
+  /// Makes progress until an operation is finished, wake() was called, or the deadline, all of
+  /// which it looks at after each bounded amount of work; sleeps while nothing moves. May return
+  /// early. @returns kTimeout at the deadline, kPeerLost (message names the ranks) when a peer has
+  /// closed or died.
   virtual Status wait(std::chrono::steady_clock::time_point deadline) = 0;
   /// Ends a wait() of this instance from another thread; remembered if none is under way.
   virtual void wake() noexcept = 0;
-  /// Ranks known to be gone (closed or died), ascending.
+  /// Ranks that are gone (closed or died), ascending. Looks now; not for every step.
   virtual std::vector<int> lost_peers() = 0;
 };
 
 /// Posts done within a deadline: waits until handle is done.
-/// @returns kTimeout, kPeerLost or kTransport otherwise; the operation has then been cancelled.
+/// @returns kTimeout, kPeerLost or kTransport otherwise; the operation has then been cancelled, and
+/// so it has where memory is lacking.
 Status wait_done(Transport& transport, TransportHandle handle,
                  std::chrono::steady_clock::time_point deadline, std::size_t* bytes = nullptr);
 
 struct RingOptions {
-  std::size_t ring_bytes = std::size_t{1} << 17;  ///< Per ordered pair of ranks and lane.
+  /// Bytes of a ring, of which each ordered pair of ranks has two; rounded up to a power of two.
+  /// 0: 1 MiB by the number of ranks, at least 4 KiB and at most 128 KiB, so that a group takes
+  /// 16 MiB for 8 ranks and 128 MiB for 64. A longer message goes through in pieces.
+  std::size_t ring_bytes = 0;
 };
 
 /// One instance per rank, all in this process: ranks are threads.
@@ -102,13 +110,15 @@ std::vector<std::unique_ptr<Transport>> make_thread_transports(int num_ranks,
                                                                const RingOptions& options = {});
 
 /// A shared-memory group. The creator makes it before forking the ranks; each rank opens its own
-/// instance by name. The name is removed when the creator's object goes (in the process that made
-/// it, not in a fork), and can be removed as soon as all ranks have opened it.
+/// instance by name, in the process that then uses it. The name is removed when the creator's
+/// object goes (in the process that made it, not in a fork), and can be removed as soon as all
+/// ranks have opened it. A rank whose process ends without closing its instance is noticed by its
+/// peers within about 100 ms of their waits, whoever waits for what. Only between processes of
+/// different pid namespaces (containers that share /dev/shm) somebody has to call mark_lost().
 class ShmGroup {
  public:
   /// @param name without slash; must be new. "swiftbalancer.<pid>.<rest>" lets
-  /// remove_stale_shm_groups() find what a
-  ///        killed creator left. Permissions: this user only.
+  ///        remove_stale_shm_groups() find what a killed creator left. Permissions: this user only.
   /// @throws Error kIo: exists already, no space, no permission.
   ShmGroup(std::string name, int num_ranks, const RingOptions& options = {});
   ~ShmGroup();
@@ -117,11 +127,12 @@ class ShmGroup {
   const std::string& name() const noexcept { return name_; }
   /// Removes the name now; mappings stay.
   void unlink() noexcept;
-  /// Marks a rank whose process ended, so that peers stop waiting for it.
+  /// Marks a rank whose process ended, so that peers stop waiting for it at once.
   void mark_lost(int rank) noexcept;
 
  private:
   std::string name_;
+  std::string path_;  // of shm_open()
   bool linked_ = false;
   int creator_ = 0;  // pid
   std::unique_ptr<ring::Region> region_;
@@ -131,8 +142,10 @@ class ShmGroup {
 /// range, not our layout).
 std::unique_ptr<Transport> open_shm_transport(const std::string& name, int rank);
 
-/// Removes the groups "swiftbalancer.<pid>.*" of creators that no longer run. @returns the names
-/// removed.
+/// Removes the groups "swiftbalancer.<pid>.*" of this user whose creators have ended. The creator
+/// is the one that the group's memory names, so that neither a process id that came back nor one of
+/// another pid namespace deceives: groups of other namespaces stay, and so does a file whose
+/// beginning does not say who made it. @returns the names removed.
 std::vector<std::string> remove_stale_shm_groups();
 
 }  // namespace swiftbalancer

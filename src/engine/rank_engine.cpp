@@ -202,18 +202,15 @@ std::unique_ptr<Balancer> RankEngine::start() {
   return balancer;
 }
 
-// The others tell the mode.
 std::unique_ptr<Balancer> RankEngine::join() {
   while (true) {
     Membership membership = context_.next_membership();
-    auto balancer =
-        std::make_unique<Balancer>(*plan_.shape, balancer_config(plan_, context_),
-                                   std::move(membership.balancer), membership.live_ranks);
-    memory_.register_with(*balancer);
-    const Status status = balancer->join();
+    Status status;
+    auto balancer = Balancer::join(
+        *plan_.shape, balancer_config(plan_, context_), std::move(membership.balancer),
+        membership.live_ranks, [this](Balancer& joins) { memory_.register_with(joins); }, status);
     if (lost_others(status.code())) continue;
     status.throw_if_failed();
-    balancer->set_mode(balancer->health().mode);
     context_.exchange = std::move(membership.exchange);
     return balancer;
   }

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "engine/run_control.hpp"
+#include "runtime/simulated_progress.hpp"
 
 namespace swiftbalancer::engine {
 
@@ -26,7 +27,7 @@ RankSnapshot SnapshotMaker::make(std::uint64_t step, const RankRecord& record,
   snapshot.tokens = tokens_;
   snapshot.layer_tokens = layer_tokens_;
   snapshot.waits = {stats.waits_for_packets, stats.waits_for_plans, stats.waits_for_copies,
-                    stats.wait_time.count(), balancer.held_time().count()};
+                    stats.wait_time.count(), SimulatedProgress::held_time(balancer).count()};
   snapshot.balancing = {health.mode,
                         health.planner_running,
                         health.planner_restarts,

@@ -14,6 +14,8 @@
 
 #include <swiftbalancer/balancer.hpp>
 
+#include "runtime/simulated_progress.hpp"
+
 namespace swiftbalancer::engine {
 
 struct HardwareConstant {
@@ -97,7 +99,7 @@ class TimedDevice {
   /// Balancer::record of all layers and end_step.
   void balancer_calls(int num_layers);
 
-  /// What the worker counts as having finished now: give it to Balancer::hold_progress_at() before
+  /// What the worker counts as having finished now: give it to SimulatedProgress::hold_at() before
   /// end_step(). Loads count as judged in the step that uses their set; the worker's time for that
   /// delays the plan, not the engine.
   WorkerProgress visible() const;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "runtime/simulated_progress.hpp"
+
 namespace swiftbalancer::engine {
 
 void VirtualClock::begin_step(std::uint64_t step, std::span<const std::int64_t> clocks) {
@@ -45,7 +47,7 @@ void VirtualClock::head(int num_tokens) {
 Status VirtualClock::end_step(Balancer& balancer, int num_layers) {
   if (!device_) return {};
   device_->balancer_calls(num_layers);
-  return balancer.hold_progress_at(device_->visible());
+  return SimulatedProgress::hold_at(balancer, device_->visible());
 }
 
 // Called before the barrier is charged, so that waiting for others is in no segment.

@@ -8,8 +8,6 @@
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/placement.hpp>
 
-#include "migration/unit_split.hpp"
-
 namespace swiftbalancer {
 namespace {
 
@@ -154,44 +152,74 @@ CommitUnitBuilder::CommitUnitBuilder(const ClusterShape& shape, int staging_capa
 
 CommitUnitBuilder::~CommitUnitBuilder() = default;
 
-std::vector<CommitUnit> CommitUnitBuilder::add_layer(int moe_layer_id,
-                                                     std::span<const std::int32_t> before,
-                                                     std::span<const std::uint32_t> shares_before,
-                                                     std::span<const std::int32_t> after,
-                                                     std::span<const std::uint32_t> shares_after) {
+// Let a layer of S slots be split for pools of c buffers, into U units.
+// - U <= S - 1. Every unit holds a copy, and there is one copy per changed slot: if a slot stays as
+//   it is, that is all. If all S slots change, each copy reads a slot that some copy overwrites, so
+//   following these from copy to copy never ends: it runs into a cycle, of two copies at least,
+//   which share a unit.
+// - U <= 2 * floor(S / (c + 1)) + 1. What a unit that is not the last leaves first in order, it
+//   leaves because some rank has no room (all that it waits for stands before it). A copy alone is
+//   left when c others have arrived there. A cycle that needs n <= c buffers there is left when
+//   more than c - n have, and is the first of the next unit. Either way two units in a row have c +
+//   1 copies or more between them.
+std::size_t CommitUnitBuilder::max_units(const ClusterShape& shape, int staging_capacity) noexcept {
+  const int slots = shape.num_slots();
+  int per_layer = 1;
+  if (staging_capacity < shape.max_slots_per_rank())
+    per_layer = std::max(1, std::min(slots - 1, slots / (staging_capacity + 1) * 2 + 1));
+  return index(shape.num_moe_layers()) * index(per_layer);
+}
+
+void CommitUnitBuilder::begin_layer(int moe_layer_id, std::span<const std::int32_t> before,
+                                    std::span<const std::uint32_t> shares_before,
+                                    std::span<const std::int32_t> after,
+                                    std::span<const std::uint32_t> shares_after) {
+  moe_layer_id_ = moe_layer_id;
+  row_.assign(before.begin(), before.end());
+  shares_ = shares_after;
+  split_.reset();
+  parts_.clear();
+  num_given_ = 0;
   find_changed_slots(before, after, changed_);
-  if (changed_.empty() && std::ranges::equal(shares_before, shares_after)) return {};
+  if (changed_.empty() && std::ranges::equal(shares_before, shares_after)) return;
 
   const bool split = exceeds_pool(changed_, shape_, staging_capacity_);
   std::vector<ExpertCopy> copies = sources_->choose(before, after, sends_per_rank_, changed_);
-  std::vector<std::vector<ExpertCopy>> parts;
-  if (split) {
-    auto units = split_into_units(std::move(copies), before, shape_, staging_capacity_);
-    if (!units) {
-      ++num_layers_given_up_;
-      return {};
-    }
-    parts = std::move(*units);
-  } else {
-    parts.push_back(std::move(copies));
+  if (!split) {
+    parts_.push_back(std::move(copies));
+    return;
   }
+  split_ = std::make_unique<UnitSplit>(std::move(copies), before, shape_, staging_capacity_);
+  if (split_->is_possible()) return;
+  split_.reset();
+  ++num_layers_given_up_;
+}
 
-  std::vector<CommitUnit> units;
-  units.reserve(parts.size());
-  std::vector<std::int32_t> row(before.begin(), before.end());
-  for (std::vector<ExpertCopy>& part : parts) {
-    for (const ExpertCopy& copy : part) {
-      row[index(copy.destination_slot)] = copy.logical_id;
-      const int sender = shape_.rank_of_slot(copy.source_slot);
-      if (sender != shape_.rank_of_slot(copy.destination_slot)) ++sends_per_rank_[index(sender)];
-    }
-    // Planned shares hold for the layer as a whole; on the way there the split is even.
-    const bool last = units.size() + 1 == parts.size();
-    units.push_back({moe_layer_id, std::move(part), row,
-                     last ? std::vector<std::uint32_t>(shares_after.begin(), shares_after.end())
-                          : even_shares(row, shape_.num_logical_experts())});
+bool CommitUnitBuilder::advance() {
+  if (split_ == nullptr) return true;
+  if (!split_->advance()) return false;
+  parts_ = split_->take();
+  split_.reset();
+  return true;
+}
+
+std::optional<CommitUnit> CommitUnitBuilder::next_unit() {
+  if (num_given_ == parts_.size()) return std::nullopt;
+  std::vector<ExpertCopy>& part = parts_[num_given_++];
+  installs_.assign(index(shape_.num_ranks()), 0U);
+  for (const ExpertCopy& copy : part) {
+    row_[index(copy.destination_slot)] = copy.logical_id;
+    const int sender = shape_.rank_of_slot(copy.source_slot);
+    const int receiver = shape_.rank_of_slot(copy.destination_slot);
+    if (sender != receiver) ++sends_per_rank_[index(sender)];
+    ++installs_[index(receiver)];
   }
-  return units;
+  // Planned shares hold for the layer as a whole; on the way there the split is even.
+  const bool last = num_given_ == parts_.size();
+  return CommitUnit{moe_layer_id_, std::move(part), row_,
+                    last ? std::vector<std::uint32_t>(shares_.begin(), shares_.end())
+                         : even_shares(row_, shape_.num_logical_experts()),
+                    *std::ranges::max_element(installs_)};
 }
 
 }  // namespace swiftbalancer

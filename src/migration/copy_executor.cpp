@@ -5,8 +5,8 @@
 
 #include <swiftbalancer/error.hpp>
 
-#include "core/test_fault.hpp"
 #include "migration/copy_executor_impl.hpp"
+#include "migration/copy_tag.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -36,8 +36,24 @@ void CopyExecutor::Impl::check_parts() const {
   }
 }
 
+// Takes all memory that the plan will need, so that only the transport's own can lack later.
 void CopyExecutor::Impl::start(const MigrationPlan& adopted) {
   transfers = transfers_of(adopted, shape, rank);
+  receiving.reserve(transfers.arrivals.size());
+  local.reserve(transfers.arrivals.size());
+  sending.reserve(transfers.departures.size());
+  if (!can_cancel) drain.reserve(transfers.arrivals.size(), transfers.departures.size());
+  for (std::uint32_t unit = 0; unit < transfers.num_units(); ++unit) {
+    const CommitUnit& starts = adopted.units[unit];
+    const std::size_t num_parts = slots.part_bytes[index(starts.moe_layer_id)].size();
+    for (Arrival& arrival : transfers.arrivals_of(unit)) arrival.parts.reserve(num_parts);
+    // No unit before this one overwrites what it sends.
+    for (Departure& departure : transfers.departures_of(unit))
+      departure.parts = source_parts(starts, starts.copies[departure.copy]);
+    transfers.units[unit].staged.reserve(transfers.arrivals_of(unit).size());
+    transfers.units[unit].failed =
+        drain.gave_up(starts.moe_layer_id, copy_tag(adopted.generation, unit, 0));
+  }
   departures_left = transfers.departures.size();
   plan = &adopted;
 }
@@ -50,6 +66,7 @@ void CopyExecutor::Impl::clear() {
   sending.clear();
   local.clear();
   cursor = 0;
+  copying = kNothing;
 }
 
 UnitTransfers& CopyExecutor::Impl::pending_unit(std::uint32_t unit, const char* call) {
@@ -68,10 +85,10 @@ std::size_t CopyExecutor::Impl::expert_bytes(std::uint32_t unit) const {
   return sum;
 }
 
-std::vector<std::span<const std::byte>> CopyExecutor::Impl::source_parts(std::uint32_t unit,
-                                                                         std::uint32_t copy) const {
-  const std::size_t layer = index(plan->units[unit].moe_layer_id);
-  const PartPointers& from = slots.parts[layer][index(local_slot(copy_of(unit, copy).source_slot))];
+std::vector<std::span<const std::byte>> CopyExecutor::Impl::source_parts(
+    const CommitUnit& unit, const ExpertCopy& copy) const {
+  const std::size_t layer = index(unit.moe_layer_id);
+  const PartPointers& from = slots.parts[layer][index(local_slot(copy.source_slot))];
   std::vector<std::span<const std::byte>> parts;
   for (std::size_t part = 0; part < from.size(); ++part)
     parts.emplace_back(from[part], slots.part_bytes[layer][part]);
@@ -106,8 +123,11 @@ void CopyExecutor::adopt(const MigrationPlan& plan) {
   impl_->advance_cursor();
 }
 
-void CopyExecutor::drop(std::uint32_t unit) {
+void CopyExecutor::drop(std::uint32_t unit, bool too_old) {
   UnitTransfers& dropped = impl_->pending_unit(unit, "drop");
+  if (too_old) {
+    impl_->drain.give_up(impl_->plan->generation.step, impl_->plan->units[unit].moe_layer_id);
+  }
   dropped.state = UnitTransfers::State::kDropped;
   impl_->stop_transfers(unit);
   impl_->release_buffers(unit);
@@ -148,14 +168,14 @@ void CopyExecutor::retire() {
 
 bool CopyExecutor::progress() {
   impl_->drain.poll();
-  // Before the active plan takes buffers.
-  if (!faulty(Fault::kDrainLate) || !active()) impl_->drain.post_owed(impl_->slots.part_bytes);
+  if (active()) {
+    impl_->poll_receives();
+    impl_->poll_sends();
+  }
+  impl_->rules.take_buffers([this] { impl_->drain.post_owed(impl_->slots.part_bytes); },
+                            [this] { impl_->grant_buffers(); });
   if (!active()) return false;
-  impl_->poll_receives();
-  impl_->poll_sends();
-  impl_->grant_buffers();
-  if (faulty(Fault::kDrainLate)) impl_->drain.post_owed(impl_->slots.part_bytes);
-  impl_->copy_one_local();
+  impl_->copy_local();
   impl_->post_sends();
   impl_->advance_cursor();
   return !impl_->local.empty();

@@ -71,7 +71,10 @@ class CopyExecutor {
   void adopt(const MigrationPlan& plan);
   /// The agreement dropped a unit: its transfers are cancelled (or carried through) and its buffers
   /// returned, also those of bytes already staged.
-  void drop(std::uint32_t unit);
+  /// @param too_old by rule 18. Where copies of an older plan have held the unit back all the time,
+  /// its layer is given up until they end: later plans' units of it fail at once, so that they do
+  /// not hold back the other layers.
+  void drop(std::uint32_t unit, bool too_old = false);
   /// The engine installed a unit. swap: slot and buffer exchange their memory in LocalSlots and
   /// pool; then the buffers are free again.
   void committed(std::uint32_t unit, bool swap);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "migration/copy_executor.hpp"
+#include "migration/copy_rules.hpp"
 #include "migration/plan_transfers.hpp"
 #include "migration/transfer_drain.hpp"
 
@@ -28,6 +29,7 @@ struct CopyExecutor::Impl {
         can_cancel(channel.capabilities().cancel),
         drain(channel, buffers) {}
 
+  [[no_unique_address]] const CopyRules rules{};
   const bool can_cancel;
   TransferDrain drain;
   const MigrationPlan* plan = nullptr;
@@ -38,6 +40,10 @@ struct CopyExecutor::Impl {
   std::vector<std::size_t> sending;    // departures likewise
   std::vector<std::size_t> local;      // arrivals from this rank with a buffer, to be copied
   std::uint32_t cursor = 0;
+  // The arrival that is being copied within this rank, and its bytes so far.
+  static constexpr std::size_t kNothing = SIZE_MAX;
+  std::size_t copying = kNothing;
+  std::size_t copied = 0;
 
   void check_parts() const;
   void start(const MigrationPlan& adopted);
@@ -57,7 +63,7 @@ struct CopyExecutor::Impl {
   void poll_sends();
   void grant_buffers();
   void post_receive(std::size_t position);
-  void copy_one_local();
+  void copy_local();
   void post_sends();
   void post_send(std::size_t position);
   void arrived(std::uint32_t unit);
@@ -67,8 +73,8 @@ struct CopyExecutor::Impl {
   void leave_to_drain(std::uint32_t unit);
   LeftOver left_over(std::uint32_t unit, std::uint32_t copy, int peer) const;
   void release_buffers(std::uint32_t unit);
-  std::vector<std::span<const std::byte>> source_parts(std::uint32_t unit,
-                                                       std::uint32_t copy) const;
+  std::vector<std::span<const std::byte>> source_parts(const CommitUnit& unit,
+                                                       const ExpertCopy& copy) const;
   std::size_t expert_bytes(std::uint32_t unit) const;
 };
 

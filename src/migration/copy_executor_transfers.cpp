@@ -4,7 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "core/test_fault.hpp"
 #include "migration/copy_executor_impl.hpp"
 #include "migration/copy_tag.hpp"
 
@@ -15,6 +14,8 @@ namespace {
 // polled. The receiver grants in plan order too, so the oldest of them is always one that it will
 // post next.
 constexpr int kSendsInFlightPerPeer = 4;
+// Some 20 us.
+constexpr std::size_t kLocalBytesPerRound = std::size_t{256} << 10;
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
@@ -58,14 +59,11 @@ void CopyExecutor::Impl::poll_sends() {
 // lacks it: the units that must be committed first could otherwise wait for ever.
 void CopyExecutor::Impl::grant_buffers() {
   for (; next_arrival < transfers.arrivals.size(); ++next_arrival) {
-    const std::size_t position = faulty(Fault::kAnyOrderGrants)
-                                     ? transfers.arrivals.size() - 1 - next_arrival
-                                     : next_arrival;
+    const std::size_t position = rules.granted(next_arrival, transfers.arrivals.size());
     Arrival& arrival = transfers.arrivals[position];
     if (!is_wanted(arrival.unit)) continue;
-    const std::optional<int> buffer = pool.grant();
-    if (!buffer) return;
-    arrival.buffer = *buffer;
+    if (arrival.buffer < 0) arrival.buffer = pool.grant().value_or(-1);
+    if (arrival.buffer < 0) return;
     if (arrival.source_rank == rank) {
       local.push_back(position);
     } else {
@@ -78,6 +76,7 @@ void CopyExecutor::Impl::post_receive(std::size_t position) {
   Arrival& arrival = transfers.arrivals[position];
   const auto& sizes = slots.part_bytes[index(plan->units[arrival.unit].moe_layer_id)];
   const PartPointers& memory = pool.parts(arrival.buffer);
+  arrival.parts.clear();
   for (std::size_t part = 0; part < sizes.size(); ++part)
     arrival.parts.emplace_back(memory[part], sizes[part]);
   arrival.handle = transport.post_recv(arrival.source_rank,
@@ -86,40 +85,51 @@ void CopyExecutor::Impl::post_receive(std::size_t position) {
   receiving.push_back(position);
 }
 
-void CopyExecutor::Impl::copy_one_local() {
+// A piece of the oldest copy within this rank: packets wait for no more than a piece.
+void CopyExecutor::Impl::copy_local() {
   std::erase_if(
       local, [&](std::size_t position) { return !is_wanted(transfers.arrivals[position].unit); });
   if (local.empty()) return;
-  const Arrival& arrival = transfers.arrivals[local.front()];
-  PartPointers& to = pool.parts(arrival.buffer);
-  const auto from = source_parts(arrival.unit, arrival.copy);
-  if (faulty(Fault::kLocalAtCommit)) {
-    const ExpertCopy& copy = copy_of(arrival.unit, arrival.copy);
-    to = slots.parts[index(plan->units[arrival.unit].moe_layer_id)]
-                    [index(local_slot(copy.source_slot))];
+  if (std::exchange(copying, local.front()) != local.front()) copied = 0;
+  const Arrival& arrival = transfers.arrivals[copying];
+  const std::size_t layer = index(plan->units[arrival.unit].moe_layer_id);
+  const ExpertCopy& copy = copy_of(arrival.unit, arrival.copy);
+  const PartPointers& from = slots.parts[layer][index(local_slot(copy.source_slot))];
+  const PartPointers& to = rules.target_of_local(pool.parts(arrival.buffer), from);
+  std::size_t begin = 0, left = kLocalBytesPerRound;
+  for (std::size_t part = 0; part < from.size() && left > 0; ++part) {
+    const std::size_t bytes = slots.part_bytes[layer][part];
+    if (copied < begin + bytes) {
+      const std::size_t at = copied - begin, now = std::min(left, bytes - at);
+      std::memcpy(to[part] + at, from[part] + at, now);
+      copied += now;
+      left -= now;
+    }
+    begin += bytes;
   }
-  for (std::size_t part = 0; part < from.size(); ++part)
-    std::memcpy(to[part], from[part].data(), from[part].size());
+  if (copied < expert_bytes(arrival.unit)) return;
   arrived(arrival.unit);
   local.erase(local.begin());
+  copying = kNothing;
 }
 
 void CopyExecutor::Impl::post_sends() {
   if (departures_left == 0) return;
   for (PeerQueue& peer : transfers.peers) {
     while (peer.next < peer.departures.size() && peer.in_flight < kSendsInFlightPerPeer) {
-      const std::size_t position = peer.departures[peer.next++];
+      const std::size_t position = peer.departures[peer.next];
+      if (is_wanted(transfers.departures[position].unit)) {
+        post_send(position);
+        ++peer.in_flight;
+      }
+      ++peer.next;
       --departures_left;
-      if (!is_wanted(transfers.departures[position].unit)) continue;
-      ++peer.in_flight;
-      post_send(position);
     }
   }
 }
 
 void CopyExecutor::Impl::post_send(std::size_t position) {
   Departure& departure = transfers.departures[position];
-  departure.parts = source_parts(departure.unit, departure.copy);
   departure.handle = transport.post_send(departure.peer,
                                          copy_tag(plan->generation, departure.unit, departure.copy),
                                          departure.parts, Delivery::kRendezvous);
@@ -129,10 +139,8 @@ void CopyExecutor::Impl::post_send(std::size_t position) {
 void CopyExecutor::Impl::advance_cursor() {
   for (; cursor < transfers.num_units(); ++cursor) {
     const UnitTransfers& unit = transfers.units[cursor];
-    if (unit.state != UnitTransfers::State::kPending) continue;
-    const std::size_t allowed = faulty(Fault::kMissingIsStaged) ? 1 : 0;
-    if (unit.failed && faulty(Fault::kSkipFailed)) continue;
-    if (unit.failed || unit.missing > allowed) return;
+    if (rules.is_passed(unit.state == UnitTransfers::State::kPending, unit.failed)) continue;
+    if (unit.failed || !rules.all_here(unit.missing)) return;
     // Rule 8.
     if (drain.holds_back(plan->generation.step, plan->units[cursor].moe_layer_id)) return;
   }
@@ -141,7 +149,7 @@ void CopyExecutor::Impl::advance_cursor() {
 // What is still under way for a unit must not touch its memory any more (rule 9): by a confirmed
 // cancel, or, where there is none, by being carried through first.
 void CopyExecutor::Impl::stop_transfers(std::uint32_t unit) {
-  if (faulty(Fault::kFreeOnDrop)) return;
+  if (!rules.stops_transfers()) return;
   if (can_cancel) return cancel_transfers(unit);
   leave_to_drain(unit);
 }
@@ -171,7 +179,7 @@ void CopyExecutor::Impl::leave_to_drain(std::uint32_t unit) {
     LeftOver left = left_over(unit, departure.copy, departure.peer);
     if (departure.handle) --transfers.peers[index(departure.peer)].in_flight;
     left.handle = std::exchange(departure.handle, {});
-    left.source = left.handle ? std::move(departure.parts) : source_parts(unit, departure.copy);
+    left.source = std::move(departure.parts);
     drain.add_send(std::move(left));
     departure.ended = true;
   }
@@ -191,8 +199,7 @@ void CopyExecutor::Impl::cancel_transfers(std::uint32_t unit) {
 }
 
 void CopyExecutor::Impl::release_buffers(std::uint32_t unit) {
-  if (faulty(Fault::kBufferLost) && transfers.units[unit].state == UnitTransfers::State::kDropped)
-    return;
+  if (!rules.returns_buffers(transfers.units[unit].state == UnitTransfers::State::kDropped)) return;
   for (Arrival& arrival : transfers.arrivals_of(unit)) {
     if (arrival.buffer >= 0) pool.release(arrival.buffer);
     arrival.buffer = -1;

@@ -7,25 +7,29 @@
 //   bits 16-35  unit                        bits 0-15   copy within the unit
 //
 // Two copies that a transport may know at the same time never share a tag: units and copies are
-// checked against their bits, and generations wrap only after 2^24 steps, while a rank leaves one
-// generation before it adopts the next.
+// checked against their bits, and a rank leaves one generation before it adopts the next.
+// Generations wrap after 2^24 steps: a unit whose tags belong to a copy that has been left over for
+// so long is not begun.
 
 #include <cstdint>
 
 #include <swiftbalancer/migration_plan.hpp>
 
-#include "core/test_fault.hpp"
+#include "migration/copy_rules.hpp"
 
 namespace swiftbalancer {
 
 inline constexpr std::uint64_t kMaxUnits = std::uint64_t{1} << 20;
 inline constexpr std::uint64_t kMaxCopiesPerUnit = std::uint64_t{1} << 16;
 
-inline std::uint64_t copy_tag(GenerationId generation, std::uint32_t unit,
+inline std::uint64_t copy_tag(const GenerationId& of, std::uint32_t unit,
                               std::uint32_t copy) noexcept {
-  if (faulty(Fault::kTagNoGeneration)) generation = {};
+  const GenerationId generation = CopyRules{}.named(of);
   return std::uint64_t{1} << 63 | (std::uint64_t{generation.membership} & 0x7) << 60 |
          (generation.step & 0xFF'FFFF) << 36 | std::uint64_t{unit} << 16 | copy;
 }
+
+/// The part of a tag that all copies of a unit share.
+constexpr std::uint64_t without_copy(std::uint64_t tag) noexcept { return tag / kMaxCopiesPerUnit; }
 
 }  // namespace swiftbalancer

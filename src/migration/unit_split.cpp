@@ -4,7 +4,7 @@
 #include <numeric>
 #include <tuple>
 
-#include "core/test_fault.hpp"
+#include "migration/copy_rules.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -13,13 +13,15 @@ constexpr int kNone = -1;
 
 std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
+}  // namespace
+
 // A copy reads one slot, and one copy at most overwrites that slot. So each copy must come no later
 // than at most one other, its successor, and the copies form chains that join and end, or end in a
 // cycle.
-class LayerSplit {
+class UnitSplit::Search {
  public:
-  LayerSplit(std::vector<ExpertCopy> copies, std::span<const std::int32_t> before,
-             const ClusterShape& shape, int capacity)
+  Search(std::vector<ExpertCopy> copies, std::span<const std::int32_t> before,
+         const ClusterShape& shape, int capacity)
       : copies_(std::move(copies)),
         before_(before),
         shape_(shape),
@@ -46,32 +48,36 @@ class LayerSplit {
     return true;
   }
 
-  std::vector<std::vector<ExpertCopy>> fill_units() const {
-    std::vector<int> readers_left(groups_.size(), 0);
+  void order_groups() {
+    readers_left_.assign(groups_.size(), 0);
     for (int k = 0; k < num_copies(); ++k) {
-      if (const int next = successor_group(k); next != kNone) ++readers_left[index(next)];
+      if (const int next = successor_group(k); next != kNone) ++readers_left_[index(next)];
     }
-    // One pass in this order finds everything that fits, because readers stand before what they
-    // hold back.
-    std::vector<int> todo = longest_chain_first();
-    std::vector<std::vector<ExpertCopy>> units;
-    while (!todo.empty()) {
-      std::vector<ExpertCopy>& unit = units.emplace_back();
-      std::vector<int> room(index(shape_.num_ranks()), capacity_);
-      std::erase_if(todo, [&](int group) {
-        if (readers_left[index(group)] > 0 || !take_room(group, room)) return false;
-        for (int k : groups_[index(group)]) {
-          unit.push_back(copy(k));
-          if (const int next = successor_group(k); next != kNone) --readers_left[index(next)];
-        }
-        return true;
-      });
-      std::sort(unit.begin(), unit.end(), [](const ExpertCopy& a, const ExpertCopy& b) {
-        return a.destination_slot < b.destination_slot;
-      });
-    }
-    return units;
+    todo_ = longest_chain_first();
   }
+
+  // One pass in the order of todo_ finds everything that fits, because readers stand before what
+  // they hold back.
+  bool fill_unit() {
+    if (todo_.empty()) return true;
+    std::vector<ExpertCopy>& unit = units_.emplace_back();
+    std::vector<int> room(index(shape_.num_ranks()), capacity_);
+    std::erase_if(todo_, [&](int group) {
+      if (!CopyRules{}.may_overwrite(readers_left_[index(group)]) || !take_room(group, room))
+        return false;
+      for (int k : groups_[index(group)]) {
+        unit.push_back(copy(k));
+        if (const int next = successor_group(k); next != kNone) --readers_left_[index(next)];
+      }
+      return true;
+    });
+    std::sort(unit.begin(), unit.end(), [](const ExpertCopy& a, const ExpertCopy& b) {
+      return a.destination_slot < b.destination_slot;
+    });
+    return todo_.empty();
+  }
+
+  std::vector<std::vector<ExpertCopy>> take_units() noexcept { return std::move(units_); }
 
  private:
   int num_copies() const { return static_cast<int>(copies_.size()); }
@@ -188,17 +194,26 @@ class LayerSplit {
   std::vector<int> overwriter_;           // [num_slots] the copy that overwrites a slot
   std::vector<std::vector<int>> groups_;  // copies that share a unit
   std::vector<int> group_of_;             // [copies]
+  std::vector<int> todo_;                 // groups that no unit has yet, longest chain first
+  std::vector<int> readers_left_;         // [groups] copies of todo_ that must not come later
+  std::vector<std::vector<ExpertCopy>> units_;
 };
 
-}  // namespace
+UnitSplit::UnitSplit(std::vector<ExpertCopy> copies, std::span<const std::int32_t> before,
+                     const ClusterShape& shape, int capacity)
+    : search_(std::make_unique<Search>(std::move(copies), before, shape, capacity)),
+      is_possible_(search_->settle_cycles()) {
+  if (is_possible_) search_->order_groups();
+}
 
-std::optional<std::vector<std::vector<ExpertCopy>>> split_into_units(
-    std::vector<ExpertCopy> copies, std::span<const std::int32_t> before, const ClusterShape& shape,
-    int capacity) {
-  LayerSplit split(std::move(copies), before, shape, capacity);
-  if (!split.settle_cycles()) return std::nullopt;
-  auto units = split.fill_units();
-  if (faulty(Fault::kSplitAnyOrder)) std::ranges::reverse(units);
+UnitSplit::~UnitSplit() = default;
+
+bool UnitSplit::is_possible() const noexcept { return is_possible_; }
+
+bool UnitSplit::advance() { return search_->fill_unit(); }
+
+std::vector<std::vector<ExpertCopy>> UnitSplit::take() {
+  auto units = search_->take_units();
   return units;
 }
 

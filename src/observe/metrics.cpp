@@ -156,7 +156,7 @@ struct MetricsEndpoint::Impl {
                "Failures of balancing that ranks have noticed, recovered or not, over all ranks.");
   Gauges planner_running = gauges("planner_running", "1 while every rank's planner runs, else 0.");
   Followers restarts =
-      counters("planner_restarts_total", "Planner processes started again, over all ranks.");
+      counters("planner_restarts_total", "Lost planners started again, over all ranks.");
   Gauges mode = gauges("mode", "1 for the mode agreed by all ranks, 0 for the others.", "mode");
   Gauges live_ranks = gauges("live_ranks", "Ranks that serve.");
   Followers reconfigurations = counters("reconfigurations_total", "Changes of membership.");

@@ -101,12 +101,20 @@ struct Planner::Impl {
   }
 
   // A plan is committed unit by unit and counts once.
-  void note_plan(const ServedState& now) {
-    if (counted || (now.placement == served.placement && now.shares == served.shares)) return;
+  void note_plan() noexcept {
+    if (counted) return;
     for (PhaseTraffic& phase : phases) {
       if (phase.traffic) phase.traffic->note_plan();
     }
     counted = true;
+  }
+
+  void note_look() noexcept {
+    for (PhaseTraffic& phase : phases) {
+      if (phase.traffic) phase.traffic->note_look();
+    }
+    counted = false;
+    wants = false;
   }
 
   // What is small enough to bear is still worth a look: better shares cost nothing, and a look is
@@ -199,8 +207,24 @@ void Planner::observe(const ExpertLoad& load, Phase phase) {
 }
 
 void Planner::on_served(const ServedState& served, bool rebalancing) {
-  impl_->note_plan(served);
+  const ServedState& before = impl_->served;
+  if (served.placement != before.placement || served.shares != before.shares) impl_->note_plan();
   impl_->served = served;
+  on_rebalancing(rebalancing);
+}
+
+void Planner::on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                           std::span<const std::uint32_t> shares) {
+  const auto placed = impl_->served.placement.layer(moe_layer_id);
+  const std::span shared(impl_->served.shares[static_cast<std::size_t>(moe_layer_id)]);
+  if (!std::ranges::equal(placed, placement) || !std::ranges::equal(shared, shares))
+    impl_->note_plan();
+  std::ranges::copy(placement, placed.begin());
+  std::ranges::copy(shares, shared.begin());
+  impl_->judge();
+}
+
+void Planner::on_rebalancing(bool rebalancing) {
   impl_->rebalancing = rebalancing;
   impl_->judge();
 }
@@ -219,17 +243,14 @@ std::unique_ptr<PlanJob> Planner::begin_plan(std::uint64_t seed) {
   const bool due = impl_->has_new_evidence();
   const bool gated = impl_->capabilities.gated;
   const int allowed_moves = gated && due ? impl_->allowed_moves() : 0;
-  for (Impl::PhaseTraffic& phase : impl_->phases) {
-    if (phase.traffic) phase.traffic->note_look();
-  }
-  impl_->counted = false;
-  impl_->wants = false;
   PlanInput input = gated ? impl_->input(seed) : impl_->input_of_last_window(seed);
-  if ((gated && !due) || assignments_of(input.load) == 0)
-    return make_empty_job(imbalance_per_layer(impl_->shape, impl_->served, input.load,
-                                              impl_->config.limits.rank_speeds));
   if (gated) input.config.max_moves_per_layer = allowed_moves;
-  return make_plan_job(std::move(input));
+  auto job = (gated && !due) || assignments_of(input.load) == 0
+                 ? make_empty_job(imbalance_per_layer(impl_->shape, impl_->served, input.load,
+                                                      impl_->config.limits.rank_speeds))
+                 : make_plan_job(std::move(input));
+  impl_->note_look();
+  return job;
 }
 
 }  // namespace swiftbalancer

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -81,14 +82,20 @@ class Planner {
   /// The loads of one packet set, already mapped to logical experts, in the order of the sets.
   /// Phases have histories of their own; a plan weighs them by the tokens of late.
   void observe(const ExpertLoad& load, Phase phase = Phase::kMixed);
-  /// What is served from now on changed (commits), and whether a plan is open or migrating (then no
-  /// early trigger).
+  /// What is served from now on changed, all of it, and whether a plan is open or migrating (then
+  /// no early trigger).
   void on_served(const ServedState& served, bool rebalancing);
+  /// One layer is served otherwise from now on. Cost: its slots alone while a plan is migrating.
+  void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                    std::span<const std::uint32_t> shares);
+  /// Whether a plan is open or migrating.
+  void on_rebalancing(bool rebalancing);
   /// True when the evidence calls for a rebalance before the interval is over.
   bool wants_rebalance() const;
   /// Changes of the traffic seen so far, all phases.
   int num_changes() const noexcept;
-  /// Starts a plan on what is served now. @param seed agreed by all ranks (the generation's step).
+  /// Starts a plan on what is served now. Whatever it throws, the planner is then as it was before.
+  /// @param seed agreed by all ranks (the generation's step).
   std::unique_ptr<PlanJob> begin_plan(std::uint64_t seed);
 
  private:

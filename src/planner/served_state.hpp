@@ -26,6 +26,8 @@ struct ServedState {
 /// what policies plan from. Experts with few replicas come first. Nothing changes without empty
 /// slots.
 ServedState without_empty_slots(const ServedState& served, const ClusterShape& shape);
+/// One layer of it, in place. Takes no memory where no slot is empty.
+void fill_empty_slots(std::span<std::int32_t> placement, const ClusterShape& shape);
 
 /// Imbalance of each layer of a load under what is served.
 /// @param rank_speeds [num_ranks], or empty: all alike; else it is the imbalance of times.

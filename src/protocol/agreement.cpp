@@ -1,12 +1,40 @@
 #include "protocol/agreement.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
-#include "core/test_fault.hpp"
-
 namespace swiftbalancer {
+namespace {
+
+// 0, which is no step, where the steps have come to their end.
+std::uint64_t step_after(std::uint64_t step, std::uint64_t gap) noexcept {
+  return gap <= std::numeric_limits<std::uint64_t>::max() - step ? step + gap : 0;
+}
+
+int restrictiveness(BalancingMode mode) noexcept {
+  switch (mode) {
+    case BalancingMode::kOn:
+      return 0;
+    case BalancingMode::kPlanOnly:
+      return 1;
+    case BalancingMode::kPaused:
+      break;
+  }
+  return 2;
+}
+
+template <typename Says>
+int first_rank(std::span<const PacketHeader> packets, const Says& says) {
+  return static_cast<int>(std::ranges::find_if(packets, says) - packets.begin());
+}
+
+int first_with(std::span<const PacketHeader> packets, std::uint32_t flag) {
+  return first_rank(packets, [flag](const auto& packet) { return (packet.flags & flag) != 0; });
+}
+
+}  // namespace
 
 // Rule 14: what came before the membership is void; steps and private counters go on from where all
 // ranks agreed that they are.
@@ -15,31 +43,38 @@ Agreement::Agreement(const AgreementConfig& config, AgreedState begin)
       begin_(std::move(begin)),
       epochs_(begin_.epochs),
       used_step_(begin_.step),
-      last_open_step_(begin_.last_open_step),
+      next_set_(
+          step_after(begin_.step, config.packet_interval - begin_.step % config.packet_interval)),
+      last_open_step_(std::min(begin_.last_open_step, begin_.step)),
       last_change_step_(begin_.step),
-      mode_(begin_.mode),
-      asked_mode_(begin_.mode) {
+      mode_(begin_.mode) {
   epochs_.resize(static_cast<std::size_t>(config.num_moe_layers), 0);
   open_base_epochs_ = epochs_;
-  digest_ = mix(mix(begin_.membership, begin_.step), begin_.last_open_step);
+  digest_ = mix(mix(begin_.membership, begin_.step), last_open_step_);
+  digest_ = mix(digest_, static_cast<std::uint64_t>(mode_));
   for (std::uint64_t epoch : epochs_) digest_ = mix(digest_, epoch);
-  // Room for the plans of every shape in use, so that adopting one does not allocate on the engine
-  // thread.
-  unit_states_.reserve(epochs_.size() * 4);
+  unit_states_.reserve(config.max_units);
 }
 
 std::optional<std::uint64_t> Agreement::set_due(std::uint64_t step) const noexcept {
   if (step <= config_.packet_lag) return std::nullopt;
   const std::uint64_t posted = step - config_.packet_lag;
-  if (posted <= begin_.step && !faulty(Fault::kOldPackets)) return std::nullopt;  // rule 14
+  if (!rules_.is_of_membership(posted, begin_.step)) return std::nullopt;
   return packet_due(posted) ? std::optional(posted) : std::nullopt;
 }
 
-Status Agreement::check_set(std::uint64_t step, std::span<const PacketHeader> packets) {
+Status Agreement::check_set(std::uint64_t step, Packets packets) {
   if (diverged_) return {ErrorCode::kInternal, "the ranks have disagreed before; balancing is off"};
-  if (step <= used_step_ || packets.size() != static_cast<std::size_t>(config_.num_ranks)) {
-    return {ErrorCode::kInternal,
-            "packet set of step " + std::to_string(step) + " used out of order or incomplete"};
+  if (!rules_.is_next(step, next_set_)) {
+    return {ErrorCode::kInternal, "rank " + std::to_string(config_.rank) +
+                                      " is to use the packet set of step " + std::to_string(step) +
+                                      ", but the next one is that of step " +
+                                      std::to_string(next_set_)};
+  }
+  if (packets.size() != static_cast<std::size_t>(config_.num_ranks)) {
+    return {ErrorCode::kInternal, "packet set of step " + std::to_string(step) + " has " +
+                                      std::to_string(packets.size()) + " packets of " +
+                                      std::to_string(config_.num_ranks)};
   }
   for (const PacketHeader& packet : packets) {
     if (packet.digest != packets[0].digest) {
@@ -53,147 +88,110 @@ Status Agreement::check_set(std::uint64_t step, std::span<const PacketHeader> pa
   return {};
 }
 
-Status Agreement::use_set(std::uint64_t step, std::span<const PacketHeader> packets,
-                          std::vector<Decision>& decisions) {
+Status Agreement::use_set(std::uint64_t step, Packets packets,
+                          std::vector<BalancerEvent>& decisions) {
   decisions.clear();
   if (Status status = check_set(step, packets); !status.ok()) return status;
   decisions_ = &decisions;
   used_step_ = step;
+  next_set_ = step_after(step, config_.packet_interval);
+  std::uint32_t flags = 0;
+  for (const PacketHeader& packet : packets) flags |= packet.flags;
   // The order is rule 1's.
-  apply_aborts(packets);
-  apply_commits(packets);
-  adopt_or_close(step, packets);
-  mode_ = static_cast<BalancingMode>(packets[0].mode);
-  std::uint32_t planner_flags = 0;
-  for (const PacketHeader& packet : planners(packets)) planner_flags |= packet.flags;
-  heed_planners(step, planner_flags);
-  maybe_open(step, planner_flags);
+  if (active_ != nullptr) advance_active(packets);
+  if ((flags & kAsksMode) != 0) change_mode(packets);
+  if (open_) adopt_or_close(packets);
+  if (config_.leader_plans) {  // Only the first rank has a planner.
+    packets = packets.first(1);
+    flags = packets[0].flags;
+  }
+  if ((flags & (kPlannerLost | kPlannerOff)) != 0) heed_planners(packets, flags);
+  maybe_open(flags);
   decisions_ = nullptr;
   return {};
 }
 
-void Agreement::decide(const Decision& decision) {
+void Agreement::decide(const BalancerEvent& decision) {
   decisions_->push_back(decision);
   // The digest is the history of decisions; equal histories give equal states.
-  digest_ = mix(digest_, static_cast<std::uint64_t>(decision.kind) << 8 |
+  digest_ = mix(digest_, static_cast<std::uint64_t>(decision.rank + 1) << 16 |
+                             static_cast<std::uint64_t>(decision.kind) << 8 |
                              static_cast<std::uint64_t>(decision.reason));
   digest_ = mix(digest_, decision.generation.step ^
                              static_cast<std::uint64_t>(decision.generation.membership) << 48);
   digest_ = mix(digest_, decision.unit);
-  if (decision.kind == DecisionKind::kAdopt) digest_ = mix(digest_, decision.plan->hash);
+  if (decision.kind == BalancerEventKind::kAdopted) digest_ = mix(digest_, decision.plan->hash);
 }
 
-// Rule 7: an abort names generation and unit, and is repeated until a set has dropped it
-// everywhere.
-void Agreement::apply_aborts(std::span<const PacketHeader> packets) {
-  if (active_ == nullptr) return;
+// ---- The open generation ----
+
+// Among requests of one set the most restrictive counts, so that none of them is sorry.
+void Agreement::change_mode(Packets packets) {
+  BalancingMode mode = BalancingMode::kOn;
   for (const PacketHeader& packet : packets) {
-    if (faulty(Fault::kAbortOwnOnly) && static_cast<int>(packet.rank) != config_.rank) continue;
-    if (packet.active_step != active_->generation.step || packet.abort_unit == kNoUnit) continue;
-    if (packet.abort_unit < unit_states_.size()) drop_unit(packet.abort_unit, Reason::kCopyFailed);
+    if ((packet.flags & kAsksMode) == 0) continue;
+    const auto asked = static_cast<BalancingMode>(packet.mode);
+    if (restrictiveness(asked) > restrictiveness(mode)) mode = asked;
   }
-}
-
-// Rule 6: units are committed up to the smallest cursor of the set; a cursor of another generation
-// counts as 0.
-std::uint32_t Agreement::agreed_cursor(std::span<const PacketHeader> packets) const {
-  if (faulty(Fault::kOwnStaged)) return staged_;
-  const auto units = static_cast<std::uint32_t>(unit_states_.size());
-  std::uint32_t smallest = units, largest = 0;
-  for (const PacketHeader& packet : packets) {
-    const bool tagged =
-        packet.active_step == active_->generation.step || faulty(Fault::kStagedUntagged);
-    const std::uint32_t cursor = tagged ? packet.staged_cursor : 0;
-    smallest = std::min(smallest, cursor);
-    largest = std::max(largest, cursor);
-  }
-  return faulty(Fault::kMaxStaged) ? std::min(largest, units) : smallest;
-}
-
-void Agreement::apply_commits(std::span<const PacketHeader> packets) {
-  if (active_ == nullptr) return;
-  const std::uint32_t cursor = agreed_cursor(packets);
-  for (std::uint32_t unit = 0; unit < cursor; ++unit) {
-    if (unit_states_[unit] == UnitState::kPending) commit_unit(unit);
-  }
-  retire_if_finished();
-}
-
-void Agreement::commit_unit(std::uint32_t unit) {
-  unit_states_[unit] = UnitState::kCommitted;
-  ++epochs_[static_cast<std::size_t>(active_->units[unit].moe_layer_id)];
-  decide({DecisionKind::kCommit, Reason::kNone, active_->generation, unit, active_});
-}
-
-// A unit's rows build on the earlier units of its layer: when one falls, the later ones fall too.
-void Agreement::drop_unit(std::uint32_t unit, Reason reason) {
-  if (unit_states_[unit] != UnitState::kPending) return;
-  const int layer = active_->units[unit].moe_layer_id;
-  for (std::uint32_t later = unit; later < unit_states_.size(); ++later) {
-    if (active_->units[later].moe_layer_id != layer || unit_states_[later] != UnitState::kPending)
-      continue;
-    unit_states_[later] = UnitState::kDropped;
-    if (failed_unit_ == later) failed_unit_ = kNoUnit;
-    decide({DecisionKind::kDrop, reason, active_->generation, later, active_});
-    if (faulty(Fault::kDropOneUnit)) return;
-  }
-}
-
-void Agreement::retire_if_finished() {
-  if (active_ == nullptr ||
-      std::ranges::find(unit_states_, UnitState::kPending) != unit_states_.end())
-    return;
-  decide({DecisionKind::kRetire, Reason::kNone, active_->generation, 0, active_});
-  active_ = nullptr;
-  unit_states_.clear();
-  staged_ = promised_ = 0;
-  failed_unit_ = kNoUnit;
-  last_change_step_ = used_step_;
+  if (mode == mode_) return;
+  mode_ = mode;
+  digest_ = mix(digest_, static_cast<std::uint64_t>(mode));
 }
 
 // Rule 4: equal hashes from all adopt; different hashes, a failure, or too many sets close; not
 // ready is no mismatch.
-void Agreement::adopt_or_close(std::uint64_t step, std::span<const PacketHeader> packets) {
-  if (!open_) return;
+void Agreement::adopt_or_close(Packets packets) {
+  ++open_sets_;
   std::uint64_t hash = 0;
-  std::size_t not_ready = 0;
+  std::size_t num_not_ready = 0;
   bool failed = false, different = false;
   for (const PacketHeader& packet : packets) {
-    const bool of_this_generation = packet.open_step == open_.step || faulty(Fault::kReadopt);
+    const bool of_this_generation = rules_.names_open(packet.open_step, open_.step);
     failed |= of_this_generation && (packet.flags & kPlanFailed) != 0;
     const std::uint64_t reported = of_this_generation ? packet.plan_hash : 0;
     if (reported == 0) {
-      ++not_ready;
+      ++num_not_ready;
     } else {
-      different |= hash != 0 && reported != hash;
+      different |= rules_.differ(hash, reported);
       hash = reported;
     }
   }
-  if (faulty(Fault::kFirstHashWins)) different = false;
-  if (faulty(Fault::kAdoptMajority) && not_ready == 1 && packets.size() > 2) not_ready = 0;
-  if (failed) return close_open(Reason::kPlannerFailed);
-  if (different) return close_open(Reason::kDifferentPlans);
-  if (not_ready == 0) return adopt();
-  if (faulty(Fault::kCloseOnNotReady) && held_ == nullptr) return close_open(Reason::kTooLate);
-  if (step - open_.step >= config_.max_open_sets * config_.packet_interval)
-    close_open(Reason::kTooLate);
+  if (failed || different) return close_disagreed(packets);
+  if (rules_.all_ready(num_not_ready, packets.size())) return adopt();
+  if (rules_.waited_too_long(open_sets_, config_.max_open_sets, held_ != nullptr)) {
+    close_open(Reason::kTooLate,
+               first_rank(packets, [this](const auto& packet) { return hash_in(packet) == 0; }));
+  }
+}
+
+void Agreement::close_disagreed(Packets packets) {
+  const int failed = first_rank(packets, [this](const auto& packet) {
+    return rules_.names_open(packet.open_step, open_.step) && (packet.flags & kPlanFailed) != 0;
+  });
+  if (failed < config_.num_ranks) return close_open(Reason::kPlannerFailed, failed);
+  std::uint64_t hash = 0;  // of the ranks before
+  close_open(Reason::kDifferentPlans, first_rank(packets, [&](const auto& packet) {
+               const std::uint64_t reported = hash_in(packet);
+               return reported != 0 && rules_.differ(std::exchange(hash, reported), reported);
+             }));
 }
 
 void Agreement::adopt() {
   const MigrationPlan* plan =
       held_;  // Held: this rank has reported its hash, and reports only what it holds (rule 5).
-  if (plan == nullptr) return close_open(Reason::kTooLate);
-  if (plan->units.empty()) return close_open(Reason::kNothingToGain);
-  if (mode_ == BalancingMode::kPlanOnly) return close_open(Reason::kPlanOnly);
-  if (mode_ == BalancingMode::kPaused) return close_open(Reason::kPaused);
-  if (active_ != nullptr && !faulty(Fault::kKeepOldPlan)) {
-    for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit)
-      drop_unit(unit, Reason::kSuperseded);
+  if (plan == nullptr) return close_open(Reason::kTooLate, -1);
+  if (plan->units.empty()) return close_open(Reason::kNothingToGain, -1);
+  if (rules_.only_plans(mode_)) return close_open(Reason::kPlanOnly, -1);
+  if (mode_ == BalancingMode::kPaused) return close_open(Reason::kPaused, -1);
+  if (active_ != nullptr && rules_.supersedes()) {
+    drop_pending(Reason::kSuperseded, -1);
     retire_if_finished();
   }
-  decide({DecisionKind::kAdopt, Reason::kNone, open_, 0, plan});
+  decide({BalancerEventKind::kAdopted, Reason::kNone, open_, 0, plan});
   active_ = plan;
   unit_states_.assign(plan->units.size(), UnitState::kPending);
+  first_pending_ = 0;
+  idle_sets_ = 0;
   staged_ = promised_ = 0;
   failed_unit_ = kNoUnit;
   open_ = {};
@@ -202,48 +200,58 @@ void Agreement::adopt() {
   last_change_step_ = used_step_;
   for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) {
     const auto layer = static_cast<std::size_t>(plan->units[unit].moe_layer_id);
-    if (epochs_[layer] != open_base_epochs_[layer] && !faulty(Fault::kNoBaseCheck))
-      drop_unit(unit, Reason::kBaseChanged);
+    if (!rules_.base_holds(epochs_[layer], open_base_epochs_[layer]))
+      drop(unit, Reason::kBaseChanged, -1);
   }
   retire_if_finished();
 }
 
-void Agreement::close_open(Reason reason) {
-  decide({DecisionKind::kClose, reason, open_, 0, held_});
+void Agreement::close_open(Reason reason, int rank) {
+  decide({BalancerEventKind::kClosed, reason, open_, 0, held_, rank});
   open_ = {};
   held_ = nullptr;
   plan_failed_ = false;
   last_change_step_ = used_step_;
 }
 
-// What the planners say beside their plans: a history that is gone on one rank is begun anew on
-// all, so that all plan on the same again. Flags posted before the reset was known still tell of
-// the same loss.
-void Agreement::heed_planners(std::uint64_t step, std::uint32_t flags) {
-  planners_off_ |= (flags & kPlannerOff) != 0;
-  if ((flags & kPlannerLost) == 0 ||
-      (last_reset_step_ != 0 && step < last_reset_step_ + config_.packet_lag))
+// A planner that is off answers no generation any more, and one whose history is lost plans
+// otherwise than the rest: all begin theirs anew at this set, and what is open is closed (rule 17).
+void Agreement::heed_planners(Packets planners, std::uint32_t flags) {
+  if ((flags & kPlannerOff) != 0 && !planners_off_) {
+    planners_off_ = true;
+    const int rank = first_with(planners, kPlannerOff);
+    if (open_) close_open(Reason::kPlannerFailed, rank);
+    decide({BalancerEventKind::kBalancingOff, Reason::kNone, {}, 0, nullptr, rank});
+  }
+  if ((flags & kPlannerLost) == 0) return;
+  if (last_reset_step_ != 0 && rules_.is_mended(used_step_ - last_reset_step_, config_.packet_lag))
     return;
-  last_reset_step_ = step;
+  const int rank = first_with(planners, kPlannerLost);
+  if (open_ && rules_.reset_closes_open()) close_open(Reason::kPlannersReset, rank);
+  last_reset_step_ = last_change_step_ = used_step_;
   planner_lost_ = false;
-  decide({DecisionKind::kResetPlanner, Reason::kNone, {}, 0, nullptr});
+  decide({BalancerEventKind::kPlannersReset, Reason::kNone, {}, 0, nullptr, rank});
 }
 
 // Rule 3: the set that opens a generation fixes its base; at most one is open.
-void Agreement::maybe_open(std::uint64_t step, std::uint32_t flags) {
+void Agreement::maybe_open(std::uint32_t flags) {
   if (open_ || planners_off_ || mode_ == BalancingMode::kPaused) return;
   const bool interval_over =
-      active_ == nullptr && step >= last_open_step_ + config_.rebalance_interval;
+      active_ == nullptr && used_step_ - last_open_step_ >= config_.rebalance_interval;
   // Packets posted before the last change was known may still ask for what has just been answered.
+  const std::uint64_t steps_since = used_step_ - last_change_step_;
   const bool heard =
-      step > last_change_step_ + 2 * config_.packet_lag || last_change_step_ == begin_.step;
+      last_change_step_ == begin_.step ||
+      (steps_since > config_.packet_lag && steps_since - config_.packet_lag > config_.packet_lag);
   if (!interval_over && !(heard && (flags & kWantsRebalance) != 0)) return;
-  open_ = {begin_.membership, step};
+  open_ = {begin_.membership, used_step_};
+  open_sets_ = 0;
   open_base_epochs_ = epochs_;
-  last_open_step_ = step;
-  last_change_step_ = step;
-  decide({DecisionKind::kOpen, Reason::kNone, open_, 0, nullptr});
+  last_open_step_ = last_change_step_ = used_step_;
+  decide({BalancerEventKind::kOpened, Reason::kNone, open_, 0, nullptr});
 }
+
+// ---- This rank's part ----
 
 void Agreement::fill_packet(std::uint64_t step, PacketHeader& header) {
   header.membership = begin_.membership;
@@ -252,24 +260,30 @@ void Agreement::fill_packet(std::uint64_t step, PacketHeader& header) {
   header.digest = digest_;
   header.active_step = active_ != nullptr ? active_->generation.step : 0;
   promised_ = std::max(promised_, staged_);
-  header.staged_cursor = active_ != nullptr ? promised_ : 0;
-  if (faulty(Fault::kStagedRelative) && active_ != nullptr) {
-    const auto gone = std::ranges::find(unit_states_, UnitState::kPending) - unit_states_.begin();
-    header.staged_cursor = promised_ - std::min(promised_, static_cast<std::uint32_t>(gone));
-  }
+  header.staged_cursor = active_ != nullptr ? rules_.told_cursor(promised_, first_pending_) : 0;
   header.abort_unit = active_ != nullptr ? failed_unit_ : kNoUnit;
   header.open_step = open_.step;
   header.plan_hash = held_ != nullptr ? held_->hash : 0;
-  header.mode = static_cast<std::uint32_t>(asked_mode_);
   header.flags |= (wants_rebalance_ ? kWantsRebalance : 0U) |
                   (open_ && plan_failed_ ? kPlanFailed : 0U) |
-                  (planner_lost_ && !faulty(Fault::kPlannerLossHidden) ? kPlannerLost : 0U) |
+                  (rules_.tells_planner_loss(planner_lost_) ? kPlannerLost : 0U) |
                   (planner_off_ ? kPlannerOff : 0U);
+  if (asked_mode_) {
+    header.flags |= kAsksMode;
+    told_mode_ = *std::exchange(asked_mode_, std::nullopt);
+    told_step_ = step;
+    header.mode = static_cast<std::uint32_t>(told_mode_);
+  }
+}
+
+std::optional<BalancingMode> Agreement::unheard_mode(std::uint64_t heard_step) const noexcept {
+  if (asked_mode_) return asked_mode_;
+  const bool heard = told_step_ <= std::max(used_step_, heard_step);
+  return heard ? std::nullopt : std::optional(told_mode_);
 }
 
 bool Agreement::plan_ready(const MigrationPlan& plan) noexcept {
-  if (!open_ || held_ != nullptr || (plan.generation != open_ && !faulty(Fault::kReadopt)))
-    return false;
+  if (!open_ || held_ != nullptr || !rules_.is_of(plan.generation, open_)) return false;
   held_ = &plan;
   return true;
 }
@@ -287,30 +301,6 @@ void Agreement::unit_failed(const GenerationId& generation, std::uint32_t unit) 
     return;
   // A promised unit is staged; it cannot fail any more (rule 7).
   if (unit_states_[unit] == UnitState::kPending && unit >= promised_) failed_unit_ = unit;
-}
-
-Status Agreement::roll_forward(std::span<const std::uint64_t> target_epochs,
-                               std::vector<Decision>& decisions) {
-  decisions.clear();
-  decisions_ = &decisions;
-  if (active_ != nullptr) {
-    for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit) {
-      const auto layer = static_cast<std::size_t>(active_->units[unit].moe_layer_id);
-      const bool promised = unit < promised_ && !faulty(Fault::kNoRollForward);
-      const bool behind = epochs_[layer] < target_epochs[layer];
-      if (unit_states_[unit] == UnitState::kPending && promised && behind) commit_unit(unit);
-    }
-    for (std::uint32_t unit = 0; unit < unit_states_.size(); ++unit)
-      drop_unit(unit, Reason::kReconfigured);
-    retire_if_finished();
-  }
-  if (open_) close_open(Reason::kReconfigured);
-  decisions_ = nullptr;
-  if (std::ranges::equal(epochs_, target_epochs) || faulty(Fault::kNoRollForward)) return {};
-  diverged_ = true;
-  return {ErrorCode::kInternal,
-          "rank " + std::to_string(config_.rank) +
-              " lacks a layer that other ranks have committed; it must be started anew"};
 }
 
 }  // namespace swiftbalancer

@@ -70,6 +70,8 @@ Status open_packet(std::span<const std::byte> packet, std::uint32_t membership, 
     return refuse(rank, step, "names mode " + std::to_string(header.mode));
   if (header.phase > static_cast<std::uint32_t>(Phase::kMixed))
     return refuse(rank, step, "names phase " + std::to_string(header.phase));
+  if (header.load_shift > 31)
+    return refuse(rank, step, "shifts loads by " + std::to_string(header.load_shift) + " bits");
   if (header.step != step) return refuse(rank, step, "names step " + std::to_string(header.step));
   return {};
 }

@@ -13,7 +13,7 @@
 namespace swiftbalancer {
 
 /// Of packets and of what they mean: ranks of different versions do not serve together.
-inline constexpr int kProtocolVersion = 3;
+inline constexpr int kProtocolVersion = 4;
 
 inline constexpr std::uint32_t kNoUnit = 0xFFFFFFFFU;
 
@@ -23,6 +23,7 @@ enum PacketFlags : std::uint32_t {
   kIdle = 1U << 2,            ///< No tokens of its own since the last packet.
   kPlannerLost = 1U << 3,     ///< The load history is gone here: all begin theirs anew.
   kPlannerOff = 1U << 4,      ///< The planner is gone here for good.
+  kAsksMode = 1U << 5,        ///< `mode` is asked for here; in one packet per request.
 };
 
 /// Little-endian, as it lies in memory; every platform we build for is.
@@ -44,8 +45,8 @@ struct PacketHeader {
   std::uint32_t flags = 0;
   std::uint32_t phase =
       0;                   ///< Phase of all steps since the last packet that had tokens of its own.
-  std::uint32_t mode = 0;  ///< BalancingMode asked for here; the first rank's counts.
-  std::uint32_t unused = 0;
+  std::uint32_t mode = 0;  ///< BalancingMode that is asked for if flags has kAsksMode, else 0.
+  std::uint32_t load_shift = 0;  ///< Counters are tokens >> load_shift; 0 while 32 bits suffice.
 };
 static_assert(sizeof(PacketHeader) % 8 == 0);
 

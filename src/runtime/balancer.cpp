@@ -6,7 +6,7 @@ namespace swiftbalancer {
 
 struct Balancer::Impl : BalancerCore {
   using BalancerCore::BalancerCore;
-  std::vector<int> ranks_to_join;
+  std::unique_ptr<Transport> transport;  // until start() takes it
 };
 
 namespace {
@@ -19,66 +19,40 @@ int rank_among(std::span<const int> live_ranks, const Transport& transport) {
                                                std::to_string(at));
 }
 
+void require_transport(const std::unique_ptr<Transport>& transport) {
+  if (transport == nullptr) {
+    throw Error(ErrorCode::kInvalidArgument,
+                "no transport was given; open one that joins all ranks, for the worker alone");
+  }
+}
+
 }  // namespace
 
-std::string_view to_string(BalancerEventKind kind) {
-  switch (kind) {
-    case BalancerEventKind::kOpened:
-      return "opened";
-    case BalancerEventKind::kAdopted:
-      return "adopted";
-    case BalancerEventKind::kClosed:
-      return "closed";
-    case BalancerEventKind::kCommitted:
-      return "committed";
-    case BalancerEventKind::kDropped:
-      return "dropped";
-    case BalancerEventKind::kRetired:
-      return "retired";
-  }
-  return "unknown";
-}
-
-std::string_view to_string(Reason reason) {
-  switch (reason) {
-    case Reason::kNone:
-      return "none";
-    case Reason::kNothingToGain:
-      return "nothing_to_gain";
-    case Reason::kPlannerFailed:
-      return "planner_failed";
-    case Reason::kDifferentPlans:
-      return "different_plans";
-    case Reason::kTooLate:
-      return "too_late";
-    case Reason::kCopyFailed:
-      return "copy_failed";
-    case Reason::kSuperseded:
-      return "superseded";
-    case Reason::kBaseChanged:
-      return "base_changed";
-    case Reason::kPaused:
-      return "paused";
-    case Reason::kPlanOnly:
-      return "plan_only";
-    case Reason::kReconfigured:
-      return "reconfigured";
-  }
-  return "unknown";
-}
-
 Balancer::Balancer(const ClusterShape& shape, const BalancerConfig& config,
-                   std::unique_ptr<Transport> transport)
-    : impl_(std::make_unique<Impl>(shape, config, transport->rank(), std::move(transport))) {}
-
-Balancer::Balancer(const ClusterShape& shape, const BalancerConfig& config,
-                   std::unique_ptr<Transport> transport, std::span<const int> live_ranks)
-    : impl_(std::make_unique<Impl>(shape, config, rank_among(live_ranks, *transport),
-                                   std::move(transport))) {
-  impl_->ranks_to_join.assign(live_ranks.begin(), live_ranks.end());
+                   std::unique_ptr<Transport> transport) {
+  require_transport(transport);
+  impl_ = std::make_unique<Impl>(shape, config, transport->rank());
+  impl_->transport = std::move(transport);
 }
+
+Balancer::Balancer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Balancer::~Balancer() = default;
+
+std::unique_ptr<Balancer> Balancer::join(const ClusterShape& shape, const BalancerConfig& config,
+                                         std::unique_ptr<Transport> transport,
+                                         std::span<const int> live_ranks,
+                                         const std::function<void(Balancer&)>& register_weights,
+                                         Status& status) {
+  require_transport(transport);
+  auto impl = std::make_unique<Impl>(shape, config, rank_among(live_ranks, *transport));
+  std::unique_ptr<Balancer> joined(new Balancer(std::move(impl)));
+  register_weights(*joined);
+  joined->impl_->start_empty();
+  status = joined->impl_->reconfigure(live_ranks, std::move(transport));
+  if (!status.ok()) joined.reset();
+  return joined;
+}
 
 void Balancer::register_weights(int moe_layer_id, int local_slot,
                                 std::span<const WeightPart> parts) {
@@ -86,50 +60,38 @@ void Balancer::register_weights(int moe_layer_id, int local_slot,
 }
 
 void Balancer::start(const Placement& served) {
-  impl_->serve(served);
-  impl_->agree_on_configuration();
-  impl_->begin_serving();
-  impl_->worker->launch();
-}
-
-Status Balancer::join() {
-  impl_->serve_nothing();
-  const Status joined = impl_->reconfigure(impl_->ranks_to_join, std::move(impl_->transport), true);
-  impl_->started = joined.ok();
-  return joined;
+  if (impl_->transport == nullptr)
+    throw Error(ErrorCode::kInvalidState, "start() called twice, or after join()");
+  impl_->start(served, std::move(impl_->transport));
+  impl_->worker()->launch();
 }
 
 Status Balancer::reconfigure(std::span<const int> live_ranks,
                              std::unique_ptr<Transport> transport) {
-  if (!impl_->started)
+  if (!impl_->has_served())
     throw Error(ErrorCode::kInvalidState, "reconfigure() before start(); start or join first");
-  return impl_->reconfigure(live_ranks, std::move(transport), false);
+  require_transport(transport);
+  return impl_->reconfigure(live_ranks, std::move(transport));
 }
 
-std::span<const int> Balancer::live_ranks() const noexcept { return impl_->ranks; }
+std::span<const int> Balancer::live_ranks() const noexcept { return impl_->ranks(); }
 
-std::uint64_t Balancer::steps_begun() const noexcept { return impl_->step; }
+std::uint64_t Balancer::steps_begun() const noexcept { return impl_->step(); }
 
-void Balancer::set_mode(BalancingMode mode) noexcept {
-  impl_->asked_mode = mode;
-  if (impl_->agreement) impl_->agreement->ask_mode(mode);
-}
+void Balancer::set_mode(BalancingMode mode) noexcept { impl_->set_mode(mode); }
 
-const ClusterShape& Balancer::shape() const noexcept { return impl_->shape; }
+const ClusterShape& Balancer::shape() const noexcept { return impl_->shape(); }
 
-int Balancer::rank() const noexcept { return impl_->rank; }
+int Balancer::rank() const noexcept { return impl_->rank(); }
 
 Status Balancer::begin_step(const StepInfo& info) noexcept { return impl_->begin_step(info); }
 
 DispatchView Balancer::dispatch_table(int moe_layer_id) const noexcept {
-  const auto row = static_cast<std::size_t>(impl_->shape.num_logical_experts()) * kDispatchEntries;
-  return DispatchView(impl_->tables_of_phase().data() +
-                      static_cast<std::size_t>(moe_layer_id) * row);
+  return impl_->dispatch_table(moe_layer_id);
 }
 
 const DrawTable* Balancer::draw_table(int moe_layer_id) const noexcept {
-  if (impl_->draw_tables.empty()) return nullptr;
-  return &impl_->draw_tables[static_cast<std::size_t>(moe_layer_id)];
+  return impl_->experts().draw_table(moe_layer_id);
 }
 
 void Balancer::record(int moe_layer_id,
@@ -139,42 +101,38 @@ void Balancer::record(int moe_layer_id,
 
 Status Balancer::end_step() noexcept { return impl_->end_step(); }
 
-const Placement& Balancer::placement() const noexcept { return impl_->placement; }
+const Placement& Balancer::placement() const noexcept { return impl_->experts().placement(); }
 
-std::span<const std::uint64_t> Balancer::epochs() const noexcept {
-  return impl_->agreement->epochs();
-}
+std::span<const std::uint64_t> Balancer::epochs() const noexcept { return impl_->epochs(); }
 
 std::span<std::byte* const> Balancer::slot_parts(int moe_layer_id, int local_slot) const noexcept {
-  return impl_->slot_parts[impl_->index(moe_layer_id, local_slot)];
+  return impl_->experts().parts(moe_layer_id, local_slot);
 }
 
 void Balancer::received_tokens(int moe_layer_id, std::span<std::int64_t> out) const {
   impl_->received_tokens(moe_layer_id, out);
 }
 
-std::span<const BalancerEvent> Balancer::events() const noexcept { return impl_->events; }
+std::span<const BalancerEvent> Balancer::events() const noexcept { return impl_->events(); }
 
-const BalancerStats& Balancer::stats() const noexcept { return impl_->stats; }
+const BalancerStats& Balancer::stats() const noexcept { return impl_->stats(); }
 
-Health Balancer::health() const {
-  Health health = impl_->health;
-  if (impl_->agreement) health.mode = impl_->agreement->mode();
-  return health;
-}
+Health Balancer::health() const { return impl_->health(); }
 
 std::size_t Balancer::expert_bytes(int moe_layer_id) const noexcept {
-  return impl_->expert_bytes[static_cast<std::size_t>(moe_layer_id)];
+  return impl_->experts().expert_bytes()[static_cast<std::size_t>(moe_layer_id)];
 }
 
-int Balancer::staging_capacity() const noexcept { return impl_->staging_capacity; }
+int Balancer::staging_capacity() const noexcept { return impl_->staging_capacity(); }
 
-std::size_t Balancer::packet_bytes() const noexcept { return impl_->layout.bytes(); }
+std::size_t Balancer::packet_bytes() const noexcept { return impl_->packet_bytes(); }
 
-Status Balancer::hold_progress_at(const WorkerProgress& target) {
-  return impl_->hold_progress_at(target);
+Status SimulatedProgress::hold_at(Balancer& balancer, const WorkerProgress& target) {
+  return balancer.impl_->hold_progress_at(target);
 }
 
-std::chrono::nanoseconds Balancer::held_time() const noexcept { return impl_->held_time; }
+std::chrono::nanoseconds SimulatedProgress::held_time(const Balancer& balancer) noexcept {
+  return balancer.impl_->held_time();
+}
 
 }  // namespace swiftbalancer

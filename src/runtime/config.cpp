@@ -2,23 +2,67 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 #include "protocol/packet.hpp"
 
 namespace swiftbalancer {
 namespace {
 
-[[noreturn]] void refuse(const char* key, const std::string& value, const char* allowed) {
+[[noreturn]] void refuse(const char* key, const std::string& value, const std::string& allowed) {
   throw Error(ErrorCode::kInvalidArgument,
               std::string(key) + " is " + value + "; allowed: " + allowed);
 }
 
 void require_positive(const char* key, std::uint64_t value) {
   if (value == 0) refuse(key, "0", "at least 1");
+}
+
+void require_up_to(const char* key, std::uint64_t value, std::uint64_t most, const char* unit) {
+  require_positive(key, value);
+  if (value > most) {
+    refuse(key, std::to_string(value), "1 to " + std::to_string(most) + " " + unit);
+  }
+}
+
+// So long that nobody waits for it, and clocks still count it.
+void require_deadline(const char* key, std::chrono::milliseconds value) {
+  constexpr std::chrono::milliseconds kMost = std::chrono::hours(24 * 366);
+  if (value.count() >= 1 && value <= kMost) return;
+  refuse(key, std::to_string(value.count()) + " ms",
+         "at least 1 ms, at most " + std::to_string(kMost.count()) + " ms, a year");
+}
+
+// Counters of a packet's window hold 32 bits: more steps than these fill them.
+constexpr std::uint64_t kMostPacketInterval = 1'000'000;
+// Each step of it costs memory for a packet set.
+constexpr std::uint64_t kMostPacketLag = 1000;
+// More tokens than are ever served, and the planner still counts in multiples of it.
+constexpr std::int64_t kMostWindowAssignments = 1'000'000'000'000'000;
+
+// Text of any length and content as a part of one line, of bounded length. What is not shown counts
+// by its digest.
+std::string shown(std::string_view value) {
+  constexpr std::size_t kMostShown = 200;
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string line;
+  std::size_t at = 0;
+  for (; at < value.size() && line.size() < kMostShown; ++at) {
+    const auto letter = static_cast<unsigned char>(value[at]);
+    if (letter >= ' ' && letter <= '~' && letter != '\\') {
+      line += value[at];
+    } else {
+      line += {'\\', 'x', kHex[letter / 16], kHex[letter % 16]};
+    }
+  }
+  if (at == value.size()) return line;
+  return line + "... (" + std::to_string(value.size()) + " characters, digest " +
+         std::to_string(checksum_of(std::as_bytes(std::span(value)))) + ")";
 }
 
 std::string exact(double value) {
@@ -56,23 +100,25 @@ std::string limits_text(const PlanLimits& limits) {
 
 void validate(const BalancerConfig& config, const ClusterShape& shape) {
   require_positive("rebalance_interval", config.rebalance_interval);
-  require_positive("packet_interval", config.packet_interval);
-  require_positive("packet_lag", config.packet_lag);
-  require_positive("max_open_sets", config.max_open_sets);
+  require_up_to("packet_interval", config.packet_interval, kMostPacketInterval, "steps");
+  require_up_to("packet_lag", config.packet_lag, kMostPacketLag, "steps");
+  require_up_to("max_open_sets", config.max_open_sets,
+                std::numeric_limits<std::uint64_t>::max() / config.packet_interval, "packet sets");
+  require_positive("max_active_sets", config.max_active_sets);
+  require_positive("copy_bytes_per_step", config.copy_bytes_per_step);
   require_positive("staging_bytes", config.staging_bytes);
-  if (config.packet_lag > 1000)
-    refuse("packet_lag", std::to_string(config.packet_lag), "1 to 1000 steps");
-  if (!(config.imbalance_trigger >= 1.0)) {
+  if (!std::isfinite(config.imbalance_trigger) || config.imbalance_trigger < 1.0) {
     refuse("imbalance_trigger", std::to_string(config.imbalance_trigger),
-           "1.0 or more (max / mean)");
+           "1.0 or more (max / mean), finite");
   }
-  if (!(config.min_gain >= 0.0)) refuse("min_gain", std::to_string(config.min_gain), "0 or more");
-  if (config.window_assignments <= 0) {
-    refuse("window_assignments", std::to_string(config.window_assignments), "at least 1");
+  if (!std::isfinite(config.min_gain) || config.min_gain < 0.0)
+    refuse("min_gain", std::to_string(config.min_gain), "0 or more, finite");
+  if (config.window_assignments <= 0 || config.window_assignments > kMostWindowAssignments) {
+    refuse("window_assignments", std::to_string(config.window_assignments),
+           "at least 1, at most " + std::to_string(kMostWindowAssignments));
   }
   check_plan_limits(config.limits, config.policy, shape);
-  if (config.deadline.count() <= 0)
-    refuse("deadline", std::to_string(config.deadline.count()) + " ms", "at least 1 ms");
+  require_deadline("deadline", config.deadline);
   const bool by_shares_alone =
       !config.locality_first && config.decode_dispatch == DispatchObjective::kTokens;
   if (config.table_kind == TableKind::kDraw && !by_shares_alone) {
@@ -81,10 +127,20 @@ void validate(const BalancerConfig& config, const ClusterShape& shape) {
   }
   if (config.planner_restarts < 0)
     refuse("planner_restarts", std::to_string(config.planner_restarts), "0 or more");
-  if (config.planner_deadline.count() <= 0) {
-    refuse("planner_deadline", std::to_string(config.planner_deadline.count()) + " ms",
-           "at least 1 ms");
-  }
+  require_deadline("planner_deadline", config.planner_deadline);
+}
+
+BalancerConfig with_safe_log(const BalancerConfig& config) {
+  BalancerConfig safe = config;
+  if (!config.log) return safe;
+  safe.log = [log = config.log](const std::string& line) noexcept {
+    try {
+      log(line);
+    } catch (...) {
+      // There is nobody to tell.
+    }
+  };
+  return safe;
 }
 
 PlannerConfig planner_config(const BalancerConfig& config, const ClusterShape& first_shape,
@@ -119,7 +175,7 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
   std::ostringstream lines;
   lines << "build swiftbalancer " << SWIFTBALANCER_VERSION << ", protocol " << kProtocolVersion
         << '\n';
-  lines << "policy " << config.policy << '\n'
+  lines << "policy " << shown(config.policy) << '\n'
         << "control_mode "
         << (config.control_mode == ControlMode::kLeader ? "leader" : "replicated") << '\n'
         << "rebalance_interval " << config.rebalance_interval << '\n'
@@ -136,6 +192,8 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
         << "packet_interval " << config.packet_interval << '\n'
         << "packet_lag " << config.packet_lag << '\n'
         << "max_open_sets " << config.max_open_sets << '\n'
+        << "max_active_sets " << config.max_active_sets << '\n'
+        << "copy_bytes_per_step " << config.copy_bytes_per_step << '\n'
         << "num_moe_layers " << shape.num_moe_layers() << '\n'
         << "num_logical_experts " << shape.num_logical_experts() << '\n'
         << "num_expert_groups " << shape.num_expert_groups() << '\n'
@@ -156,10 +214,15 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
   lines << "slots_and_nodes_of_ranks (digest) " << ranks << '\n'
         << "expert_bytes (digest) " << sizes << '\n';
   if (served != nullptr) lines << "placement (digest) " << placement << '\n';
-  lines << "checkpoint " << config.checkpoint << '\n';
+  lines << "checkpoint " << shown(config.checkpoint) << '\n';
   ConfigText result;
   const std::string text = lines.str();
-  text.copy(result.text, sizeof result.text - 1);
+  if (text.size() >= sizeof result.text) {
+    throw Error(ErrorCode::kInternal, "the text of the configuration has " +
+                                          std::to_string(text.size()) + " bytes, more than " +
+                                          std::to_string(sizeof result.text - 1));
+  }
+  text.copy(result.text, text.size());
   return result;
 }
 
@@ -167,14 +230,18 @@ std::string first_difference(const ConfigText& one, const ConfigText& other) {
   const auto lines_of = [](const ConfigText& config) {
     std::istringstream text(std::string(config.text, strnlen(config.text, sizeof config.text)));
     std::vector<std::string> lines;
-    for (std::string line; std::getline(text, line);) lines.push_back(line.substr(0, 300));
+    for (std::string line; std::getline(text, line);) lines.push_back(line);
     return lines;
   };
+  constexpr std::size_t kMostSaid = 300;
   const auto a = lines_of(one), b = lines_of(other);
   for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
     const std::string left = i < a.size() ? a[i] : "nothing",
                       right = i < b.size() ? b[i] : "nothing";
-    if (left != right) return "\"" + left + "\" on the one, \"" + right + "\" on the other";
+    if (left != right) {
+      return "\"" + left.substr(0, kMostSaid) + "\" on the one, \"" + right.substr(0, kMostSaid) +
+             "\" on the other";
+    }
   }
   return "";
 }

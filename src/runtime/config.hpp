@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
-#include <swiftbalancer/balancer.hpp>
+#include <swiftbalancer/balancer_config.hpp>
+#include <swiftbalancer/placement.hpp>
+#include <swiftbalancer/shape.hpp>
 
 #include "planner/planner.hpp"
 
@@ -15,6 +17,9 @@ namespace swiftbalancer {
 
 /// @throws Error kInvalidArgument: key, value, what is allowed.
 void validate(const BalancerConfig& config, const ClusterShape& shape);
+
+/// The same, with a log that throws nothing: what the engine's own throws is dropped.
+BalancerConfig with_safe_log(const BalancerConfig& config);
 
 /// What is planned by. @param first_shape that the config was made for. @param live_ranks numbers
 /// in it of the ranks that are left: their speeds, and a step's tokens are theirs alone.
@@ -24,7 +29,8 @@ PlannerConfig planner_config(const BalancerConfig& config, const ClusterShape& f
                              std::span<const std::size_t> expert_bytes);
 
 /// Everything that must be equal on all ranks, as lines "key value": build, configuration, shape,
-/// expert sizes, checkpoint, initial placement. Of fixed size, to be gathered.
+/// expert sizes, checkpoint, initial placement. Of fixed size, to be gathered: lists are in it by
+/// their digests, and so is what a long value has beyond its first 200 letters.
 struct ConfigText {
   char text[6144] = {};
 };

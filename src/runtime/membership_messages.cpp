@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "protocol/packet.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -21,6 +21,7 @@ struct SnapshotBlock {
   std::uint32_t newest_agreed = 0;
   std::uint32_t padding = 0;
   std::uint64_t begun_step = 0;
+  std::uint64_t used_step = 0;
   std::uint64_t last_open_step = 0;
   ConfigText config;
 };
@@ -33,8 +34,10 @@ struct StateBlock {
 struct VerdictBlock {
   std::uint32_t magic = kVerdictMagic;
   std::uint32_t ok = 0;
+  std::uint32_t ready = 0;
+  std::uint32_t padding = 0;
   std::uint64_t digest = 0;
-  char why[496] = {};
+  char why[488] = {};
 };
 
 template <typename Block>
@@ -64,6 +67,16 @@ std::span<const std::byte> open(std::span<const std::byte> bytes) {
   return checksum == checksum_of(content) ? content : std::span<const std::byte>{};
 }
 
+// The nodes that are left, in their order and without gaps: ranks that shared one still do,
+// wherever they stand.
+void number_densely(std::vector<int>& node_of_rank) {
+  std::vector<int> left = node_of_rank;
+  std::ranges::sort(left);
+  left.erase(std::ranges::unique(left).begin(), left.end());
+  for (int& node : node_of_rank)
+    node = static_cast<int>(std::ranges::lower_bound(left, node) - left.begin());
+}
+
 std::size_t epoch_bytes(int num_moe_layers) {
   return static_cast<std::size_t>(num_moe_layers) * sizeof(std::uint64_t);
 }
@@ -76,7 +89,6 @@ ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int
   options.num_logical_experts = first_shape.num_logical_experts();
   options.num_expert_groups = first_shape.num_expert_groups();
   options.num_ranks = static_cast<int>(ranks.size());
-  std::vector<int> nodes;
   int before = -1;
   for (int rank : ranks) {
     if (rank <= before || rank >= first_shape.num_ranks()) {
@@ -87,10 +99,9 @@ ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int
     }
     before = rank;
     options.slots_per_rank.push_back(first_shape.slots_per_rank(rank));
-    const int node = first_shape.node_of_rank(rank);
-    if (nodes.empty() || nodes.back() != node) nodes.push_back(node);
-    options.node_of_rank.push_back(static_cast<int>(nodes.size()) - 1);
+    options.node_of_rank.push_back(first_shape.node_of_rank(rank));
   }
+  number_densely(options.node_of_rank);
   return ClusterShape(options);
 }
 
@@ -102,6 +113,7 @@ std::vector<std::byte> encode_snapshot(const Snapshot& snapshot,
   block.newest_agreed = snapshot.newest_agreed;
   block.mode = static_cast<std::uint32_t>(snapshot.mode);
   block.begun_step = snapshot.begun_step;
+  block.used_step = snapshot.used_step;
   block.last_open_step = snapshot.last_open_step;
   block.config = snapshot.config;
   std::vector<std::byte> bytes;
@@ -125,6 +137,7 @@ Status decode_snapshot(std::span<const std::byte> bytes, int num_moe_layers, Sna
   snapshot.newest_agreed = block.newest_agreed;
   snapshot.mode = static_cast<BalancingMode>(block.mode);
   snapshot.begun_step = block.begun_step;
+  snapshot.used_step = block.used_step;
   snapshot.last_open_step = block.last_open_step;
   snapshot.config = block.config;
   epochs.resize(static_cast<std::size_t>(num_moe_layers));
@@ -135,7 +148,7 @@ Status decode_snapshot(std::span<const std::byte> bytes, int num_moe_layers, Sna
 std::size_t membership_state_capacity(const ClusterShape& first_shape) {
   return sizeof(StateBlock) +
          static_cast<std::size_t>(first_shape.num_ranks()) * sizeof(std::int32_t) +
-         state_message_bytes(first_shape);
+         state_bytes(first_shape);
 }
 
 std::vector<std::byte> encode_membership_state(std::span<const int> ranks,
@@ -146,7 +159,7 @@ std::vector<std::byte> encode_membership_state(std::span<const int> ranks,
   append(bytes, StateBlock{kStateMagic, static_cast<std::uint32_t>(ranks.size())});
   for (int rank : ranks) append(bytes, static_cast<std::int32_t>(rank));
   const std::size_t head = bytes.size();
-  bytes.resize(head + state_message_bytes(shape));
+  bytes.resize(head + state_bytes(shape));
   encode_state(state, shape, std::span(bytes).subspan(head));
   return bytes;
 }
@@ -166,7 +179,7 @@ Status decode_membership_state(std::span<const std::byte> bytes, const ClusterSh
   ranks.assign(named.begin(), named.end());
   try {
     const ClusterShape shape = shape_of_ranks(first_shape, ranks);
-    const std::size_t size = state_message_bytes(shape);
+    const std::size_t size = state_bytes(shape);
     if (bytes.size() < head + size) return damaged("the served state is truncated");
     return decode_state(bytes.subspan(head, size), shape, state);
   } catch (const Error& error) {
@@ -177,6 +190,7 @@ Status decode_membership_state(std::span<const std::byte> bytes, const ClusterSh
 std::vector<std::byte> encode_verdict(const Verdict& verdict) {
   VerdictBlock block;
   block.ok = verdict.ok ? 1 : 0;
+  block.ready = verdict.ready ? 1 : 0;
   block.digest = verdict.digest;
   verdict.why.copy(block.why, sizeof block.why - 1);
   std::vector<std::byte> bytes;
@@ -191,6 +205,7 @@ Status decode_verdict(std::span<const std::byte> bytes, Verdict& verdict) {
   std::memcpy(&block, content.data(), sizeof block);
   if (block.magic != kVerdictMagic) return damaged("its verdict is not one");
   verdict.ok = block.ok != 0;
+  verdict.ready = block.ready != 0;
   verdict.digest = block.digest;
   verdict.why.assign(block.why, strnlen(block.why, sizeof block.why));
   return {};

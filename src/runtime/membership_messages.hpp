@@ -27,6 +27,7 @@ struct Snapshot {
   std::uint32_t membership = 0;
   std::uint32_t newest_agreed = 0;  ///< The newest that was agreed on here, entered or not.
   std::uint64_t begun_step = 0;
+  std::uint64_t used_step = 0;  ///< The newest packet set that was used.
   std::uint64_t last_open_step = 0;
   BalancingMode mode = BalancingMode::kOn;
   ConfigText config;
@@ -48,7 +49,8 @@ Status decode_membership_state(std::span<const std::byte> bytes, const ClusterSh
 
 /// Whether a rank is ready to go on, and from what.
 struct Verdict {
-  bool ok = false;
+  bool ready = false;  ///< Nothing is left to be loaded.
+  bool ok = false;     ///< Nothing has gone wrong so far.
   std::uint64_t digest = 0;
   std::string why;  ///< Cut to what fits.
 };

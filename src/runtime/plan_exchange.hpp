@@ -41,18 +41,20 @@ class PlanExchange {
  private:
   struct Transfer {
     GenerationId generation;
+    int peer = 0;
     TransportHandle handle;
     std::vector<std::byte> bytes;
     std::vector<std::span<std::byte>> target;
     std::vector<std::span<const std::byte>> source;
   };
-  void send_bytes(std::vector<std::byte> bytes);
+  void enqueue(const std::vector<std::byte>& bytes);
+  void post_sends();
   bool leads() const noexcept { return transport_.rank() == 0; }
 
   const ClusterShape& shape_;
   Transport& transport_;
-  GenerationId owed_;  ///< Leader: opened, nothing sent yet.
-  std::deque<Transfer> sends_;
+  GenerationId owed_;           ///< Leader: opened, nothing sent yet.
+  std::deque<Transfer> sends_;  ///< Without a handle: still to be posted.
   std::deque<Transfer> receives_;
 };
 

@@ -1,84 +1,86 @@
 #include "runtime/planning.hpp"
 
-#include <deque>
 #include <exception>
 #include <utility>
+
+#include "runtime/guarded_planning.hpp"
 
 namespace swiftbalancer {
 namespace {
 
-class ThreadPlanning final : public Planning {
+class ThreadPlanMaker final : public PlanMaker {
  public:
-  explicit ThreadPlanning(PlannerConfig config) : config_(std::move(config)) {}
+  explicit ThreadPlanMaker(PlannerConfig config) : config_(std::move(config)) {
+    make_policy(config_.policy);
+  }
 
   void restart(const ClusterShape& shape, const ServedState& served) override {
+    if (!running_) ++restarts_;
+    running_ = true;
     job_.reset();
+    planner_.reset();
     planner_ = std::make_unique<Planner>(shape, config_);
     planner_->on_served(served, false);
   }
-  void on_served(const ServedState& served, bool rebalancing) override {
-    planner_->on_served(served, rebalancing);
+  void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                    std::span<const std::uint32_t> shares) override {
+    planner_->on_committed(moe_layer_id, placement, shares);
   }
-  void observe(std::uint64_t step, const ExpertLoad& load, Phase phase) override {
+  void on_rebalancing(bool rebalancing) override { planner_->on_rebalancing(rebalancing); }
+  void observe(std::uint64_t step, const ExpertLoad& load, Phase phase,
+               PlanAnswers& answers) override {
     planner_->observe(load, phase);
-    PlanningEvent observed;
-    observed.step = step;
-    observed.wants_rebalance = planner_->wants_rebalance();
-    events_.push_back(std::move(observed));
+    answers.observed(step, planner_->wants_rebalance());
   }
-  void open(const GenerationId& generation) override {
-    generation_ = generation;
+  void open(const GenerationId& generation, PlanAnswers& answers) override {
     try {
       job_ = planner_->begin_plan(generation.step);
     } catch (const std::exception& error) {
-      failed(error);
+      fail(error, answers);
     }
   }
   void close() override { job_.reset(); }
-  bool advance() override {
+  bool advance(PlanAnswers& answers) override {
     if (job_ == nullptr) return false;
     try {
       if (!job_->advance()) return true;
-      PlanningEvent planned;
-      planned.kind = PlanningEvent::Kind::kPlan;
-      planned.generation = generation_;
-      planned.plan = job_->take();
+      answers.planned(job_->take());
       job_.reset();
-      events_.push_back(std::move(planned));
     } catch (const std::exception& error) {
-      failed(error);
+      fail(error, answers);
     }
     return true;
   }
-  std::optional<PlanningEvent> next_event() override {
-    if (events_.empty()) return std::nullopt;
-    PlanningEvent event = std::move(events_.front());
-    events_.pop_front();
-    return event;
+  void abandon(std::optional<std::chrono::milliseconds>) noexcept override {
+    job_.reset();
+    planner_.reset();
+    running_ = false;
   }
+  bool running() const noexcept override { return running_; }
+  int restarts() const noexcept override { return restarts_; }
 
  private:
-  // A planner that fails ends its generation on all ranks; serving and the next generation go on.
-  void failed(const std::exception& error) {
+  // It ends its generation on all ranks. A job has copies of all that it reads, so that the planner
+  // knows what it knew before, and the next generation goes on.
+  void fail(const std::exception& error, PlanAnswers& answers) noexcept {
     job_.reset();
-    PlanningEvent event;
-    event.kind = PlanningEvent::Kind::kFailed;
-    event.generation = generation_;
-    event.why = std::string("planning failed: ") + error.what();
-    events_.push_back(std::move(event));
+    answers.failed(error.what());
   }
 
+  // Constant after construction.
   const PlannerConfig config_;
-  std::unique_ptr<Planner> planner_;
-  std::unique_ptr<PlanJob> job_;
-  GenerationId generation_;
-  std::deque<PlanningEvent> events_;
+
+  std::unique_ptr<Planner> planner_;  // none from a loss until restart()
+  std::unique_ptr<PlanJob> job_;      // of the open generation
+  bool running_ = true;
+  int restarts_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config) {
-  return std::make_unique<ThreadPlanning>(config);
+std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config, int max_restarts) {
+  return make_guarded_planning(std::make_unique<ThreadPlanMaker>(config),
+                               {.name = "planner", .max_restarts = max_restarts});
 }
 
 }  // namespace swiftbalancer

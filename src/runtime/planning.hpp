@@ -1,10 +1,11 @@
 #pragma once
-// Where the worker's plans are made: in its own thread, or in a planner process. Calls never wait;
-// what comes of them is fetched as events. Worker thread only.
+// Where the worker's plans are made: in its own thread, or in a planner process. Calls never wait
+// and never throw; what comes of them, failures too, is fetched as events. Worker thread only.
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include <swiftbalancer/load.hpp>
@@ -18,7 +19,7 @@ struct PlanningEvent {
   enum class Kind : std::uint8_t {
     kObserved,  ///< The loads of the set of `step` are evidence; `wants_rebalance` as of then.
     kPlan,      ///< `plan` for `generation`.
-    kFailed,    ///< Planning `generation` failed; `why`.
+    kFailed,    ///< Planning `generation` failed; `why`, unless it was told before.
     kLost,      ///< The load history is gone (crash, restart); `why`. Until restart() nothing is
                 ///< planned: open() gives kFailed.
     kOff,       ///< As kLost, for good.
@@ -34,11 +35,14 @@ struct PlanningEvent {
 class Planning {
  public:
   virtual ~Planning() = default;
-  /// Begins anew, without any history, on what is served. Called first, and whenever all ranks have
-  /// agreed to.
+  /// Begins anew, without any history, on what is served; slots may be empty. Called first, and
+  /// whenever all ranks have agreed to. An open generation is over.
   virtual void restart(const ClusterShape& shape, const ServedState& served) = 0;
-  /// What is served changed, or whether a plan is open or migrating.
-  virtual void on_served(const ServedState& served, bool rebalancing) = 0;
+  /// A layer is served otherwise from now on; slots may be empty. Cost: that row.
+  virtual void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                            std::span<const std::uint32_t> shares) = 0;
+  /// Whether a plan is open or migrating. Not, after restart().
+  virtual void on_rebalancing(bool rebalancing) = 0;
   /// The loads of the packet set of `step` and the phase that its ranks were in, in the order of
   /// the sets. Answered by kObserved.
   virtual void observe(std::uint64_t step, const ExpertLoad& load, Phase phase) = 0;
@@ -58,7 +62,9 @@ class Planning {
   virtual std::uint64_t ignored() const noexcept { return 0; }
 };
 
-/// In the worker's own thread, one layer per advance().
-std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config);
+/// In the worker's own thread, one layer per advance(). running() is false from a loss until
+/// restart(). @param max_restarts after so many, the next loss is kOff.
+/// @throws Error kInvalidArgument: unknown policy, value out of range.
+std::unique_ptr<Planning> make_thread_planning(const PlannerConfig& config, int max_restarts);
 
 }  // namespace swiftbalancer

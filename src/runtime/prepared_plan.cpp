@@ -6,10 +6,9 @@
 
 #include <swiftbalancer/placement.hpp>
 
-#include "core/test_fault.hpp"
-#include "migration/commit_units.hpp"
 #include "planner/metro.hpp"
 #include "protocol/packet.hpp"
+#include "runtime/runtime_rules.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -43,93 +42,107 @@ std::uint64_t mix_all(std::uint64_t digest, const std::vector<T>& words) {
   }
 }
 
-// Rule 3: the hash covers generation, base epochs, order, placement, shares, copies with their
-// sources.
-std::uint64_t hash_of(const MigrationPlan& plan) {
-  std::uint64_t digest = mix(plan.generation.membership, plan.generation.step);
-  if (faulty(Fault::kWeakHash)) return digest;
-  digest = mix_all(digest, plan.base_epochs);
-  for (const CommitUnit& unit : plan.units) {
-    digest = mix(digest, static_cast<std::uint64_t>(unit.moe_layer_id));
-    digest = mix_all(digest, unit.placement);
-    digest = mix_all(digest, unit.shares);
-    digest = mix_all(digest, unit.copies.size(), [&](std::size_t i) {
-      const ExpertCopy& copy = unit.copies[i];
-      return (static_cast<std::uint64_t>(copy.source_slot) << 32 |
-              static_cast<std::uint64_t>(copy.destination_slot)) ^
-             mix(0, static_cast<std::uint64_t>(copy.logical_id));
-    });
-  }
-  return digest != 0 ? digest : 1;  // 0 means "not ready" in packets.
+}  // namespace
+
+PlanPreparation::PlanPreparation(const GenerationId& generation, Plan plan, ServedState served,
+                                 std::vector<std::uint64_t> epochs, const ClusterShape& shape,
+                                 const PreparationOptions& options)
+    : plan_(std::move(plan)),
+      served_(std::move(served)),
+      shape_(shape),
+      options_(options),
+      builder_(shape, options.staging_capacity),
+      tables_(shape, options.locality_first),
+      digest_(mix(generation.membership, generation.step)) {
+  MigrationPlan& migration = prepared_.migration;
+  migration.generation = generation;
+  migration.base_epochs = std::move(epochs);
+  migration.imbalance_before = plan_.imbalance_before.mean_over_layers;
+  migration.imbalance_after = plan_.imbalance_after.mean_over_layers;
+  if (rules::hash_whole_plan()) digest_ = mix_all(digest_, migration.base_epochs);
 }
 
-// What a layer serves when one of its units is committed.
-struct Served {
-  std::span<const std::int32_t> placement;
-  std::span<const std::uint32_t> shares;
-  std::vector<std::uint32_t> decode_shares{};  // empty without tables of their own
-};
+bool PlanPreparation::advance() {
+  if (num_changes_done_ == plan_.changes.size()) return true;
+  if (!is_in_layer_) {
+    begin_layer(plan_.changes[num_changes_done_]);
+  } else if (is_splitting_) {
+    is_splitting_ = !builder_.advance();
+  } else if (auto unit = builder_.next_unit()) {
+    add_unit(std::move(*unit));
+  }
+  if (builder_.layer_is_done()) {
+    is_in_layer_ = false;
+    ++num_changes_done_;
+  }
+  return num_changes_done_ == plan_.changes.size();
+}
 
-PreparedUnit prepare_unit(const CommitUnit& unit, const Served& before, const ClusterShape& shape,
-                          int rank, DispatchTableBuilder& tables) {
-  PreparedUnit prepared;
-  prepared.dispatch_rows =
-      tables.changed_rows(before.placement, before.shares, unit.placement, unit.shares, rank);
-  prepared.moves = count_moves(before.placement, unit.placement, shape);
+void PlanPreparation::begin_layer(const LayerChange& change) {
+  const auto before = served_.placement.layer(change.moe_layer_id);
+  const auto& shares = served_.shares[static_cast<std::size_t>(change.moe_layer_id)];
+  now_ = {before, shares};
+  builder_.begin_layer(change.moe_layer_id, before, shares, change.plan.placement,
+                       change.plan.shares);
+  is_in_layer_ = true;
+  is_splitting_ = !builder_.advance();
+}
+
+void PlanPreparation::add_unit(CommitUnit added) {
+  const CommitUnit& unit = prepared_.migration.units.emplace_back(std::move(added));
+  PreparedUnit& ready = prepared_.units.emplace_back();
+  const std::vector<std::uint32_t> even =
+      rules::rows_follow_shares() ? std::vector<std::uint32_t>()
+                                  : even_shares(unit.placement, shape_.num_logical_experts());
+  ready.dispatch_rows = tables_.changed_rows(now_.placement, now_.shares, unit.placement,
+                                             even.empty() ? unit.shares : even, options_.rank);
+  ready.moves = count_moves(now_.placement, unit.placement, shape_);
   for (const ExpertCopy& copy : unit.copies) {
-    if (shape.rank_of_slot(copy.destination_slot) == rank) {
-      prepared.installs.push_back({copy.destination_slot - shape.first_slot(rank), {}});
+    if (shape_.rank_of_slot(copy.destination_slot) == options_.rank) {
+      ready.installs.push_back({copy.destination_slot - shape_.first_slot(options_.rank), {}});
     }
   }
-  return prepared;
+  prepared_.migration.moves += ready.moves;
+  std::vector<std::uint32_t> decode_shares;
+  if (options_.decode_tables) {
+    if (now_.decode_shares.empty()) now_.decode_shares = one_slot_shares(shape_, now_.placement);
+    decode_shares = one_slot_shares(shape_, unit.placement);
+    ready.decode_rows = tables_.changed_rows(now_.placement, now_.decode_shares, unit.placement,
+                                             decode_shares, options_.rank);
+  }
+  hash(unit);
+  // The rows stay where they are when the units around them move.
+  now_ = {unit.placement, unit.shares, std::move(decode_shares)};
 }
 
-}  // namespace
+// Rule 3: the hash covers generation, base epochs, order, placement, shares, copies with their
+// sources.
+void PlanPreparation::hash(const CommitUnit& unit) {
+  if (!rules::hash_whole_plan()) return;
+  digest_ = mix(digest_, static_cast<std::uint64_t>(unit.moe_layer_id));
+  digest_ = mix_all(digest_, unit.placement);
+  digest_ = mix_all(digest_, unit.shares);
+  digest_ = mix_all(digest_, unit.copies.size(), [&](std::size_t i) {
+    const ExpertCopy& copy = unit.copies[i];
+    return (static_cast<std::uint64_t>(copy.source_slot) << 32 |
+            static_cast<std::uint64_t>(copy.destination_slot)) ^
+           mix(0, static_cast<std::uint64_t>(copy.logical_id));
+  });
+}
+
+PreparedPlan PlanPreparation::take() {
+  prepared_.layers_given_up = builder_.num_layers_given_up();
+  prepared_.migration.hash = digest_ != 0 ? digest_ : 1;  // 0 means "not ready" in packets.
+  return std::move(prepared_);
+}
 
 PreparedPlan prepare_plan(const GenerationId& generation, const Plan& plan,
                           const ServedState& served, const std::vector<std::uint64_t>& epochs,
-                          const ClusterShape& shape, int rank, int staging_capacity,
-                          bool decode_tables, bool locality_first) {
-  PreparedPlan prepared;
-  MigrationPlan& migration = prepared.migration;
-  migration.generation = generation;
-  migration.base_epochs = epochs;
-  migration.imbalance_before = plan.imbalance_before.mean_over_layers;
-  migration.imbalance_after = plan.imbalance_after.mean_over_layers;
-
-  CommitUnitBuilder builder(shape, staging_capacity);
-  for (const LayerChange& change : plan.changes) {
-    const auto before = served.placement.layer(change.moe_layer_id);
-    const auto& shares = served.shares[static_cast<std::size_t>(change.moe_layer_id)];
-    auto units = builder.add_layer(change.moe_layer_id, before, shares, change.plan.placement,
-                                   change.plan.shares);
-    for (CommitUnit& unit : units) migration.units.push_back(std::move(unit));
+                          const ClusterShape& shape, const PreparationOptions& options) {
+  PlanPreparation preparation(generation, plan, served, epochs, shape, options);
+  while (!preparation.advance()) {
   }
-
-  prepared.layers_given_up = builder.num_layers_given_up();
-
-  std::vector<Served> now;
-  for (int layer = 0; layer < shape.num_moe_layers(); ++layer)
-    now.push_back({served.placement.layer(layer), served.shares[static_cast<std::size_t>(layer)]});
-  DispatchTableBuilder tables(shape, locality_first);
-  prepared.units.reserve(migration.units.size());
-  for (const CommitUnit& unit : migration.units) {
-    Served& before = now[static_cast<std::size_t>(unit.moe_layer_id)];
-    PreparedUnit& ready =
-        prepared.units.emplace_back(prepare_unit(unit, before, shape, rank, tables));
-    migration.moves += ready.moves;
-    std::vector<std::uint32_t> decode_shares;
-    if (decode_tables) {
-      if (before.decode_shares.empty())
-        before.decode_shares = one_slot_shares(shape, before.placement);
-      decode_shares = one_slot_shares(shape, unit.placement);
-      ready.decode_rows = tables.changed_rows(before.placement, before.decode_shares,
-                                              unit.placement, decode_shares, rank);
-    }
-    before = {unit.placement, unit.shares, std::move(decode_shares)};
-  }
-  migration.hash = hash_of(migration);
-  return prepared;
+  return preparation.take();
 }
 
 }  // namespace swiftbalancer

@@ -1,44 +1,37 @@
 #include "runtime/reconfiguration.hpp"
 
 #include <algorithm>
-#include <cstring>
-#include <exception>
 #include <utility>
 
-#include "core/test_fault.hpp"
 #include "migration/rehome.hpp"
 #include "protocol/packet.hpp"
 #include "runtime/config.hpp"
-#include "runtime/membership_messages.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/runtime_rules.hpp"
 
 namespace swiftbalancer {
 namespace {
 
 // Each attempt has a transport of its own, so that tags need no membership.
-enum Tag : std::uint64_t { kSnapshotTag = 1, kStateTag, kVerdictTag };
-
-std::string name(int first_rank) { return "rank " + std::to_string(first_rank); }
+enum Tag : std::uint64_t { kSnapshotTag = 1, kStateTag, kVerdictTag };  // the last: and upwards
 
 }  // namespace
 
-Reconfiguration::Reconfiguration(BalancerCore& core, std::span<const int> live_ranks,
-                                 std::unique_ptr<Transport> transport, bool joins)
-    : core_(core),
+Reconfiguration::Reconfiguration(MemberState mine, MembershipHost& host,
+                                 std::span<const int> live_ranks,
+                                 std::unique_ptr<Transport> transport)
+    : mine_(std::move(mine)),
+      host_(host),
       live_ranks_(live_ranks.begin(), live_ranks.end()),
       transport_(std::move(transport)),
-      joins_(joins),
-      shape_(shape_of_ranks(core.first_shape, live_ranks_)) {
+      shape_(shape_of_ranks(mine_.first_shape, live_ranks_)) {
   if (transport_->num_ranks() != shape_.num_ranks() ||
-      live_ranks_[static_cast<std::size_t>(rank())] !=
-          core.ranks[static_cast<std::size_t>(core.rank)]) {
+      live_ranks_[static_cast<std::size_t>(rank())] != mine_.first_rank) {
     throw Error(ErrorCode::kInvalidArgument,
                 "the new transport joins " + std::to_string(transport_->num_ranks()) +
                     " ranks and makes this one number " + std::to_string(rank()) +
-                    "; live_ranks has " + std::to_string(live_ranks_.size()) + ", and this is " +
-                    name(core.ranks[static_cast<std::size_t>(core.rank)]));
+                    "; live_ranks has " + std::to_string(live_ranks_.size()) +
+                    ", and this is rank " + std::to_string(mine_.first_rank));
   }
-  core_.freeze();
   post_snapshot();
 }
 
@@ -47,8 +40,13 @@ Reconfiguration::~Reconfiguration() = default;
 bool Reconfiguration::advance() {
   if (stage_ == Stage::kSnapshots && done(gather_, "snapshots")) use_snapshots();
   if (stage_ == Stage::kState) exchange_state();
-  if (stage_ == Stage::kVerdict && done(gather_, "verdicts")) use_verdicts();
+  if (stage_ == Stage::kLoading) load_one();
+  if (stage_ == Stage::kLoading && done(gather_, "verdicts")) use_verdicts();
   return stage_ == Stage::kOver;
+}
+
+NextMembership Reconfiguration::take() {
+  return {shape_, live_ranks_, std::move(begin_), std::move(served_), std::move(transport_)};
 }
 
 void Reconfiguration::end(Status status) {
@@ -61,47 +59,44 @@ bool Reconfiguration::done(TransportHandle& handle, const char* what) {
   const TransferStatus status = transport_->poll(handle);
   if (status.state == TransferState::kPending) return false;
   handle = {};
-  if (status.state == TransferState::kDone) return true;
+  if (status.state == TransferState::kDone) {
+    ++num_exchanges_;
+    return true;
+  }
   end({ErrorCode::kTransport, std::string("reconfiguration: exchanging ") + what + " failed"});
   return false;
+}
+
+std::string Reconfiguration::name(std::size_t member) const {
+  return "rank " + std::to_string(live_ranks_[member]);
 }
 
 // ---- What every rank has reached ----
 
 void Reconfiguration::post_snapshot() {
-  Snapshot mine;
-  mine.joins = joins_;
-  mine.membership = core_.begin.membership;
-  mine.newest_agreed = core_.newest_agreed;
-  mine.begun_step = core_.step;
-  mine.last_open_step =
-      core_.worker != nullptr ? core_.agreement->last_open_step() : core_.begin.last_open_step;
-  mine.mode = core_.worker != nullptr ? core_.agreement->mode() : core_.begin.mode;
-  mine.config = config_text(core_.config, core_.first_shape, nullptr, core_.part_bytes);
-  const auto epochs = core_.worker != nullptr ? core_.agreement->epochs()
-                                              : std::span<const std::uint64_t>(core_.begin.epochs);
-  snapshot_ = encode_snapshot(mine, epochs, shape_.num_moe_layers());
+  snapshot_ = encode_snapshot(mine_.reached, mine_.epochs, shape_.num_moe_layers());
   snapshots_.resize(snapshot_.size() * live_ranks_.size());
   gather_ = transport_->post_all_gather(kSnapshotTag, snapshot_, snapshots_);
 }
 
-// Rule 14: step = the highest begun; private counters are made equal.
+// Rule 14: step = the highest begun; private counters are made equal. The newest membership's most
+// advanced rank tells what else was agreed.
 void Reconfiguration::use_snapshots() {
   const std::size_t each = snapshot_.size();
-  const ConfigText mine = config_text(core_.config, core_.first_shape, nullptr, core_.part_bytes);
   std::vector<std::uint64_t> epochs;
   source_ = -1;
-  std::uint32_t newest = 0, newest_agreed = 0;
+  Snapshot newest;
+  std::uint32_t newest_agreed = 0;
   begin_.epochs.assign(static_cast<std::size_t>(shape_.num_moe_layers()), 0);
   for (std::size_t i = 0; i < live_ranks_.size(); ++i) {
     Snapshot snapshot;
     Status status = decode_snapshot(std::span(snapshots_).subspan(i * each, each),
                                     shape_.num_moe_layers(), snapshot, epochs);
-    if (!status.ok()) return end({status.code(), name(live_ranks_[i]) + ": " + status.message()});
-    const std::string difference = first_difference(mine, snapshot.config);
+    if (!status.ok()) return end({status.code(), name(i) + ": " + status.message()});
+    const std::string difference = first_difference(mine_.reached.config, snapshot.config);
     if (!difference.empty()) {
-      return end({ErrorCode::kInvalidArgument, name(live_ranks_[static_cast<std::size_t>(rank())]) +
-                                                   " and " + name(live_ranks_[i]) +
+      return end({ErrorCode::kInvalidArgument, name(static_cast<std::size_t>(rank())) + " and " +
+                                                   name(i) +
                                                    " were started differently: " + difference});
     }
     newest_agreed = std::max(newest_agreed, snapshot.newest_agreed);
@@ -110,20 +105,25 @@ void Reconfiguration::use_snapshots() {
     begin_.last_open_step = std::max(begin_.last_open_step, snapshot.last_open_step);
     for (std::size_t layer = 0; layer < epochs.size(); ++layer)
       begin_.epochs[layer] = std::max(begin_.epochs[layer], epochs[layer]);
-    if (source_ >= 0 && snapshot.membership <= newest) continue;
+    const bool more_advanced =
+        source_ < 0 || snapshot.membership > newest.membership ||
+        (snapshot.membership == newest.membership && snapshot.used_step > newest.used_step);
+    if (!more_advanced) continue;
     source_ = static_cast<int>(i);
-    newest = snapshot.membership;
-    begin_.mode = snapshot.mode;
+    newest = snapshot;
   }
   if (source_ < 0) return end({ErrorCode::kUnavailable, "all live ranks join: nobody serves"});
+  if (rules::mode_goes_on()) begin_.mode = newest.mode;
   // A rank that entered the attempt before may be lost since: its membership's number is taken, and
   // all who agreed to it know so.
-  begin_.membership = core_.newest_agreed = newest_agreed + 1;
-  if (faulty(Fault::kNoStepSync)) begin_.step = core_.step;
-  if (faulty(Fault::kCountersKept) && core_.worker != nullptr)
-    begin_.last_open_step = core_.agreement->last_open_step();
-  if (!joins_) {
-    if (Status status = core_.roll_forward(begin_.epochs); !status.ok()) return end(status);
+  begin_.membership = newest_agreed + 1;
+  host_.take_number(begin_.membership);
+  if (!rules::steps_made_equal()) begin_.step = mine_.reached.begun_step;
+  if (!rules::counters_made_equal()) begin_.last_open_step = mine_.reached.last_open_step;
+  if (!mine_.reached.joins) {
+    const bool same = newest.membership == mine_.reached.membership;
+    Status status = host_.roll_forward(begin_.epochs, same ? newest.used_step : 0);
+    if (!status.ok()) return end(status);
   }
   stage_ = Stage::kState;
 }
@@ -133,8 +133,7 @@ void Reconfiguration::use_snapshots() {
 void Reconfiguration::exchange_state() {
   if (state_.empty()) {
     if (rank() == source_) {
-      state_ = encode_membership_state(core_.ranks, core_.first_shape,
-                                       ServedState::even(core_.placement, core_.shape));
+      state_ = encode_membership_state(mine_.ranks, mine_.first_shape, host_.served());
       state_source_ = {state_};
       for (int peer = 0; peer < transport_->num_ranks(); ++peer) {
         if (peer == rank()) continue;
@@ -142,7 +141,7 @@ void Reconfiguration::exchange_state() {
             transport_->post_send(peer, kStateTag, state_source_, Delivery::kEager));
       }
     } else {
-      state_.resize(membership_state_capacity(core_.first_shape));
+      state_.resize(membership_state_capacity(mine_.first_shape));
       state_target_ = {state_};
       state_handles_.push_back(
           transport_->post_recv(source_, kStateTag, state_target_, Delivery::kEager));
@@ -159,13 +158,14 @@ void Reconfiguration::exchange_state() {
 void Reconfiguration::use_state(std::span<const std::byte> bytes) {
   std::vector<int> old_ranks;
   ServedState state;
-  Status status = decode_membership_state(bytes, core_.first_shape, old_ranks, state);
+  Status status = decode_membership_state(bytes, mine_.first_shape, old_ranks, state);
   if (!status.ok()) return end(status);
-  const ClusterShape old_shape = shape_of_ranks(core_.first_shape, old_ranks);
+  const ClusterShape old_shape = shape_of_ranks(mine_.first_shape, old_ranks);
   status = place_experts(state, old_shape, old_ranks);
   if (!status.ok()) return end(status);
-  post_verdict(load_experts());
-  stage_ = Stage::kVerdict;
+  find_missing();
+  stage_ = Stage::kLoading;
+  post_verdict();
 }
 
 // Ranks that stay bring their slots along; a new rank's are empty; lost experts get a slot.
@@ -185,7 +185,7 @@ Status Reconfiguration::place_experts(const ServedState& state, const ClusterSha
       std::ranges::copy_n(old_row.begin() + old_shape.first_slot(old_member),
                           shape_.slots_per_rank(member), row.begin() + shape_.first_slot(member));
     }
-    const bool otherwise = faulty(Fault::kRehomeByRank) && rank() % 2 == 1;
+    const bool otherwise = !rules::rehome_alike() && rank() % 2 == 1;
     if (otherwise) std::ranges::reverse(row);
     const bool placed = rehome_lost_experts(row, shape_);
     if (otherwise) std::ranges::reverse(row);
@@ -199,76 +199,69 @@ Status Reconfiguration::place_experts(const ServedState& state, const ClusterSha
   return {};
 }
 
-// Compares with what the slots really hold, not with what was placed before: an earlier attempt may
-// have come this far already.
-Status Reconfiguration::load_experts() {
-  for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-    for (int local = 0; local < core_.num_local_slots; ++local) {
-      const auto slot = static_cast<std::size_t>(shape_.first_slot(rank()) + local);
-      const std::int32_t expert = served_.placement.layer(layer)[slot];
-      if (expert == kEmptySlot || expert == core_.content(layer, local)) continue;
-      if (Status status = load_expert(layer, local, expert); !status.ok()) return status;
-    }
-  }
-  return {};
-}
-
-Status Reconfiguration::load_expert(int layer, int local_slot, std::int32_t expert) {
-  const std::string which =
-      "expert " + std::to_string(expert) + " of MoE layer " + std::to_string(layer);
-  if (!core_.config.load_expert) {
-    return {ErrorCode::kUnavailable, which + " has no live slot any more, and there is no " +
-                                         "load_expert callback to bring it back"};
-  }
-  core_.content(layer, local_slot) = kEmptySlot;
-  try {
-    if (!faulty(Fault::kReloadSkipped))
-      core_.config.load_expert(layer, expert, core_.slot_parts[core_.index(layer, local_slot)]);
-  } catch (const std::exception& error) {
-    return {ErrorCode::kUnavailable, which + " cannot be loaded: " + error.what()};
-  }
-  core_.content(layer, local_slot) = expert;
-  ++core_.stats.experts_loaded;
-  return {};
-}
-
 // ---- All or none ----
 
-void Reconfiguration::post_verdict(const Status& loaded) {
-  if (!loaded.ok() && core_.config.log) core_.config.log(loaded.message());
-  std::uint64_t digest = mix(begin_.membership, begin_.step);
+// Compares with what the slots really hold, not with what was placed before: an earlier attempt may
+// have come this far already.
+void Reconfiguration::find_missing() {
+  for (int layer = shape_.num_moe_layers(); layer-- > 0;) {
+    for (int local = shape_.slots_per_rank(rank()); local-- > 0;) {
+      const auto slot = static_cast<std::size_t>(shape_.first_slot(rank()) + local);
+      const std::int32_t expert = served_.placement.layer(layer)[slot];
+      if (expert != kEmptySlot && expert != host_.content(layer, local))
+        missing_.push_back({layer, local, expert});
+    }
+  }
+}
+
+void Reconfiguration::load_one() {
+  if (missing_.empty()) return;
+  const MissingExpert next = missing_.back();
+  missing_.pop_back();
+  loaded_ = host_.load_expert(next.moe_layer_id, next.local_slot, next.logical_id);
+  if (!loaded_.ok()) missing_.clear();
+}
+
+std::uint64_t Reconfiguration::digest_of_next() const {
+  std::uint64_t digest = mix(mix(begin_.membership, begin_.step), begin_.last_open_step);
+  digest = mix(digest, static_cast<std::uint64_t>(begin_.mode));
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
     digest = mix(digest, begin_.epochs[static_cast<std::size_t>(layer)]);
     for (std::int32_t expert : served_.placement.layer(layer))
       digest = mix(digest, static_cast<std::uint64_t>(expert));
   }
-  verdict_ = encode_verdict({loaded.ok(), digest, loaded.message()});
+  return digest;
+}
+
+// Said in rounds: as long as one rank loads, there is another one.
+void Reconfiguration::post_verdict() {
+  Verdict mine;
+  mine.ready = missing_.empty();
+  mine.ok = loaded_.ok();
+  mine.digest = digest_of_next();
+  mine.why = loaded_.message();
+  verdict_ = encode_verdict(mine);
   verdicts_.resize(verdict_.size() * live_ranks_.size());
-  gather_ = transport_->post_all_gather(kVerdictTag, verdict_, verdicts_);
+  gather_ = transport_->post_all_gather(kVerdictTag + round_++, verdict_, verdicts_);
 }
 
 void Reconfiguration::use_verdicts() {
   const std::size_t each = verdict_.size();
   Verdict mine;
   static_cast<void>(decode_verdict(verdict_, mine));
+  bool all_ready = true;
   for (std::size_t i = 0; i < live_ranks_.size(); ++i) {
     Verdict verdict;
     Status status = decode_verdict(std::span(verdicts_).subspan(i * each, each), verdict);
-    if (!status.ok()) return end({status.code(), name(live_ranks_[i]) + ": " + status.message()});
-    if (!verdict.ok)
-      return end({ErrorCode::kUnavailable, name(live_ranks_[i]) + ": " + verdict.why});
+    if (!status.ok()) return end({status.code(), name(i) + ": " + status.message()});
+    if (!verdict.ok) return end({ErrorCode::kUnavailable, name(i) + ": " + verdict.why});
     if (verdict.digest != mine.digest) {
-      return end({ErrorCode::kInternal, name(live_ranks_[i]) + " goes on from another state than " +
-                                            name(live_ranks_[static_cast<std::size_t>(rank())])});
+      return end({ErrorCode::kInternal, name(i) + " goes on from another state than " +
+                                            name(static_cast<std::size_t>(rank()))});
     }
+    all_ready &= verdict.ready;
   }
-  enter();
-}
-
-void Reconfiguration::enter() {
-  core_.enter(shape_, live_ranks_, begin_, served_, std::move(transport_));
-  core_.health.membership = begin_.membership;
-  ++core_.stats.reconfigurations;
+  if (!all_ready) return post_verdict();
   end({});
 }
 

@@ -69,7 +69,7 @@ void RingReader::read(void* to, std::size_t bytes) noexcept {
 }
 
 void RingReader::release() noexcept {
-  head_ = padded(head_);
+  head_ = released_ = padded(head_);
   block_->head.store(head_, std::memory_order_release);
 }
 

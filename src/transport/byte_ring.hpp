@@ -3,6 +3,7 @@
 // visible at once, so a receiver never sees half a frame, even of a sender that was killed. Each
 // end belongs to one thread, and starts at 0: a rank opens its end of a group once.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -35,9 +36,10 @@ inline constexpr std::size_t kFrameAlignment = 8;
 inline constexpr std::size_t frame_bytes(std::size_t length) noexcept {
   return sizeof(FrameHeader) + (length + kFrameAlignment - 1) / kFrameAlignment * kFrameAlignment;
 }
-/// Longest piece: four frames fit into a ring, so that both sides can work at the same time.
+/// Longest piece of a message. Four frames fit into a ring, so that both sides can work at the same
+/// time. In a large ring a piece stays short, because nothing interrupts its copy.
 inline constexpr std::size_t max_piece(std::size_t ring_bytes) noexcept {
-  return ring_bytes / 4 - sizeof(FrameHeader);
+  return std::min(ring_bytes / 4, std::size_t{1} << 15) - sizeof(FrameHeader);
 }
 
 class RingWriter {
@@ -76,6 +78,8 @@ class RingReader {
   void skip(std::size_t bytes) noexcept { head_ += bytes; }
   /// Gives back the space of what was read, including padding.
   void release() noexcept;
+  /// Unreads what was read and not released.
+  void rewind() noexcept { head_ = released_; }
   /// @returns true if the sender waits for space; it then has to be told.
   bool take_space_wish() noexcept;
   bool space_wanted() const noexcept {
@@ -89,6 +93,7 @@ class RingReader {
   const std::byte* data_;
   std::size_t bytes_;
   std::uint64_t head_ = 0;
+  std::uint64_t released_ = 0;
   std::uint64_t tail_ = 0;  // last seen
   bool corrupt_ = false;
 };

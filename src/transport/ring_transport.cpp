@@ -1,11 +1,12 @@
 #include "transport/ring_transport.hpp"
 
+#include <algorithm>
 #include <cstring>
-
-#include <unistd.h>
+#include <utility>
 
 #include "transport/doorbell.hpp"
 #include "transport/pieces.hpp"
+#include "transport/room.hpp"
 
 namespace swiftbalancer::ring {
 namespace {
@@ -15,6 +16,13 @@ std::size_t checked_rank(const Region& region, int rank, const std::string& name
   throw Error(ErrorCode::kInvalidArgument, "transport: rank " + std::to_string(rank) + " of " +
                                                name + ", allowed are 0 to " +
                                                std::to_string(region.num_ranks() - 1));
+}
+
+void publish(const ProcessIdentity& process, RankBlock& block) {
+  block.pid.store(process.pid, std::memory_order_relaxed);
+  block.start_time.store(process.start_time, std::memory_order_relaxed);
+  block.time_namespace.store(process.time_namespace, std::memory_order_relaxed);
+  block.pid_namespace.store(process.pid_namespace, std::memory_order_release);
 }
 
 void copy_into(std::span<const std::span<std::byte>> targets, std::span<const std::byte> from) {
@@ -44,8 +52,13 @@ RingTransport::RingTransport(std::shared_ptr<Region> region, int rank, const std
       rank_(static_cast<int>(checked_rank(*region_, rank, name))),
       multi_process_(multi_process),
       max_piece_(max_piece(region_->ring_bytes())),
-      self_(region_->rank(rank)),
-      gone_(static_cast<std::size_t>(region_->num_ranks())) {
+      process_(own_process()),
+      next_for_messages_((rank + 1) % region_->num_ranks()),
+      next_for_bulk_(2 * next_for_messages_),
+      gone_(static_cast<std::size_t>(region_->num_ranks())),
+      next_look_(std::chrono::steady_clock::now() + kLookAfterPeers),
+      self_(region_->rank(rank)) {
+  peers_.reserve(static_cast<std::size_t>(region_->num_ranks()));
   for (int other = 0; other < region_->num_ranks(); ++other)
     peers_.emplace_back(*region_, rank, other);
   RankState expected = RankState::kFree;
@@ -55,7 +68,7 @@ RingTransport::RingTransport(std::shared_ptr<Region> region, int rank, const std
                                                  std::to_string(self_.pid.load()) +
                                                  "; a rank opens once per group");
   }
-  self_.pid.store(static_cast<std::int32_t>(::getpid()));
+  publish(process_, self_);
 }
 
 RingTransport::~RingTransport() { region_->mark_gone(rank_, RankState::kClosed); }
@@ -67,12 +80,17 @@ void RingTransport::check_peer(int other, const char* what) const {
                   std::to_string(other) + ", allowed are 0 to " + std::to_string(num_ranks() - 1));
 }
 
-RingTransport::OpIndex RingTransport::new_operation(OpKind kind, int other, std::uint64_t tag) {
+// A slot for an operation to be posted; free until begin().
+RingTransport::OpIndex RingTransport::free_slot() {
   if (free_.empty()) {
-    free_.push_back(static_cast<OpIndex>(operations_.size()));
+    make_room(free_, operations_.size() + 1);  // freeing cannot fail, if all are free at last
     operations_.emplace_back();
+    free_.push_back(static_cast<OpIndex>(operations_.size() - 1));
   }
-  const OpIndex index = free_.back();
+  return free_.back();
+}
+
+void RingTransport::begin(OpIndex index, OpKind kind, int other, std::uint64_t tag) noexcept {
   free_.pop_back();
   Operation& op = operations_[index];
   op.kind = kind;
@@ -81,8 +99,8 @@ RingTransport::OpIndex RingTransport::new_operation(OpKind kind, int other, std:
   op.peer = other;
   op.tag = tag;
   op.moved = 0;
+  op.seen_pass = passes_;
   ++num_pending_;
-  return index;
 }
 
 TransportHandle RingTransport::handle_of(OpIndex index) const noexcept {
@@ -95,7 +113,7 @@ bool RingTransport::find(TransportHandle handle, OpIndex& index) const noexcept 
          operations_[index].generation == static_cast<std::uint32_t>(handle.id >> 32);
 }
 
-void RingTransport::finish(OpIndex index, TransferState state, std::size_t bytes) {
+void RingTransport::finish(OpIndex index, TransferState state, std::size_t bytes) noexcept {
   Operation& op = operations_[index];
   op.state = state;
   op.moved = bytes;
@@ -104,7 +122,7 @@ void RingTransport::finish(OpIndex index, TransferState state, std::size_t bytes
   ++news_;
 }
 
-void RingTransport::free_operation(OpIndex index) {
+void RingTransport::free_operation(OpIndex index) noexcept {
   Operation& op = operations_[index];
   if (op.state == TransferState::kPending) {
     --num_pending_;
@@ -118,26 +136,32 @@ void RingTransport::free_operation(OpIndex index) {
   free_.push_back(index);
 }
 
+// Each post: first all room that it and its end need, then what cannot fail.
+
 TransportHandle RingTransport::post_send(int to, std::uint64_t tag,
                                          std::span<const std::span<const std::byte>> parts,
                                          Delivery delivery) {
   check_peer(to, "send");
   const bool eager = delivery == Delivery::kEager;
-  const OpIndex index =
-      new_operation(eager ? OpKind::kSendEager : OpKind::kSendRendezvous, to, tag);
+  Peer& p = peer(to);
+  const OpIndex index = free_slot();
   Operation& op = operations_[index];
   op.sources.assign(parts.begin(), parts.end());
   op.total = total_bytes(parts);
-  Peer& p = peer(to);
-  if (!failed_.ok()) {
+  if (eager) {
+    make_room(p.eager_sends, 1);
+  } else {
+    make_room(p.rendezvous_sends, 1);
+  }
+  begin(index, eager ? OpKind::kSendEager : OpKind::kSendRendezvous, to, tag);
+  if (corruption_.what != nullptr) {
     finish(index, TransferState::kFailed, 0);
   } else if (eager) {
     p.eager_sends.push_back({index, FrameKind::kEager, p.next_serial++, 0});
-    push_and_ring(p);
+    push_messages_and_ring(p);
   } else {
     p.rendezvous_sends.push_back(index);
     match_request(p, index);
-    push_and_ring(p);
   }
   return handle_of(index);
 }
@@ -147,13 +171,20 @@ TransportHandle RingTransport::post_recv(int from, std::uint64_t tag,
                                          Delivery delivery) {
   check_peer(from, "receive");
   const bool eager = delivery == Delivery::kEager;
-  const OpIndex index =
-      new_operation(eager ? OpKind::kRecvEager : OpKind::kRecvRendezvous, from, tag);
+  Peer& p = peer(from);
+  const OpIndex index = free_slot();
   Operation& op = operations_[index];
   op.targets.assign(parts.begin(), parts.end());
   op.total = total_bytes(parts);
-  Peer& p = peer(from);
-  if (!failed_.ok()) {
+  if (eager) {
+    make_room(p.eager_recvs, 1);
+    make_room_for_begun(p, tag, op.total);
+  } else {
+    make_room(p.rendezvous_recvs, 1);
+    make_room(p.control, 2 + p.rendezvous_recvs.size());  // each receive may be given up, too
+  }
+  begin(index, eager ? OpKind::kRecvEager : OpKind::kRecvRendezvous, from, tag);
+  if (corruption_.what != nullptr) {
     finish(index, TransferState::kFailed, 0);
   } else if (eager) {
     p.eager_recvs.push_back(index);
@@ -162,9 +193,18 @@ TransportHandle RingTransport::post_recv(int from, std::uint64_t tag,
     op.request = next_request_++;
     p.rendezvous_recvs.push_back(index);
     p.control.push_back({tag, op.request, 0, op.total, 0, FrameKind::kRequest});
-    push_and_ring(p);
+    push_messages_and_ring(p);
   }
   return handle_of(index);
+}
+
+// A message that has begun to arrive may go on into a receive of so many bytes; it is kept on the
+// heap if that receive is given up before its end.
+void RingTransport::make_room_for_begun(Peer& from, std::uint64_t tag, std::size_t bytes) {
+  Incoming& incoming = from.incoming;
+  if (incoming.to == Incoming::To::kHeap && incoming.first.kind == FrameKind::kEager &&
+      incoming.first.tag == tag && incoming.first.total <= bytes)
+    incoming.heap.reserve(incoming.first.total);
 }
 
 TransportHandle RingTransport::post_all_gather(std::uint64_t tag, std::span<const std::byte> mine,
@@ -175,16 +215,19 @@ TransportHandle RingTransport::post_all_gather(std::uint64_t tag, std::span<cons
                     std::to_string(mine.size()) + " bytes into " + std::to_string(out.size()) +
                     ", expected " + std::to_string(mine.size() * peers_.size()));
   }
-  const OpIndex index = new_operation(OpKind::kGather, rank_, tag);
+  const OpIndex index = free_slot();
   Operation& op = operations_[index];
-  if (!failed_.ok()) {
+  op.sources.assign(1, mine);
+  op.targets.assign(1, out);
+  op.contributed.assign(peers_.size(), false);
+  make_room(gathers_, 1);
+  for (Peer& p : peers_) make_room(p.eager_sends, 1);
+  begin(index, OpKind::kGather, rank_, tag);
+  if (corruption_.what != nullptr) {
     finish(index, TransferState::kFailed, 0);
     return handle_of(index);
   }
-  op.sources.assign(1, mine);
-  op.targets.assign(1, out);
   op.total = mine.size();
-  op.contributed.assign(peers_.size(), false);
   op.contributed[static_cast<std::size_t>(rank_)] = true;
   op.missing = op.unsent = num_ranks() - 1;
   copy_into(targets_of(op, peer(rank_)), mine);
@@ -200,7 +243,7 @@ TransportHandle RingTransport::post_all_gather(std::uint64_t tag, std::span<cons
   }
   for (int step = 1; step < num_ranks() && op.state == TransferState::kPending; ++step) {
     Peer& p = peer((rank_ + step) % num_ranks());
-    push_and_ring(p);
+    push_messages_and_ring(p);
     if (op.state == TransferState::kPending) adopt_unexpected(index, p);
   }
   return handle_of(index);
@@ -208,124 +251,43 @@ TransportHandle RingTransport::post_all_gather(std::uint64_t tag, std::span<cons
 
 // Where the bytes of a peer go. For an all-gather the result lasts until the next call.
 std::span<const std::span<std::byte>> RingTransport::targets_of(const Operation& op,
-                                                                const Peer& from) {
+                                                                const Peer& from) noexcept {
   if (op.kind != OpKind::kGather) return op.targets;
   slice_ = op.targets.front().subspan(static_cast<std::size_t>(from.rank) * op.total, op.total);
   return {&slice_, 1};
 }
 
 // Hands a receive or all-gather what had come before it was posted.
-void RingTransport::adopt_unexpected(OpIndex index, Peer& from) {
-  Operation& op = operations_[index];
+void RingTransport::adopt_unexpected(OpIndex index, Peer& from) noexcept {
+  const Operation& op = operations_[index];
   const FrameKind kind = op.kind == OpKind::kGather ? FrameKind::kGather : FrameKind::kEager;
-  for (auto it = from.unexpected.begin(); it != from.unexpected.end(); ++it) {
-    if (it->kind != kind || it->tag != op.tag) continue;
-    const std::vector<std::byte> bytes = std::move(it->bytes);
-    from.unexpected.erase(it);
-    if (!accept(index, from, bytes.size())) return;
-    copy_into(targets_of(op, from), bytes);
-    return end_delivery(index, from, bytes.size());
+  for (std::size_t i = 0; i < from.num_unexpected; ++i) {
+    const Unexpected& message = from.unexpected[i];
+    if (message.kind != kind || message.tag != op.tag) continue;
+    if (accept(index, from, message.bytes.size())) {
+      copy_into(targets_of(op, from), message.bytes);
+      end_delivery(index, from, message.bytes.size());
+    }
+    return forget_unexpected(from, i);
   }
   Incoming& incoming = from.incoming;
   if (incoming.to != Incoming::To::kHeap || incoming.first.kind != kind ||
       incoming.first.tag != op.tag)
     return;
-  const std::vector<std::byte> begun = std::move(incoming.heap);
-  incoming.heap.clear();
   incoming.op = index;
   incoming.to =
       accept(index, from, incoming.first.total) ? Incoming::To::kOperation : Incoming::To::kDropped;
-  if (incoming.to == Incoming::To::kOperation) copy_into(targets_of(op, from), begun);
-}
-
-TransferStatus RingTransport::poll(TransportHandle handle) {
-  OpIndex index = 0;
-  if (!find(handle, index)) return {TransferState::kFailed, 0};
-  if (operations_[index].state == TransferState::kPending) progress();
-  const Operation& op = operations_[index];
-  if (op.state == TransferState::kPending) return {};
-  const TransferStatus status{op.state, op.moved};
-  free_operation(index);
-  return status;
-}
-
-void RingTransport::cancel(TransportHandle handle) {
-  OpIndex index = 0;
-  if (!find(handle, index)) return;
-  if (operations_[index].state == TransferState::kPending) detach(index);
-  free_operation(index);
-}
-
-// Takes a pending operation out of everything that could touch its memory.
-void RingTransport::detach(OpIndex index) {
-  Operation& op = operations_[index];
-  Peer& p = peer_of(op);
-  switch (op.kind) {
-    case OpKind::kFree:
-      break;
-    case OpKind::kSendEager:
-      std::erase_if(p.eager_sends, [&](const Outgoing& message) { return message.op == index; });
-      break;
-    case OpKind::kSendRendezvous:
-      std::erase(p.rendezvous_sends, index);
-      if (op.matched) give_back_request(p, {op.tag, op.request, op.request_capacity});
-      break;
-    case OpKind::kRecvEager:
-      std::erase(p.eager_recvs, index);
-      if (p.incoming.to == Incoming::To::kOperation && p.incoming.op == index) keep_partial(p);
-      break;
-    case OpKind::kRecvRendezvous:
-      std::erase(p.rendezvous_recvs, index);
-      // A request that has not left yet is simply withdrawn.
-      if (std::erase_if(p.control, [&](const FrameHeader& h) {
-            return h.kind == FrameKind::kRequest && h.serial == op.request;
-          }) == 0) {
-        p.control.push_back({op.tag, op.request, 0, 0, 0, FrameKind::kUnrequest});
-        push_and_ring(p);
-      }
-      break;
-    case OpKind::kGather:
-      detach_gather(index);
-      break;
-  }
-}
-
-void RingTransport::detach_gather(OpIndex index) {
-  const Operation& op = operations_[index];
-  std::erase(gathers_, index);
-  for (Peer& p : peers_) {
-    if (!op.contributed[static_cast<std::size_t>(p.rank)]) --p.gathers_missing;
-    std::erase_if(p.eager_sends, [&](const Outgoing& message) { return message.op == index; });
-    if (p.incoming.to == Incoming::To::kOperation && p.incoming.op == index)
-      p.incoming.to = Incoming::To::kDropped;
-  }
-}
-
-// A message half arrived in a receive that is given up goes on to the heap, as if the receive had
-// never been posted.
-void RingTransport::keep_partial(Peer& from) {
-  Incoming& incoming = from.incoming;
-  incoming.to = Incoming::To::kHeap;
+  if (incoming.to == Incoming::To::kOperation) copy_into(targets_of(op, from), incoming.heap);
   incoming.heap.clear();
-  for_each_piece(std::span<const std::span<std::byte>>(operations_[incoming.op].targets), 0,
-                 incoming.received, [&](std::span<std::byte> piece) {
-                   incoming.heap.insert(incoming.heap.end(), piece.begin(), piece.end());
-                 });
-  for (const OpIndex other : from.eager_recvs) {
-    if (operations_[other].matched || operations_[other].tag != incoming.first.tag) continue;
-    adopt_unexpected(other, from);
-    return;
-  }
 }
 
-// The send that held this request is given up: the next send with its tag takes it.
-void RingTransport::give_back_request(Peer& to, const Request& request) {
-  to.requests.insert(to.requests.begin(), request);
-  for (const OpIndex other : to.rendezvous_sends) {
-    if (operations_[other].matched || operations_[other].tag != request.tag) continue;
-    match_request(to, other);
-    return;
-  }
+// Its buffer goes behind the others, for a later message.
+void RingTransport::forget_unexpected(Peer& from, std::size_t position) noexcept {
+  const auto at = from.unexpected.begin() + static_cast<std::ptrdiff_t>(position);
+  empty_buffer(at->bytes);
+  std::rotate(at, at + 1,
+              from.unexpected.begin() + static_cast<std::ptrdiff_t>(from.num_unexpected));
+  --from.num_unexpected;
 }
 
 void RingTransport::wake() noexcept {

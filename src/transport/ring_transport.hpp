@@ -1,19 +1,29 @@
 #pragma once
 // The transport over byte rings, for ranks in threads and in processes alike; thread.cpp and
-// shm.cpp only say where the region lies. Bytes move in the owner's calls: posting pushes what
-// fits, poll() and wait() push and take. Frames of one ring are taken only while an operation needs
-// them or the sender runs out of space, so that a message usually goes straight from the ring into
-// the buffer of its receive. One thread per instance; only wake() may come from another.
+// shm.cpp only say where the region lies. Bytes move in the owner's calls: posting pushes messages,
+// poll() and wait() push and take, messages of all peers before bulk data of any. One pass moves a
+// bounded amount, and between passes wait() looks at wake-ups, finished operations and its
+// deadline: a packet waits for one pass, however much bulk data flows. Frames of one ring are taken
+// only while an operation needs them or the sender runs out of space, so that a message usually
+// goes straight from the ring into the buffer of its receive. One thread per instance; only wake()
+// may come from another.
 //
 // Eager: pushed at once; begun without a receive it is kept on the heap. Rendezvous: the receive
 // sends a request with a serial of its own; the sender pushes pieces only for a request it holds,
 // and the receiver copies them itself. So cancelling touches nobody's memory: pieces of unknown
 // serials are dropped.
+//
+// Memory: whatever a later step needs is reserved where it is posted or where its first frame is
+// taken, so that pushing, finishing and cancelling cannot fail. Where a reservation fails
+// (std::bad_alloc), the post has not happened or the frame is still in its ring: the call can be
+// repeated. Capacities are kept, so that steady traffic allocates nothing.
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,6 +31,7 @@
 #include <swiftbalancer/transport.hpp>
 
 #include "transport/byte_ring.hpp"
+#include "transport/process_identity.hpp"
 #include "transport/region.hpp"
 
 namespace swiftbalancer::ring {
@@ -53,6 +64,9 @@ class RingTransport final : public Transport {
   std::vector<int> lost_peers() override;
 
  private:
+  // How often a waiting rank looks whether the processes of its peers still run.
+  static constexpr std::chrono::milliseconds kLookAfterPeers{100};
+
   using OpIndex = std::uint32_t;
   enum class OpKind : std::uint8_t {
     kFree,
@@ -73,6 +87,7 @@ class RingTransport final : public Transport {
     std::uint64_t request = 0;         // rendezvous: serial of the request
     std::size_t request_capacity = 0;  // kSendRendezvous: of the receive
     std::uint64_t finished_in = 0;     // news_round_ when it was done or failed
+    std::uint64_t seen_pass = 0;       // passes_ when it was posted or last polled
     std::size_t total = 0;             // bytes to send, or capacity; kGather: of one contribution
     std::size_t moved = 0;             // rendezvous: so far; when done: the bytes to report
     std::vector<std::span<const std::byte>> sources;
@@ -97,9 +112,10 @@ class RingTransport final : public Transport {
     std::size_t received = 0;
     std::vector<std::byte> heap;
   };
+  // A whole message that nobody has asked for yet.
   struct Unexpected {
-    FrameKind kind;
-    std::uint64_t tag;
+    FrameKind kind = FrameKind::kEager;
+    std::uint64_t tag = 0;
     std::vector<std::byte> bytes;
   };
   struct Request {
@@ -123,8 +139,10 @@ class RingTransport final : public Transport {
     std::vector<OpIndex> rendezvous_recvs;
     int gathers_missing = 0;  // posted all-gathers without this peer's contribution
     Incoming incoming;
-    std::vector<Unexpected> unexpected;
+    std::vector<Unexpected> unexpected;  // the first num_unexpected; then buffers to be used again
+    std::size_t num_unexpected = 0;
     enum class Ring { kNone, kCounted, kNow } ring = Ring::kNone;  // owed to the peer
+    ProcessWatch watch;
 
     bool needs_messages() const noexcept {
       return !eager_recvs.empty() || !rendezvous_sends.empty() || gathers_missing != 0;
@@ -133,58 +151,92 @@ class RingTransport final : public Transport {
       return needs_messages() || !rendezvous_recvs.empty() || !eager_sends.empty();
     }
   };
+  // What a pass may still move.
+  class Budget {
+   public:
+    explicit Budget(std::size_t bytes) : left_(bytes) {}
+    bool spent() const noexcept { return left_ == 0; }
+    void spend_frame(std::size_t length) noexcept;
+
+   private:
+    std::size_t left_;
+  };
+  struct Corruption {
+    int rank = 0;
+    const char* what = nullptr;  // nullptr: none
+  };
 
   // Operations (ring_transport.cpp).
-  OpIndex new_operation(OpKind kind, int peer, std::uint64_t tag);
+  OpIndex free_slot();
+  void begin(OpIndex index, OpKind kind, int peer, std::uint64_t tag) noexcept;
   TransportHandle handle_of(OpIndex index) const noexcept;
   bool find(TransportHandle handle, OpIndex& index) const noexcept;
   void check_peer(int peer, const char* what) const;
   Peer& peer(int rank) noexcept { return peers_[static_cast<std::size_t>(rank)]; }
   Peer& peer_of(const Operation& op) noexcept { return peer(op.peer); }
-  void finish(OpIndex index, TransferState state, std::size_t bytes);
-  void free_operation(OpIndex index);
-  void detach(OpIndex index);
-  void detach_gather(OpIndex index);
-  void keep_partial(Peer& from);
-  void give_back_request(Peer& to, const Request& request);
-  void adopt_unexpected(OpIndex index, Peer& from);
-  std::span<const std::span<std::byte>> targets_of(const Operation& op, const Peer& from);
+  void finish(OpIndex index, TransferState state, std::size_t bytes) noexcept;
+  void free_operation(OpIndex index) noexcept;
+  void make_room_for_begun(Peer& from, std::uint64_t tag, std::size_t bytes);
+  void adopt_unexpected(OpIndex index, Peer& from) noexcept;
+  void forget_unexpected(Peer& from, std::size_t position) noexcept;
+  std::span<const std::span<std::byte>> targets_of(const Operation& op, const Peer& from) noexcept;
 
-  // Progress (ring_progress.cpp).
-  bool progress();
-  bool take(Peer& from, RingReader& reader, Lane lane);
+  // Giving up (ring_cancel.cpp).
+  void detach(OpIndex index) noexcept;
+  void detach_gather(OpIndex index) noexcept;
+  void keep_partial(Peer& from) noexcept;
+  void give_back_request(Peer& to, const Request& request) noexcept;
+
+  // The order of the work (ring_pass.cpp).
+  bool pass();
+  bool pass_messages();
+  bool pass_bulk();
+  void pay_ring(Peer& to) noexcept;
+  void corrupt(const Peer& from, const char* what) noexcept;
+
+  // Taking (ring_take.cpp).
+  bool take(Peer& from, RingReader& reader, Lane lane, Budget& budget);
   void take_frame(Peer& from, RingReader& reader, const FrameHeader& header);
   void take_piece(Peer& from, RingReader& reader, const FrameHeader& header);
   void begin_message(Peer& from, const FrameHeader& header);
-  bool accept(OpIndex index, Peer& from, std::size_t bytes);
-  void end_message(Peer& from);
-  void end_delivery(OpIndex index, Peer& from, std::size_t bytes);
-  void end_gather_if_complete(OpIndex index);
-  void take_bulk(Peer& from, RingReader& reader, const FrameHeader& header);
+  std::optional<OpIndex> receiver_of(const Peer& from, const FrameHeader& header) const noexcept;
+  bool accept(OpIndex index, Peer& from, std::size_t bytes) noexcept;
+  void end_message(Peer& from) noexcept;
+  void end_delivery(OpIndex index, Peer& from, std::size_t bytes) noexcept;
+  void end_gather_if_complete(OpIndex index) noexcept;
+  void take_bulk(Peer& from, RingReader& reader, const FrameHeader& header) noexcept;
   void take_request(Peer& from, const FrameHeader& header);
-  void take_unrequest(Peer& from, const FrameHeader& header);
-  void match_request(Peer& to, OpIndex index);
-  bool push(Peer& to);
-  bool push_control(Peer& to);
-  bool push_eager(Peer& to);
-  bool push_bulk(Peer& to);
+  void take_unrequest(Peer& from, const FrameHeader& header) noexcept;
+  void match_request(Peer& to, OpIndex index) noexcept;
+
+  // Pushing (ring_push.cpp).
+  bool push_messages(Peer& to, Budget& budget) noexcept;
+  bool push_control(Peer& to, Budget& budget) noexcept;
+  bool push_eager(Peer& to, Budget& budget) noexcept;
+  bool push_bulk(Peer& to, Budget& budget) noexcept;
   bool push_frame(Peer& to, RingWriter& writer, const FrameHeader& header,
-                  std::span<const std::span<const std::byte>> parts);
-  void push_and_ring(Peer& to);
-  void pay_ring(Peer& to);
-  void corrupt(const Peer& from, const char* what);
+                  std::span<const std::span<const std::byte>> parts, Budget& budget) noexcept;
+  void push_messages_and_ring(Peer& to) noexcept;
 
   // Sleeping (ring_wait.cpp).
-  bool settle(Status& result);
-  std::uint32_t rings_to_wait_for() const;
-  bool waits_in_vain(const Peer& p) const;
-  std::string pending_ranks(bool lost_only) const;
+  void sleep(std::chrono::steady_clock::time_point deadline);
+  void read_states() noexcept;
+  bool is_over() noexcept;
+  Status outcome();
+  std::uint32_t rings_to_wait_for() const noexcept;
+  bool waits_in_vain(Peer& p) noexcept;
+  Status timeout() const;
+  Status loss();
+  void look_after_peers() noexcept;
 
-  std::shared_ptr<Region> region_;
+  // Constant after construction.
+  const std::shared_ptr<Region> region_;
   const int rank_;
   const bool multi_process_;
   const std::size_t max_piece_;
-  RankBlock& self_;
+  const ProcessIdentity process_;  // our own
+
+  // Owner's thread only.
   std::vector<Peer> peers_;  // by rank, own rank included
   std::vector<Operation> operations_;
   std::vector<OpIndex> free_;
@@ -192,13 +244,19 @@ class RingTransport final : public Transport {
   std::span<std::byte> slice_;    // targets_of() an all-gather
   std::size_t num_pending_ = 0;
   std::uint64_t next_request_ = 1;
-  std::vector<bool> gone_;   // as last read
-  std::uint64_t moves_ = 0;  // how often bytes moved in wait()
+  std::uint64_t passes_ = 0;
+  int next_for_messages_;   // rank that the next pass begins with
+  int next_for_bulk_;       // likewise, two for each rank: taking from it, pushing to it
+  std::vector<bool> gone_;  // as last read
+  std::chrono::steady_clock::time_point next_look_;  // after the peers' processes
   // Operations finished since wait() last returned and not reported by poll() either. An operation
   // belongs to the count while its finished_in equals the round.
   std::size_t news_ = 0;
   std::uint64_t news_round_ = 1;
-  Status failed_;  // sticky: the group's memory makes no sense
+  Corruption corruption_;  // sticky: the group's memory makes no sense
+
+  // Any thread.
+  RankBlock& self_;
   std::atomic<bool> woken_{false};
 };
 

@@ -1,10 +1,10 @@
 // Transport between processes of one user: the group's memory is a POSIX shared-memory object.
 
+#include <algorithm>
 #include <cerrno>
-#include <charconv>
-#include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -13,6 +13,7 @@
 
 #include <swiftbalancer/transport.hpp>
 
+#include "transport/process_identity.hpp"
 #include "transport/region.hpp"
 #include "transport/ring_transport.hpp"
 
@@ -50,15 +51,16 @@ void check_name(const std::string& name) {
                   std::to_string(NAME_MAX - 1) + " characters, no slash, no leading dot");
 }
 
-void* map(const File& file, std::size_t bytes, const std::string& name) {
+ring::Mapping map(const File& file, std::size_t bytes, const std::string& name) {
   void* memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
   if (memory == MAP_FAILED) fail(name, "cannot map " + std::to_string(bytes) + " bytes", errno);
-  return memory;
+  return {memory, bytes};
 }
 
 /// Creates the object and gives it its memory. Removes the name again when that fails.
-void* create(const std::string& name, std::size_t bytes) {
-  const std::string path = "/" + name;
+std::unique_ptr<ring::Region> create(const std::string& name, const std::string& path,
+                                     int num_ranks, const RingOptions& options) {
+  const std::size_t bytes = ring::Region::bytes_for(num_ranks, options);
   const File file(::shm_open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
                              S_IRUSR | S_IWUSR));
   if (file.get() < 0 && errno == EEXIST)
@@ -66,46 +68,57 @@ void* create(const std::string& name, std::size_t bytes) {
   if (file.get() < 0) fail(name, "cannot create", errno);
   try {
     if (::fchmod(file.get(), S_IRUSR | S_IWUSR) != 0) fail(name, "cannot set permissions", errno);
+    // Before anything that takes time: were this process killed now, the group would be nobody's.
+    const ring::RegionHeader header = ring::Region::unfinished_header();
+    if (::pwrite(file.get(), &header, sizeof header, 0) != sizeof header)
+      fail(name, "cannot write", errno);
     // Takes the memory now: with a full /dev/shm a later write would kill the process.
     const int error = ::posix_fallocate(file.get(), 0, static_cast<off_t>(bytes));
     if (error != 0)
       fail(name, "cannot get " + std::to_string(bytes) + " bytes, use fewer ranks or smaller rings",
            error);
-    return map(file, bytes, name);
+    return std::make_unique<ring::Region>(map(file, bytes, name), num_ranks, options);
   } catch (...) {
     ::shm_unlink(path.c_str());
     throw;
   }
 }
 
-/// Pid in "swiftbalancer.<pid>.<rest>", or 0.
-pid_t creator_of(std::string_view name) {
-  if (!name.starts_with(kPrefix)) return 0;
+/// "swiftbalancer.<pid>.<rest>"
+bool is_named_like_ours(std::string_view name) {
+  if (!name.starts_with(kPrefix)) return false;
   name.remove_prefix(kPrefix.size());
-  pid_t pid = 0;
-  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), pid);
-  const bool rest_follows =
-      error == std::errc() && end + 1 < name.data() + name.size() && *end == '.';
-  return rest_follows && pid > 0 ? pid : 0;
+  const std::size_t digits = std::min(name.find_first_not_of("0123456789"), name.size());
+  return digits > 0 && digits + 1 < name.size() && name[digits] == '.';
+}
+
+/// Who made a group of this user; nothing if the file is not one or does not say.
+std::optional<ring::ProcessIdentity> creator_of(const std::string& path) {
+  const File file(::shm_open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0));
+  struct stat info{};
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0) return std::nullopt;
+  if (!S_ISREG(info.st_mode) || info.st_uid != ::geteuid()) return std::nullopt;
+  std::byte first_bytes[sizeof(ring::RegionHeader)];
+  const ssize_t bytes = ::pread(file.get(), first_bytes, sizeof first_bytes, 0);
+  if (bytes <= 0) return std::nullopt;
+  return ring::Region::creator_in({first_bytes, static_cast<std::size_t>(bytes)});
 }
 
 }  // namespace
 
 ShmGroup::ShmGroup(std::string name, int num_ranks, const RingOptions& options)
-    : name_(std::move(name)) {
+    : name_(std::move(name)), path_("/" + name_) {
   check_name(name_);
-  const std::size_t bytes = ring::Region::bytes_for(num_ranks, options);
-  void* memory = create(name_, bytes);
+  region_ = create(name_, path_, num_ranks, options);
   creator_ = ::getpid();
   linked_ = true;
-  region_ = std::make_unique<ring::Region>(memory, num_ranks, options);
 }
 
 ShmGroup::~ShmGroup() { unlink(); }
 
 void ShmGroup::unlink() noexcept {
   // A forked rank has a copy of this object, but the name is its creator's.
-  if (linked_ && creator_ == ::getpid()) ::shm_unlink(("/" + name_).c_str());
+  if (linked_ && creator_ == ::getpid()) ::shm_unlink(path_.c_str());
   linked_ = false;
 }
 
@@ -130,23 +143,23 @@ std::unique_ptr<Transport> open_shm_transport(const std::string& name, int rank)
                 "transport: shared memory " + name + " is empty, so not a transport group");
   }
   const auto bytes = static_cast<std::size_t>(info.st_size);
-  auto region = std::make_shared<ring::Region>(map(file, bytes, name), bytes,
-                                               "transport: shared memory " + name);
+  auto region =
+      std::make_shared<ring::Region>(map(file, bytes, name), "transport: shared memory " + name);
   return std::make_unique<ring::RingTransport>(std::move(region), rank, name, true);
 }
 
 std::vector<std::string> remove_stale_shm_groups() {
   std::vector<std::string> removed;
+  const ring::ProcessIdentity own = ring::own_process();
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(kFolder, error)) {
     const std::string name = entry.path().filename().string();
-    const pid_t creator = creator_of(name);
-    struct stat info{};
-    if (creator == 0 || ::kill(creator, 0) == 0 || errno != ESRCH) continue;
-    if (::lstat(entry.path().c_str(), &info) != 0 || !S_ISREG(info.st_mode) ||
-        info.st_uid != ::geteuid())
-      continue;
-    if (::shm_unlink(("/" + name).c_str()) == 0) removed.push_back(name);
+    if (!is_named_like_ours(name)) continue;
+    const std::string path = "/" + name;
+    const std::optional<ring::ProcessIdentity> creator = creator_of(path);
+    if (!creator || ring::ProcessWatch().look(*creator, own) != ring::Life::kEnded) continue;
+    removed.push_back(name);  // before the deed: it may fail
+    if (::shm_unlink(path.c_str()) != 0) removed.pop_back();
   }
   return removed;
 }

@@ -22,7 +22,8 @@ std::vector<std::unique_ptr<Transport>> make_thread_transports(int num_ranks,
                                     std::to_string(num_ranks) + " ranks: " + std::strerror(errno) +
                                     "; use fewer ranks or smaller rings");
   }
-  const auto region = std::make_shared<ring::Region>(memory, num_ranks, options);
+  const auto region =
+      std::make_shared<ring::Region>(ring::Mapping(memory, bytes), num_ranks, options);
   std::vector<std::unique_ptr<Transport>> transports;
   for (int rank = 0; rank < num_ranks; ++rank) {
     transports.push_back(

@@ -1,12 +1,37 @@
 #include <swiftbalancer/transport.hpp>
 
 namespace swiftbalancer {
+namespace {
+
+/// Gives an operation up unless it is over, whatever ends the wait: nobody else knows its handle.
+class Waited {
+ public:
+  Waited(Transport& transport, TransportHandle handle) : transport_(transport), handle_(handle) {}
+  ~Waited() {
+    if (!over_) transport_.cancel(handle_);
+  }
+  Waited(const Waited&) = delete;
+  Waited& operator=(const Waited&) = delete;
+  TransferStatus poll() {
+    const TransferStatus status = transport_.poll(handle_);
+    over_ = status.state != TransferState::kPending;
+    return status;
+  }
+
+ private:
+  bool over_ = false;
+  Transport& transport_;
+  TransportHandle handle_;
+};
+
+}  // namespace
 
 Status wait_done(Transport& transport, TransportHandle handle,
                  std::chrono::steady_clock::time_point deadline, std::size_t* bytes) {
+  Waited operation(transport, handle);
   Status waited;
   while (true) {
-    const TransferStatus status = transport.poll(handle);
+    const TransferStatus status = operation.poll();
     if (status.state == TransferState::kDone) {
       if (bytes != nullptr) *bytes = status.bytes;
       return {};
@@ -17,11 +42,9 @@ Status wait_done(Transport& transport, TransportHandle handle,
                                          ": a transfer failed: its message is longer than the "
                                          "receive, or the transport failed"};
     }
-    if (!waited.ok()) break;
+    if (!waited.ok()) return waited;
     waited = transport.wait(deadline);  // after a failure there is one more look
   }
-  transport.cancel(handle);
-  return waited;
 }
 
 }  // namespace swiftbalancer

@@ -2,6 +2,8 @@
 
 #include "migration/commit_units.hpp"
 
+#include <algorithm>
+
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
 
@@ -9,6 +11,7 @@
 #include <swiftbalancer/error.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "layer_units.hpp"
 #include "random_rows.hpp"
 
 namespace swiftbalancer::testing {
@@ -28,8 +31,8 @@ ClusterShape make_shape(int experts, std::vector<int> slots_per_rank, int nodes 
 
 std::vector<CommitUnit> split(CommitUnitBuilder& builder, const ClusterShape& shape,
                               const Row& before, const Row& after) {
-  return builder.add_layer(0, before, even_shares(before, shape.num_logical_experts()), after,
-                           even_shares(after, shape.num_logical_experts()));
+  return add_layer(builder, 0, before, even_shares(before, shape.num_logical_experts()), after,
+                   even_shares(after, shape.num_logical_experts()));
 }
 
 TEST(CommitUnits, AnUnchangedLayerGivesNoUnit) {
@@ -45,7 +48,7 @@ TEST(CommitUnits, ChangedSharesAloneGiveOneUnitWithoutCopies) {
   const Row row{0, 1, 2, 0};
   const std::vector<std::uint32_t> planned{kShareUnit / 4, kShareUnit, kShareUnit,
                                            kShareUnit - kShareUnit / 4};
-  const auto units = builder.add_layer(5, row, even_shares(row, 3), row, planned);
+  const auto units = add_layer(builder, 5, row, even_shares(row, 3), row, planned);
   ASSERT_EQ(units.size(), 1U);
   EXPECT_EQ(units[0].moe_layer_id, 5);
   EXPECT_TRUE(units[0].copies.empty());
@@ -130,6 +133,40 @@ TEST(CommitUnits, ACycleThatNeitherFitsNorBreaksGivesTheLayerUp) {
             (std::vector<int>{0, 0}));
 }
 
+TEST(CommitUnits, KnowHowManyExpertsOneRankInstalls) {
+  const ClusterShape shape = make_shape(6, {3, 3, 2});
+  CommitUnitBuilder builder(shape, 3);
+  const Row row{0, 1, 2, 3, 4, 5, 0, 1};
+  const auto units = split(builder, shape, row, {3, 1, 4, 0, 2, 5, 5, 1});
+  ASSERT_EQ(units.size(), 1U);
+  EXPECT_EQ(units[0].copies.size(), 5U);
+  EXPECT_EQ(units[0].most_installs, 2U);
+  const auto shares = add_layer(builder, 0, row, even_shares(row, 6), row,
+                                std::vector<std::uint32_t>(row.size(), kShareUnit));
+  ASSERT_EQ(shares.size(), 1U);
+  EXPECT_EQ(shares[0].most_installs, 0U);
+}
+
+TEST(CommitUnits, ALayerCanHaveAsManyUnitsAsItsBoundSays) {
+  // Every slot but the first takes the expert of the slot before it: a chain on one rank.
+  constexpr int kSlots = 9;
+  const ClusterShape shape = make_shape(kSlots - 1, {kSlots});
+  CommitUnitBuilder builder(shape, 1);
+  Row before(kSlots), after(kSlots);
+  for (int slot = 0; slot < kSlots; ++slot) {
+    before[static_cast<std::size_t>(slot)] = slot % (kSlots - 1);  // the first expert twice
+    after[static_cast<std::size_t>(slot)] = std::max(0, slot - 1);
+  }
+  EXPECT_EQ(split(builder, shape, before, after).size(), kSlots - 1U);
+  EXPECT_EQ(CommitUnitBuilder::max_units(shape, 1), kSlots - 1U);
+}
+
+TEST(CommitUnits, ALayerThatFitsThePoolCountsAsOneUnit) {
+  const ClusterShape shape = make_shape(4, {3, 2});
+  EXPECT_EQ(CommitUnitBuilder::max_units(shape, 3), 1U);
+  EXPECT_EQ(CommitUnitBuilder::max_units(make_shape(1, {1}), 1), 1U);
+}
+
 TEST(CommitUnits, APoolWithoutBuffersIsRefused) {
   const ClusterShape shape = make_shape(2, {1, 1});
   EXPECT_THROW(CommitUnitBuilder(shape, 0), Error);
@@ -159,6 +196,7 @@ void check_units(const std::vector<CommitUnit>& units, const ClusterShape& shape
       const int rank = shape.rank_of_slot(copy.destination_slot);
       RC_ASSERT(++arrivals[static_cast<std::size_t>(rank)] <= capacity);
     }
+    RC_ASSERT(static_cast<int>(unit.most_installs) == *std::ranges::max_element(arrivals));
     for (const ExpertCopy& copy : unit.copies) {
       const auto destination = static_cast<std::size_t>(copy.destination_slot);
       RC_ASSERT(!overwritten[destination]);
@@ -212,6 +250,7 @@ RC_GTEST_PROP(CommitUnitsProperty, UnitsInOrderGiveThePlannedRowAndKeepEveryRule
   CommitUnitBuilder builder(c.shape, c.capacity);
   const auto units = split(builder, c.shape, c.before, c.after);
   RC_CLASSIFY(units.size() > 1, "split");
+  RC_ASSERT(units.size() <= CommitUnitBuilder::max_units(c.shape, c.capacity));
   RC_CLASSIFY(builder.num_layers_given_up() > 0, "given up");
   if (builder.num_layers_given_up() > 0) {
     RC_ASSERT(units.empty());

@@ -15,6 +15,7 @@
 #include <swiftbalancer/dispatch_table.hpp>
 #include <swiftbalancer/placement.hpp>
 
+#include "layer_units.hpp"
 #include "migration/commit_units.hpp"
 #include "migration/copy_executor.hpp"
 
@@ -111,9 +112,10 @@ inline MigrationPlan make_plan(const ClusterShape& shape, const Placement& from,
   plan.generation = {0, step};
   CommitUnitBuilder builder(shape, buffers);
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
-    auto units = builder.add_layer(
-        layer, from.layer(layer), even_shares(from.layer(layer), shape.num_logical_experts()),
-        to.layer(layer), even_shares(to.layer(layer), shape.num_logical_experts()));
+    auto units =
+        add_layer(builder, layer, from.layer(layer),
+                  even_shares(from.layer(layer), shape.num_logical_experts()), to.layer(layer),
+                  even_shares(to.layer(layer), shape.num_logical_experts()));
     for (CommitUnit& unit : units) plan.units.push_back(std::move(unit));
   }
   return plan;

@@ -11,8 +11,9 @@ namespace swiftbalancer::testing {
 
 struct FakeCluster {
   FakeCluster(const ClusterShape& cluster, std::vector<PartBytes> part_bytes, int buffers,
-              Placement at_start)
+              Placement at_start, bool can_cancel = true)
       : shape(cluster), network(shape.num_ranks()), served(std::move(at_start)) {
+    network.can_cancel = can_cancel;
     PartBytes largest(part_bytes[0].size(), 0);
     for (const PartBytes& layer : part_bytes) {
       for (std::size_t part = 0; part < layer.size(); ++part)
@@ -45,8 +46,8 @@ struct FakeCluster {
     for (auto& rank : ranks) rank->install(installed, unit, swap);
     std::ranges::copy(installed.placement, served.layer(installed.moe_layer_id).begin());
   }
-  void drop(std::uint32_t unit) {
-    for (auto& rank : ranks) rank->executor->drop(unit);
+  void drop(std::uint32_t unit, bool too_old = false) {
+    for (auto& rank : ranks) rank->executor->drop(unit, too_old);
   }
   void retire() {
     for (auto& rank : ranks) rank->executor->retire();

@@ -6,7 +6,7 @@
 
 #include "planner/routing_traffic.hpp"
 #include "planner_process/processes.hpp"
-#include "runtime/plan_message.hpp"
+#include "runtime/plan_bytes.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -29,7 +29,7 @@ PlanningEvent next_event(Planning& thread) {
 
 std::vector<std::byte> bytes_of(const PlanningEvent& event, const ClusterShape& shape) {
   EXPECT_EQ(event.kind, Kind::kPlan) << event.why;
-  std::vector<std::byte> bytes(plan_message_capacity(shape));
+  std::vector<std::byte> bytes(most_plan_bytes(shape));
   bytes.resize(encode_plan(event.generation, event.plan, shape, bytes));
   EXPECT_FALSE(bytes.empty());
   return bytes;
@@ -41,7 +41,7 @@ class Pair {
   Pair(const ClusterShape& shape, const PlannerConfig& config)
       : shape_(shape),
         served_(ServedState::initial(shape)),
-        thread_(make_thread_planning(config)),
+        thread_(make_thread_planning(config, 0)),
         process_({.program = testing::planner_program()}, config) {
     restart();
   }
@@ -62,7 +62,7 @@ class Pair {
   void open(const GenerationId& generation) {
     for (Planning* planning : both()) {
       planning->open(generation);
-      planning->on_served(served_, true);
+      planning->on_rebalancing(true);
     }
   }
   /// Layer by layer, as commits come.
@@ -75,14 +75,15 @@ class Pair {
       std::ranges::copy(change.plan.placement,
                         served_.placement.layer(change.moe_layer_id).begin());
       served_.shares[static_cast<std::size_t>(change.moe_layer_id)] = change.plan.shares;
-      for (Planning* planning : both()) planning->on_served(served_, true);
+      for (Planning* planning : both())
+        planning->on_committed(change.moe_layer_id, change.plan.placement, change.plan.shares);
     }
     close();
   }
   void close() {
     for (Planning* planning : both()) {
       planning->close();
-      planning->on_served(served_, false);
+      planning->on_rebalancing(false);
     }
   }
   int num_moves() const noexcept { return num_moves_; }

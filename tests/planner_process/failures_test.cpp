@@ -55,7 +55,9 @@ TEST(PlannerProcessFailure, KilledWhileIdleIsStartedAgainAndPlansOnceRestarted) 
   EXPECT_FALSE(process->running());
 
   process->observe(5, skewed_load(kShape, 0), Phase::kMixed);
-  process->on_served(ServedState::initial(kShape), false);
+  const ServedState served = ServedState::initial(kShape);
+  process->on_committed(0, served.placement.layer(0), served.shares[0]);
+  process->on_rebalancing(false);
   EXPECT_EQ(process->ignored(), 1U);
   process->open(kGeneration);
   const PlanningEvent failed = process.next();
@@ -84,7 +86,7 @@ TEST(PlannerProcessFailure, KilledWhilePlanningFailsTheGeneration) {
   process.observe(1, skewed_load(kLargeShape, 0));
   const pid_t planner = process.wait_until_up();
   process->open(kGeneration);
-  process->on_served(ServedState::initial(kLargeShape), true);
+  process->on_rebalancing(true);
   // Its first sign of life shows that it plans.
   ASSERT_TRUE(process.run_until([&, moved = 0]() mutable {
     moved += process->advance() ? 1 : 0;

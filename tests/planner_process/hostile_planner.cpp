@@ -14,9 +14,9 @@
 
 #include <csignal>
 
-#include "runtime/planner_channel.hpp"
-#include "runtime/planner_child.hpp"
-#include "runtime/planner_messages.hpp"
+#include "runtime/planner_process/channel.hpp"
+#include "runtime/planner_process/child.hpp"
+#include "runtime/planner_process/messages.hpp"
 
 namespace {
 
@@ -44,7 +44,7 @@ void write_frame(const swiftbalancer::ring::FrameHeader& header) {
   const auto bytes = static_cast<std::size_t>(info.st_size);
   void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                       swiftbalancer::kPlannerDescriptor, 0);
-  static const swiftbalancer::ring::Region region(memory, bytes, "test");
+  static const swiftbalancer::ring::Region region({memory, bytes}, "test");
   swiftbalancer::ring::RingWriter writer(region.ring(1, 0, swiftbalancer::ring::kMessages),
                                          region.ring_data(1, 0, swiftbalancer::ring::kMessages),
                                          region.ring_bytes());

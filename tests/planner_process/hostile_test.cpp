@@ -40,7 +40,7 @@ TEST_P(HostilePlanner, IsEndedAndItsLastWordsAreNotUsed) {
     process->restart(kShape, ServedState::initial(kShape));
     process->observe(7, testing::skewed_load(kShape, 0), Phase::kMixed);
     process->open({.membership = 0, .step = 7});
-    process->on_served(ServedState::initial(kShape), true);
+    process->on_rebalancing(true);
     std::vector<PlanningEvent> events;
     const bool lost = process.run_until([&] {
       while (auto event = process->next_event()) events.push_back(std::move(*event));

@@ -1,6 +1,6 @@
 // What a planner is made from reaches its process as it is, and nothing else does.
 
-#include "runtime/planner_messages.hpp"
+#include "runtime/planner_process/messages.hpp"
 
 #include <cstring>
 
@@ -63,6 +63,38 @@ TEST(PlannerMessages, ARestartCutAnywhereIsRefused) {
   const messages::Bytes bytes = encoded(full_config());
   for (std::size_t length = 0; length < bytes.size(); ++length)
     EXPECT_NE(refusal(std::span(bytes).first(length)), "accepted") << length;
+}
+
+TEST(PlannerMessages, ACommitComesBackAsItWasAndNothingElseIsOne) {
+  const ServedState served = ServedState::initial(kShape);
+  const auto encoded_as = [&](int layer, std::int32_t expert) {
+    std::vector<std::int32_t> row(served.placement.layer(1).begin(),
+                                  served.placement.layer(1).end());
+    row[3] = expert;
+    return messages::encode_committed(layer, row, served.shares[1]);
+  };
+  const messages::Bytes bytes = encoded_as(1, 7);
+  const messages::Committed committed = messages::decode_committed(bytes, kShape);
+  EXPECT_EQ(committed.moe_layer_id, 1);
+  EXPECT_EQ(committed.placement[3], 7);
+  EXPECT_EQ(committed.shares, served.shares[1]);
+  const auto is_refused = [](std::span<const std::byte> given) {
+    try {
+      messages::decode_committed(given, kShape);
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::kTransport;
+    }
+    return false;
+  };
+  for (std::size_t length = 0; length < bytes.size(); ++length)
+    EXPECT_TRUE(is_refused(std::span(bytes).first(length))) << length;
+  messages::Bytes longer = bytes;
+  longer.emplace_back();
+  EXPECT_TRUE(is_refused(longer));
+  EXPECT_TRUE(is_refused(encoded_as(2, 7)));
+  EXPECT_TRUE(is_refused(encoded_as(-1, 7)));
+  EXPECT_TRUE(is_refused(encoded_as(1, 8)));
+  EXPECT_TRUE(is_refused(encoded_as(1, -1)));
 }
 
 TEST(PlannerMessages, ListsLongerThanTheirMessageTakeNoMemory) {

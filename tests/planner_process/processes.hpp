@@ -10,7 +10,7 @@
 
 #include <sys/types.h>
 
-#include "runtime/process_planning.hpp"
+#include "runtime/planner_process/process_planning.hpp"
 
 namespace swiftbalancer::testing {
 

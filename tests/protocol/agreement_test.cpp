@@ -7,77 +7,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-namespace swiftbalancer {
+#include "agreement_ranks.hpp"
+
+namespace swiftbalancer::testing {
 namespace {
 
-using testing::ElementsAre;
+using ::testing::ElementsAre;
 
-// Two ranks in lock step: packets of a step are exchanged at once, sets used packet_lag steps
-// later.
-class AgreementTest : public testing::Test {
+class AgreementTest : public ::testing::Test, protected AgreementRanks {
  protected:
-  static constexpr std::uint64_t kLag = 2;
-
-  AgreementTest() {
-    for (int rank = 0; rank < 2; ++rank) {
-      AgreementConfig config;
-      config.rank = rank;
-      config.num_ranks = 2;
-      config.num_moe_layers = 3;
-      config.packet_lag = kLag;
-      config.rebalance_interval = 1;
-      config.max_open_sets = 5;
-      ranks.emplace_back(config);
-    }
-  }
-
-  // Runs one step; every rank's decisions must be the same.
-  std::vector<DecisionKind> step() {
-    ++now;
-    std::vector<Decision> first, decisions;
-    if (const auto due = ranks[0].set_due(now)) {
-      EXPECT_TRUE(ranks[0].use_set(*due, packets.at(*due), first).ok());
-      EXPECT_TRUE(ranks[1].use_set(*due, packets.at(*due), decisions).ok());
-      EXPECT_EQ(first.size(), decisions.size());
-    }
-    packets[now].resize(2);
-    ranks[0].fill_packet(now, packets[now][0]);
-    ranks[1].fill_packet(now, packets[now][1]);
-    last = first;
-    std::vector<DecisionKind> kinds;
-    for (const Decision& decision : first) kinds.push_back(decision.kind);
-    return kinds;
-  }
-  void open() {
-    while (step() != std::vector{DecisionKind::kOpen}) {
-    }
-  }
-  MigrationPlan plan_of(std::vector<int> layers, std::uint64_t hash) const {
-    MigrationPlan plan;
-    plan.generation = ranks[0].open_generation();
-    plan.hash = hash;
-    for (int layer : layers) {
-      plan.units.emplace_back();
-      plan.units.back().moe_layer_id = layer;
-    }
-    return plan;
-  }
-  void hold_and_adopt(const MigrationPlan& plan) {
-    EXPECT_TRUE(ranks[0].plan_ready(plan));
-    EXPECT_TRUE(ranks[1].plan_ready(plan));
-    while (step() != std::vector{DecisionKind::kAdopt}) {
-    }
-  }
-
-  std::vector<Agreement> ranks;
-  std::map<std::uint64_t, std::vector<PacketHeader>> packets;
-  std::vector<Decision> last;
-  std::uint64_t now = 0;
+  AgreementTest() : AgreementRanks(eager_config()) {}
 };
 
 TEST_F(AgreementTest, ASetIsUsedExactlyPacketLagStepsLater) {
-  EXPECT_FALSE(ranks[0].set_due(kLag));
-  EXPECT_EQ(ranks[0].set_due(kLag + 1), 1U);
+  EXPECT_FALSE(ranks[0].set_due(2));
+  EXPECT_EQ(ranks[0].set_due(3), 1U);
 }
 
 TEST_F(AgreementTest, CommitsUpToTheSmallestCursor) {
@@ -88,13 +32,14 @@ TEST_F(AgreementTest, CommitsUpToTheSmallestCursor) {
   ranks[1].staged(plan.generation, 1);
   EXPECT_TRUE(step().empty());
   EXPECT_TRUE(step().empty());
-  EXPECT_THAT(step(), ElementsAre(DecisionKind::kCommit)) << "one unit is staged on both ranks";
+  EXPECT_THAT(step(), ElementsAre(BalancerEventKind::kCommitted))
+      << "one unit is staged on both ranks";
   EXPECT_THAT(ranks[0].epochs(), ElementsAre(0, 0, 1));
   ranks[1].staged(plan.generation, 3);
   step();
   step();
-  EXPECT_THAT(step(), ElementsAre(DecisionKind::kCommit, DecisionKind::kCommit,
-                                  DecisionKind::kRetire, DecisionKind::kOpen));
+  EXPECT_THAT(step(), ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kCommitted,
+                                  BalancerEventKind::kRetired, BalancerEventKind::kOpened));
   EXPECT_THAT(ranks[1].epochs(), ElementsAre(1, 1, 1));
 }
 
@@ -102,10 +47,10 @@ TEST_F(AgreementTest, NotReadyIsNoMismatchButTooManySetsClose) {
   open();
   const MigrationPlan plan = plan_of({0}, 7);
   EXPECT_TRUE(ranks[0].plan_ready(plan));  // rank 1 never is
-  std::vector<DecisionKind> kinds;
+  std::vector<BalancerEventKind> kinds;
   int sets = 0;
   while ((kinds = step()).empty()) ++sets;
-  EXPECT_EQ(kinds[0], DecisionKind::kClose);
+  EXPECT_EQ(kinds[0], BalancerEventKind::kClosed);
   EXPECT_EQ(last[0].reason, Reason::kTooLate);
   EXPECT_EQ(sets, 4);
 }
@@ -115,17 +60,17 @@ TEST_F(AgreementTest, DifferentHashesCloseAndAreReported) {
   const MigrationPlan one = plan_of({0}, 7), other = plan_of({0}, 8);
   ranks[0].plan_ready(one);
   ranks[1].plan_ready(other);
-  std::vector<DecisionKind> kinds;
+  std::vector<BalancerEventKind> kinds;
   while ((kinds = step()).empty()) {
   }
-  EXPECT_EQ(last[0].kind, DecisionKind::kClose);
+  EXPECT_EQ(last[0].kind, BalancerEventKind::kClosed);
   EXPECT_EQ(last[0].reason, Reason::kDifferentPlans);
 }
 
 TEST_F(AgreementTest, AFailedPlannerClosesForAll) {
   open();
   ranks[1].plan_failed(ranks[1].open_generation());
-  std::vector<DecisionKind> kinds;
+  std::vector<BalancerEventKind> kinds;
   while ((kinds = step()).empty()) {
   }
   EXPECT_EQ(last[0].reason, Reason::kPlannerFailed);
@@ -136,7 +81,7 @@ TEST_F(AgreementTest, AnEmptyPlanClosesAsNothingToGain) {
   const MigrationPlan plan = plan_of({}, 7);
   ranks[0].plan_ready(plan);
   ranks[1].plan_ready(plan);
-  std::vector<DecisionKind> kinds;
+  std::vector<BalancerEventKind> kinds;
   while ((kinds = step()).empty()) {
   }
   EXPECT_EQ(last[0].reason, Reason::kNothingToGain);
@@ -151,13 +96,13 @@ TEST_F(AgreementTest, AFailedCopyDropsItsUnitAndTheLaterUnitsOfItsLayer) {
   ranks[1].staged(plan.generation, 3);
   step();
   step();
-  EXPECT_THAT(step(), ElementsAre(DecisionKind::kDrop, DecisionKind::kDrop));
+  EXPECT_THAT(step(), ElementsAre(BalancerEventKind::kDropped, BalancerEventKind::kDropped));
   EXPECT_EQ(last[0].unit, 0U);
   EXPECT_EQ(last[1].unit, 2U);
   ranks[0].staged(plan.generation, 3);
   step();
   step();
-  EXPECT_EQ(step()[0], DecisionKind::kCommit) << "the other layer is not held up";
+  EXPECT_EQ(step()[0], BalancerEventKind::kCommitted) << "the other layer is not held up";
 }
 
 TEST_F(AgreementTest, APromisedUnitCannotFailAnyMore) {
@@ -168,7 +113,7 @@ TEST_F(AgreementTest, APromisedUnitCannotFailAnyMore) {
   step();  // the promise is in a packet now
   ranks[0].unit_failed(plan.generation, 0);
   step();
-  EXPECT_EQ(step()[0], DecisionKind::kCommit);
+  EXPECT_EQ(step()[0], BalancerEventKind::kCommitted);
 }
 
 TEST_F(AgreementTest, ANewPlanDropsWhatIsPendingAndWhatItsBaseHasLost) {
@@ -184,15 +129,16 @@ TEST_F(AgreementTest, ANewPlanDropsWhatIsPendingAndWhatItsBaseHasLost) {
   const MigrationPlan second = plan_of({0, 2}, 9);
   ranks[0].plan_ready(second);
   ranks[1].plan_ready(second);
-  std::vector<DecisionKind> all;
+  std::vector<BalancerEventKind> all;
   std::vector<Reason> reasons;
   for (int i = 0; i < 6; ++i) {
-    for (DecisionKind kind : step()) all.push_back(kind);
-    for (const Decision& decision : last) reasons.push_back(decision.reason);
-    if (std::ranges::find(all, DecisionKind::kAdopt) != all.end()) break;
+    for (BalancerEventKind kind : step()) all.push_back(kind);
+    for (const BalancerEvent& decision : last) reasons.push_back(decision.reason);
+    if (std::ranges::find(all, BalancerEventKind::kAdopted) != all.end()) break;
   }
-  EXPECT_THAT(all, ElementsAre(DecisionKind::kCommit, DecisionKind::kDrop, DecisionKind::kRetire,
-                               DecisionKind::kAdopt, DecisionKind::kDrop));
+  EXPECT_THAT(all, ElementsAre(BalancerEventKind::kCommitted, BalancerEventKind::kDropped,
+                               BalancerEventKind::kRetired, BalancerEventKind::kAdopted,
+                               BalancerEventKind::kDropped));
   EXPECT_EQ(reasons[1], Reason::kSuperseded);
   EXPECT_EQ(reasons[4], Reason::kBaseChanged);
 }
@@ -208,14 +154,14 @@ TEST_F(AgreementTest, RanksThatDisagreeStopDeciding) {
   open();
   step();
   packets[now - 1][1].digest ^= 1;
-  std::vector<Decision> decisions;
+  std::vector<BalancerEvent> decisions;
   ++now;
   const auto due = ranks[0].set_due(now);
   const Status status = ranks[0].use_set(*due, packets.at(*due), decisions);
   EXPECT_EQ(status.code(), ErrorCode::kInternal);
-  EXPECT_THAT(status.message(), testing::HasSubstr("disagree"));
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("disagree"));
   EXPECT_TRUE(decisions.empty());
 }
 
 }  // namespace
-}  // namespace swiftbalancer
+}  // namespace swiftbalancer::testing

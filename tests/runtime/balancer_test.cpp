@@ -12,7 +12,7 @@
 namespace swiftbalancer {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 using testing_support::make_shape;
 using testing_support::RankUnderTest;
 using testing_support::run_ranks;

@@ -10,12 +10,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
 #include <gtest/gtest.h>
 
+#include "runtime/hand_cluster.hpp"
 #include "runtime/threads_cluster.hpp"
 
 namespace {
@@ -54,6 +55,7 @@ bool trap_system_calls() {
 namespace swiftbalancer {
 namespace {
 
+using testing_support::HandCluster;
 using testing_support::make_shape;
 using testing_support::RankUnderTest;
 
@@ -112,24 +114,72 @@ TEST(HotPath, NeitherAllocatesNorCallsTheSystemWhenNothingIsDue) {
       << "3 no seccomp, 4 allocated, 5 called the system, 6 a call failed, 7 counters blind";
 }
 
-// Packets, plans, commits: the calls may wake the worker then, but still allocate nothing.
-TEST(HotPath, AllocatesNothingWhenPacketsAreDueAndPlansAreCommitted) {
+// ---- When packets are due, plans are adopted and units are committed ----
+
+struct Watched {
+  std::uint64_t allocations = 0, most_units = 0, commits = 0;
+  bool ok = true;
+};
+
+// Counts what the four calls allocate; the workers' share is theirs.
+Watched watch(HandCluster& cluster, std::uint64_t num_steps) {
+  Watched watched;
+  std::uint64_t before = 0;
+  cluster.on_calls = [&](bool begins) {
+    if (begins) {
+      before = allocations_here;
+    } else {
+      watched.allocations += allocations_here - before;
+    }
+  };
+  for (std::uint64_t step = 0; step < num_steps; ++step) {
+    watched.ok &= cluster.make_step().ok();
+    for (const BalancerEvent& event : cluster.core(0).events()) {
+      if (event.kind == BalancerEventKind::kAdopted)
+        watched.most_units = std::max<std::uint64_t>(watched.most_units, event.plan->units.size());
+    }
+  }
+  watched.commits = cluster.core(0).stats().units_committed;
+  return watched;
+}
+
+BalancerConfig moving_config() {
   BalancerConfig config;
   config.policy = "stress";
   config.rebalance_interval = 1;
   config.table_kind = TableKind::kDraw;
-  testing_support::run_ranks(make_shape(8, 64, 2, 80), config, [](RankUnderTest& under_test, int) {
-    const std::vector<std::uint32_t> counts(40, 3);
-    bool ok = true;
-    std::int64_t sum = 0;
-    const std::uint64_t before = allocations_here;
-    for (std::uint64_t step = 1; step <= 400; ++step) {
-      one_step(under_test.balancer, step, counts, ok, sum);
-    }
-    EXPECT_EQ(allocations_here, before);
-    EXPECT_TRUE(ok);
-    EXPECT_GT(under_test.balancer.stats().units_committed, 0U);
-  });
+  return config;
+}
+
+TEST(HotPath, AllocatesNothingWhenPlansAreCommittedAlsoAfterTenBillionSteps) {
+  for (std::uint64_t first : {std::uint64_t{0}, std::uint64_t{10'000'000'000}}) {
+    HandCluster cluster(make_shape(8, 64, 2, 80), moving_config(), first);
+    const Watched watched = watch(cluster, 400);
+    EXPECT_TRUE(watched.ok);
+    EXPECT_EQ(watched.allocations, 0U) << "from step " << first + 1;
+    EXPECT_GT(watched.commits, 0U);
+  }
+}
+
+// Pools of one buffer: a plan has as many units as experts that move.
+TEST(HotPath, AllocatesNothingWhereAPlanHasHundredsOfUnits) {
+  BalancerConfig config = moving_config();
+  config.staging_bytes = HandCluster::kExpertBytes;
+  HandCluster cluster(make_shape(40, 64, 2, 80), config);
+  const Watched watched = watch(cluster, 100);
+  EXPECT_TRUE(watched.ok);
+  EXPECT_EQ(watched.allocations, 0U);
+  EXPECT_GE(watched.most_units, 200U);
+}
+
+TEST(HotPath, AllocatesNothingInAMillionSteps) {
+  BalancerConfig config = moving_config();
+  config.rebalance_interval = 16;
+  HandCluster cluster(make_shape(1, 4, 1, 6), config);
+  const Watched watched = watch(cluster, 1'000'000);
+  EXPECT_TRUE(watched.ok);
+  EXPECT_EQ(watched.allocations, 0U);
+  EXPECT_GT(cluster.core(0).stats().generations_opened, 10'000U);
 }
 
 }  // namespace

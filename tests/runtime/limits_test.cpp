@@ -14,14 +14,14 @@
 namespace swiftbalancer {
 namespace {
 
-using testing::HasSubstr;
+using ::testing::HasSubstr;
 using testing_support::make_shape;
 using testing_support::RankUnderTest;
 using testing_support::run_ranks;
 
-using Change = std::function<void(PlanLimits&)>;
+using LimitsChange = std::function<void(PlanLimits&)>;
 
-std::string refusal_of_limits(const Change& change) {
+std::string refusal_of_limits(const LimitsChange& change) {
   BalancerConfig config;
   change(config.limits);
   return testing_support::refusal(make_shape(1, 4, 2, 6), config);
@@ -43,14 +43,14 @@ TEST(ConfiguredLimits, AreRefusedByName) {
 TEST(ConfiguredLimits, EachOfThemMustBeEqualOnAllRanks) {
   const ClusterShape shape = make_shape(1, 4, 2, 6);
   const std::vector<std::vector<std::size_t>> parts = {{8}};
-  const auto text_with = [&](const Change& change) {
+  const auto text_with = [&](const LimitsChange& change) {
     BalancerConfig config;
     change(config.limits);
     return config_text(config, shape, nullptr, parts);
   };
   const struct {
     const char* name;
-    Change change;
+    LimitsChange change;
   } differences[] = {
       {"max_moves_per_rebalance", [](auto& l) { l.max_moves_per_rebalance = 3; }},
       {"max_bytes_per_rebalance", [](auto& l) { l.max_bytes_per_rebalance = 3; }},

@@ -8,105 +8,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "runtime/member_rank.hpp"
 #include "runtime/threads_cluster.hpp"
 
 namespace swiftbalancer {
 namespace {
 
 using testing_support::make_shape;
-
-constexpr std::size_t kBytes = 64;
-
-// The bytes of an expert name it.
-void fill(std::byte* expert, int layer, int logical_id) {
-  for (std::size_t i = 0; i < kBytes; ++i)
-    expert[i] =
-        static_cast<std::byte>((layer * 131 + logical_id * 31 + static_cast<int>(i) * 7) & 0xFF);
-}
-
-class MemberRank {
- public:
-  MemberRank(const ClusterShape& shape, BalancerConfig config, int rank,
-             std::unique_ptr<Transport> transport, std::span<const int> joins = {})
-      : first_slots_(shape.slots_per_rank(rank)), layers_(shape.num_moe_layers()) {
-    config.load_expert = [this](int layer, int expert, std::span<std::byte* const> parts) {
-      fill(parts[0], layer, expert);
-      ++loaded;
-    };
-    balancer = joins.empty()
-                   ? std::make_unique<Balancer>(shape, config, std::move(transport))
-                   : std::make_unique<Balancer>(shape, config, std::move(transport), joins);
-    memory_.resize(static_cast<std::size_t>(layers_ * first_slots_) * kBytes);
-    const Placement initial = Placement::initial(shape);
-    for (int layer = 0; layer < layers_; ++layer) {
-      for (int slot = 0; slot < first_slots_; ++slot) {
-        std::byte* expert =
-            memory_.data() + static_cast<std::size_t>(layer * first_slots_ + slot) * kBytes;
-        if (joins.empty())
-          fill(expert, layer,
-               initial.layer(layer)[static_cast<std::size_t>(shape.first_slot(rank) + slot)]);
-        const WeightPart part{expert, kBytes};
-        balancer->register_weights(layer, slot, {&part, 1});
-      }
-    }
-    if (joins.empty()) balancer->start(initial);
-  }
-
-  Status step() {
-    Status begun = balancer->begin_step({balancer->steps_begun() + 1});
-    if (!begun.ok()) return begun;
-    std::vector<std::uint32_t> counts(static_cast<std::size_t>(first_slots_));
-    for (int layer = 0; layer < layers_; ++layer) {
-      for (std::size_t slot = 0; slot < counts.size(); ++slot)
-        counts[slot] = held(layer, slot) == kEmptySlot
-                           ? 0
-                           : static_cast<std::uint32_t>(2000 / (1 + held(layer, slot)));
-      balancer->record(layer, counts);
-    }
-    return balancer->end_step();
-  }
-  bool slots_hold_their_experts() const {
-    std::byte expected[kBytes];
-    for (int layer = 0; layer < layers_; ++layer) {
-      for (std::size_t slot = 0; slot < static_cast<std::size_t>(first_slots_); ++slot) {
-        if (held(layer, slot) == kEmptySlot) continue;
-        fill(expected, layer, held(layer, slot));
-        const auto parts = balancer->slot_parts(layer, static_cast<int>(slot));
-        if (std::memcmp(parts[0], expected, kBytes) != 0) return false;
-      }
-    }
-    return true;
-  }
-  int num_empty() const {
-    int empty = 0;
-    for (int layer = 0; layer < layers_; ++layer)
-      empty += static_cast<int>(std::ranges::count(balancer->placement().layer(layer), kEmptySlot));
-    return empty;
-  }
-
- private:
-  std::int32_t held(int layer, std::size_t slot) const {
-    return balancer->placement().layer(
-        layer)[static_cast<std::size_t>(balancer->shape().first_slot(balancer->rank())) + slot];
-  }
-
-  int first_slots_, layers_;
-  std::vector<std::byte> memory_;
-
- public:
-  int loaded = 0;
-  std::unique_ptr<Balancer> balancer;  // after the memory that it borrows
-};
-
-BalancerConfig moving_config(ControlMode mode) {
-  BalancerConfig config;
-  config.policy = "stress";
-  config.rebalance_interval = 4;
-  config.window_assignments = 500;
-  config.deadline = std::chrono::seconds(20);
-  config.control_mode = mode;
-  return config;
-}
+using testing_support::MemberRank;
+using testing_support::moving_config;
 
 class Membership : public testing::TestWithParam<ControlMode> {};
 
@@ -120,7 +30,7 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
   constexpr int kSteps = 60;
   std::latch left(3);
   std::barrier over(3);
-  std::atomic<int> moves_after{0}, loaded{0};
+  std::atomic<int> moves_after{0}, loaded{0}, brought_back{0};
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < 3; ++rank) {
     threads.emplace_back([&, rank] {
@@ -130,7 +40,7 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
       left.arrive_and_wait();
       if (rank == 1) {
         member = std::make_unique<MemberRank>(shape, config, rank, std::move(third[1]), all);
-        ASSERT_TRUE(member->balancer->join().ok());
+        ASSERT_TRUE(member->joined.ok()) << member->joined.message();
       } else {
         const Status status =
             member->balancer->reconfigure(survivors, std::move(second[rank == 0 ? 0 : 1]));
@@ -146,6 +56,7 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
           ASSERT_TRUE(member->slots_hold_their_experts());
         }
         loaded += member->loaded;
+        brought_back += static_cast<int>(member->balancer->stats().experts_loaded);
         const Status joined = member->balancer->reconfigure(all, std::move(third[at]));
         ASSERT_TRUE(joined.ok()) << joined.message();
         EXPECT_GT(member->num_empty(), 0) << "the new rank's slots start empty";
@@ -223,7 +134,7 @@ TEST(Join, ARankThatWasStartedDifferentlyIsRefusedAndTheOthersGoOn) {
         BalancerConfig other = config;
         other.packet_lag = 3;
         member = std::make_unique<MemberRank>(shape, other, rank, std::move(second[at]), all);
-        changed = member->balancer->join();
+        changed = member->joined;
       } else {
         changed = member->balancer->reconfigure(all, std::move(second[at]));
       }

@@ -2,6 +2,7 @@
 // Ranks as threads, each with a real Balancer and its worker thread over the thread transport.
 // Experts are small blocks of bytes that name themselves.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -19,6 +20,12 @@
 
 namespace swiftbalancer::testing_support {
 
+/// With a pool for small experts: one of the default size would have a million buffers.
+inline BalancerConfig with_small_pool(BalancerConfig config, std::size_t expert_bytes) {
+  config.staging_bytes = std::min(config.staging_bytes, 256 * expert_bytes);
+  return config;
+}
+
 inline ClusterShape make_shape(int layers, int experts, int ranks, int slots) {
   ShapeOptions options;
   options.num_moe_layers = layers;
@@ -35,7 +42,9 @@ class RankUnderTest {
 
   RankUnderTest(const ClusterShape& shape, const BalancerConfig& config,
                 std::unique_ptr<Transport> transport)
-      : shape_(shape), rank_(transport->rank()), balancer(shape, config, std::move(transport)) {
+      : shape_(shape),
+        rank_(transport->rank()),
+        balancer(shape, with_small_pool(config, kExpertBytes), std::move(transport)) {
     const Placement initial = Placement::initial(shape);
     const int slots = shape.slots_per_rank(rank_);
     memory_.resize(static_cast<std::size_t>(shape.num_moe_layers() * slots) * kExpertBytes);

@@ -1,4 +1,4 @@
-// Every deliberate fault (src/core/test_fault.hpp) must be caught by the general invariants of the
+// Every deliberate fault (faulty/active_fault.hpp) must be caught by the general invariants of the
 // simulation, none of which knows of it. Prints the table: fault, schedules until caught, by what.
 
 #include <sys/wait.h>
@@ -12,14 +12,14 @@
 
 #include <gtest/gtest.h>
 
-#include "core/test_fault.hpp"
+#include "active_fault.hpp"
 #include "simulation/sim_cluster.hpp"
 
 namespace swiftbalancer::simulation {
 namespace {
 
 // Some faults need a schedule of a kind: drawn schedules of that kind, all else as drawn.
-enum class Kind { kAny, kSuperseding, kNoCancel, kTinyPool, kGathers };
+enum class Kind { kAny, kSuperseding, kNoCancel, kTinyPool, kGathers, kPatient };
 
 struct Entry {
   Fault fault;
@@ -31,6 +31,18 @@ struct Entry {
 SimOptions draw(std::uint64_t seed, Kind kind) {
   SimOptions options = SimOptions::draw(seed);
   if (kind == Kind::kAny) return options;
+  if (kind == Kind::kPatient) {
+    options.max_open_sets = 1'000'000;
+    options.planner_loss = 15;
+    options.planner_failure = options.planner_differs = 0;
+    options.packet_lag = options.packet_interval = options.rebalance_interval = 1;
+    options.num_ranks = options.num_ranks % 3 + 2;
+    options.num_logical_experts = options.num_ranks * 2;
+    options.num_slots = options.num_logical_experts + 3;
+    options.control_mode = ControlMode::kReplicated;
+    options.deaths = options.joins = options.gather_failures = options.mode_change = 0;
+    return options;
+  }
   if (kind == Kind::kTinyPool) options.staging_experts = 1;
   options.early_request = 100;
   options.rebalance_interval = 2;
@@ -86,11 +98,17 @@ constexpr Entry kFaults[] = {
     {Fault::kCountersKept, "counters_kept", "14"},
     {Fault::kPlannerKept, "planner_kept", "14", Kind::kGathers},
     {Fault::kPlannerLossHidden, "planner_loss_hidden", "14"},
+    {Fault::kResetKeepsOpen, "reset_keeps_open", "17", Kind::kPatient},
     {Fault::kRehomeByRank, "rehome_by_rank", "13"},
     {Fault::kReloadSkipped, "reload_skipped", "13"},
     {Fault::kLoadsByCurrent, "loads_by_current", "15"},
     {Fault::kLoadsUnsplit, "loads_unsplit", "15"},
     {Fault::kStaleTable, "stale_table", "15"},
+    {Fault::kTableIgnoresShares, "table_ignores_shares", "-"},
+    {Fault::kPlanOnlyMoves, "plan_only_moves", "-"},
+    {Fault::kFirstBusyPhase, "first_busy_phase", "-"},
+    {Fault::kResetEachFlaggedSet, "reset_each_flagged_set", "11"},
+    {Fault::kModeLostInReconfiguration, "mode_lost_in_reconfiguration", "14"},
 };
 
 constexpr std::uint64_t kMostSeeds = 3000;

@@ -2,73 +2,76 @@
 
 #include <algorithm>
 #include <numeric>
+#include <sstream>
 
 #include "simulation/sim_rank.hpp"
 
 namespace swiftbalancer::simulation {
 namespace {
 
-ShapeOptions shape_options(const SimOptions& options) {
-  ShapeOptions shape;
-  shape.num_moe_layers = options.num_moe_layers;
-  shape.num_logical_experts = options.num_logical_experts;
-  shape.num_ranks = options.num_ranks;
-  shape.num_slots = options.num_slots;
-  return shape;
-}
+struct Counter {
+  const char* name;
+  std::uint64_t SimResult::* value;
+};
+constexpr Counter kCounters[] = {
+    {"events", &SimResult::events},
+    {"plans adopted", &SimResult::adopted},
+    {"generations closed", &SimResult::closed},
+    {"units committed", &SimResult::commits},
+    {"units dropped", &SimResult::drops},
+    {"plans superseded", &SimResult::superseded},
+    {"reconfigurations", &SimResult::reconfigurations},
+    {"units rolled forward", &SimResult::rolled_forward},
+    {"experts loaded", &SimResult::loaded},
+    {"ranks joined", &SimResult::joined},
+    {"ranks refused", &SimResult::refused},
+    {"planner resets", &SimResult::resets},
+    {"planners off", &SimResult::planners_off},
+    {"time-outs", &SimResult::timeouts},
+    {"steps repeated", &SimResult::repeated},
+    {"lost peers noticed", &SimResult::peers_lost},
+    {"messages damaged", &SimResult::damaged},
+    {"plan messages lost", &SimResult::plans_lost},
+    {"steps begun apart", &SimResult::apart},
+};
 
 }  // namespace
 
 SimResult& SimResult::operator+=(const SimResult& other) {
-  for (auto field :
-       {&SimResult::commits, &SimResult::drops, &SimResult::adopted, &SimResult::closed,
-        &SimResult::superseded, &SimResult::events, &SimResult::reconfigurations,
-        &SimResult::rolled_forward, &SimResult::loaded, &SimResult::resets, &SimResult::joined})
-    this->*field += other.*field;
+  for (const Counter& counter : kCounters) this->*counter.value += other.*counter.value;
   return *this;
+}
+
+std::string SimResult::to_string() const {
+  std::ostringstream out;
+  for (const Counter& counter : kCounters)
+    out << (&counter == kCounters ? "" : ", ") << this->*counter.value << ' ' << counter.name;
+  return out.str();
 }
 
 SimCluster::SimCluster(const SimOptions& options)
     : options_(options),
+      drawn_(options),
       random_(options.seed * 31 + 5),
-      shape_(shape_options(options)),
-      deaths_left_(options.deaths),
-      joins_left_(options.joins),
-      gather_failures_left_(options.gather_failures) {
-  config_.policy = "static";  // SimPlanning plans instead
-  config_.rebalance_interval = options.rebalance_interval;
-  config_.packet_interval = options.packet_interval;
-  config_.packet_lag = options.packet_lag;
-  config_.max_open_sets = options.max_open_sets;
-  config_.install_mode = options.install_mode;
-  config_.control_mode = options.control_mode;
-  // Nothing is ever waited for here: a wait is a violation, told at once.
-  config_.deadline = std::chrono::milliseconds(1);
-  config_.staging_bytes = static_cast<std::size_t>(options.staging_experts) * sizeof(Weights);
-  config_.load_expert = [this](int layer, int expert, std::span<std::byte* const> parts) {
-    const Weights weights = Weights::of(layer, expert);
-    std::memcpy(parts[0], &weights, sizeof weights);
-    ++result_.loaded;
-    if (deaths_left_ == options_.deaths) violated("an expert is loaded though no rank was lost");
-  };
+      shape_(options.shape()),
+      weights_(options) {
   std::vector<int> all(static_cast<std::size_t>(options.num_ranks));
   std::iota(all.begin(), all.end(), 0);
-  new_attempt(all);
+  begin_attempt(all);
   const Placement initial = Placement::initial(shape_);
   for (int id : all) {
     ranks_.push_back(std::make_unique<Rank>());
     Rank& made = *ranks_.back();
     made.id = id;
-    make_core(made, std::make_unique<SimTransport>(*networks_[0], id));
+    make_core(made);
     for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
       for (int slot = 0; slot < shape_.slots_per_rank(id); ++slot) {
-        made.memory[static_cast<std::size_t>(layer * shape_.slots_per_rank(id) + slot)] =
-            Weights::of(layer, initial.layer(
-                                   layer)[static_cast<std::size_t>(shape_.first_slot(id) + slot)]);
+        const auto at = static_cast<std::size_t>(shape_.first_slot(id) + slot);
+        weights_.fill(layer, initial.layer(layer)[at], slot_parts(*made.core, layer, slot));
       }
     }
-    made.core->serve(initial);
-    made.core->begin_serving();
+    start(*made.core, initial, std::make_unique<SimTransport>(*networks_[0], id));
+    enter(made);
   }
 }
 
@@ -76,317 +79,142 @@ SimCluster::~SimCluster() {
   for (const auto& each : ranks_) each->change.reset();
 }
 
-void SimCluster::make_core(Rank& made, std::unique_ptr<Transport> transport) {
+BalancerConfig SimCluster::config_of(const Rank& rank) {
+  BalancerConfig config;
+  config.policy = "static";  // SimPlanMaker plans instead
+  config.rebalance_interval = options_.rebalance_interval;
+  config.packet_interval = options_.packet_interval;
+  config.packet_lag = options_.packet_lag + (rank.is_misfit ? 1 : 0);
+  config.max_open_sets = options_.max_open_sets;
+  config.install_mode = options_.install_mode;
+  config.control_mode = options_.control_mode;
+  if (options_.decode_tables) config.decode_dispatch = DispatchObjective::kActivatedExperts;
+  if (options_.draw_tables) config.table_kind = TableKind::kDraw;
+  // Waited for only where the schedule wants a time-out.
+  config.deadline = std::chrono::milliseconds(1);
+  config.staging_bytes =
+      static_cast<std::size_t>(options_.staging_experts) * weights_.largest_expert_bytes();
+  config.load_expert = [this](int layer, int expert, std::span<std::byte* const> parts) {
+    load_expert(layer, expert, parts);
+  };
+  return config;
+}
+
+void SimCluster::load_expert(int layer, int expert, std::span<std::byte* const> parts) {
+  if (deaths_ == 0) violated("an expert is loaded though no rank was lost");
+  if (options_.load_failures > 0 && chance(50)) {
+    --options_.load_failures;
+    loads_fail_ = true;
+    throw std::runtime_error("its file cannot be read");
+  }
+  weights_.fill(layer, expert, parts);
+  ++result_.loaded;
+}
+
+void SimCluster::make_core(Rank& made) {
   made.change.reset();
-  made.core = std::make_unique<BalancerCore>(shape_, config_, made.id, std::move(transport));
-  made.core->own_planning = [this] { return make_planning(); };
-  made.window = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
+  made.core = simulation::make_core(shape_, config_of(made), made.id,
+                                    [this, &made] { return make_planning(made); });
   const int slots = shape_.slots_per_rank(made.id);
-  made.memory.assign(static_cast<std::size_t>(shape_.num_moe_layers() * slots), Weights{});
+  std::size_t bytes = 0;
+  for (int layer = 0; layer < shape_.num_moe_layers(); ++layer)
+    bytes += static_cast<std::size_t>(slots) * weights_.expert_bytes(layer);
+  made.memory.assign(bytes, std::byte{0});
+  std::byte* next = made.memory.data();
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
     for (int slot = 0; slot < slots; ++slot) {
-      Weights& weights = made.memory[static_cast<std::size_t>(layer * slots + slot)];
-      const WeightPart part{reinterpret_cast<std::byte*>(&weights), sizeof weights};
-      made.core->register_weights(layer, slot, {&part, 1});
+      std::vector<WeightPart> parts;
+      for (const std::size_t size : weights_.part_bytes(layer)) {
+        parts.push_back({next, size});
+        next += size;
+      }
+      register_weights(*made.core, layer, slot, parts);
     }
   }
 }
 
-std::unique_ptr<SimPlanning> SimCluster::make_planning() {
-  return std::make_unique<SimPlanning>(
-      SimPlanning::Faults{[this] { return chance(options_.planner_failure); },
-                          [this] { return chance(options_.planner_differs); },
-                          [this] { return chance(options_.planner_loss); },
-                          [this] { return 1 + static_cast<int>(random_() % 6); }});
+std::unique_ptr<Planning> SimCluster::make_planning(const Rank& rank) {
+  SimPlanMaker::Behaviour behaviour;
+  behaviour.fails = [this] { return chance(options_.planner_failure); };
+  behaviour.differs = [this] { return chance(options_.planner_differs); };
+  behaviour.wants_rebalance = [this] { return chance(options_.early_request); };
+  behaviour.throws = [this] { return chance(options_.planner_throws); };
+  behaviour.is_lost = [this] { return chance(options_.planner_loss); };
+  behaviour.rounds = [this] { return 1 + static_cast<int>(random_() % (chance(3) ? 300 : 6)); };
+  behaviour.interval = options_.packet_interval;
+  behaviour.uneven_shares = options_.uneven_shares;
+  GuardOptions guard;
+  guard.name = "planner";
+  guard.max_restarts = options_.planner_restarts >= 0 ? options_.planner_restarts : 1 << 20;
+  return make_guarded_planning(std::make_unique<SimPlanMaker>(std::move(behaviour), rank.planner),
+                               guard);
 }
 
-// ---- Steps ----
-
-bool SimCluster::can_begin(const Rank& mine) const {
-  if (mine.core->in_step || (!settling_ && mine.core->step >= options_.num_steps)) return false;
-  mine.core->take_reports();
-  const auto due = mine.core->agreement->set_due(mine.core->step + 1);
-  return !due || mine.core->ready_step >= *due || faulty(Fault::kGoOnAlone);
-}
-
-// A forward is an all-to-all: nobody ends a step that somebody has not begun.
-bool SimCluster::can_end(const Rank& mine) const {
-  return mine.core->in_step && std::ranges::all_of(mine.core->ranks, [&](int id) {
-           const Rank& peer = rank(id);
-           return peer.serves() && peer.core->begin.membership == mine.core->begin.membership &&
-                  peer.core->step >= mine.core->step;
-         });
-}
-
-void SimCluster::begin(Rank& mine) {
-  const Status status =
-      mine.core->begin_step({mine.core->step + 1, Phase::kDecode, chance(options_.idle)});
-  if (!status.ok()) violated("begin_step failed: " + status.message());
-  if (mine.core->stats.waits_for_plans + mine.core->stats.waits_for_copies > 0)
-    violated("the engine waited for a plan or a copy");
-  if (mine.core->rank == 0) count(mine);
-  check_forward(mine);
-  route_tokens(mine);
-}
-
-void SimCluster::count(const Rank& mine) {
-  for (const BalancerEvent& event : mine.core->events) {
-    result_.commits += event.kind == BalancerEventKind::kCommitted ? 1 : 0;
-    result_.drops += event.kind == BalancerEventKind::kDropped ? 1 : 0;
-    result_.superseded += event.reason == Reason::kSuperseded ? 1 : 0;
-    result_.adopted += event.kind == BalancerEventKind::kAdopted ? 1 : 0;
-    result_.closed += event.kind == BalancerEventKind::kClosed ? 1 : 0;
-  }
-}
-
-// Tokens that a step sends to this rank's slots: known from step, layer and slot, so that loads can
-// be checked. An empty slot gets none.
-void SimCluster::route_tokens(Rank& mine) {
-  const BalancerCore& core = *mine.core;
-  std::vector<std::uint32_t> counts(static_cast<std::size_t>(core.num_local_slots));
-  for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {
-    for (int slot = 0; slot < core.num_local_slots; ++slot) {
-      const auto at = static_cast<std::size_t>(slot);
-      const auto expert = core.placement.layer(
-          layer)[at + static_cast<std::size_t>(core.shape.first_slot(core.rank))];
-      counts[at] = expert == kEmptySlot ? 0 : static_cast<std::uint32_t>(random_() % 100);
-      if (expert != kEmptySlot)
-        mine.window.layer(layer)[static_cast<std::size_t>(expert)] += counts[at];
-    }
-    mine.core->record(layer, counts);
-  }
-}
-
-void SimCluster::end(Rank& mine) {
-  check_slots(mine);  // weights never change during a forward
-  if (chance(options_.early_request)) mine.core->wants_rebalance = true;
-  if (chance(options_.mode_change)) {
-    const auto mode = static_cast<BalancingMode>(random_() % 3);
-    mine.core->asked_mode = mode;
-    mine.core->agreement->ask_mode(mode);
-  }
-  const Status status = mine.core->end_step();
-  if (!status.ok()) violated("end_step failed: " + status.message());
-  mine.core->wants_rebalance = false;
-  if (mine.core->agreement->packet_due(mine.core->step)) {
-    mine.routed[{mine.core->begin.membership, mine.core->step}] = std::exchange(
-        mine.window, ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts()));
-  }
-}
-
-void SimCluster::run_engine(Rank& mine) {
-  const bool behind = mine.attempt + 1 < attempts_.size();
-  if (behind && std::ranges::find(attempts_.back().live, mine.id) != attempts_.back().live.end()) {
-    // The notice comes at some time; until then the rank goes on as far as it can.
-    if (mine.joins || chance(30)) return notice(mine);
-  }
-  if (mine.change != nullptr) return reconfigure(mine);
-  if (!mine.serves() || mine.worker_stopped) return;
-  if (can_begin(mine)) {
-    begin(mine);
-  } else if (can_end(mine)) {
-    end(mine);
-  }
-}
-
-void SimCluster::run_worker(Rank& mine) {
-  if (!mine.alive || mine.core->worker == nullptr || mine.core->frozen || mine.worker_stopped)
-    return;
-  Worker& worker = *mine.core->worker;
-  const std::uint64_t before = worker.last_observed_step();
-  try {
-    worker.run_once();
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kTransport) violated(std::string("worker: ") + error.what());
-    // A failed gather: the engine would hear of it in begin_step, and asks for the same ranks
-    // again.
-    mine.worker_stopped = true;
-    if (mine.attempt + 1 == attempts_.size()) new_attempt(attempts_.back().live);
-    return;
-  }
-  if (worker.last_observed_step() != before) check_loads(mine, worker.last_observed_step());
-}
-
-// ---- Membership ----
-
-void SimCluster::new_attempt(std::vector<int> live) {
-  networks_.push_back(std::make_unique<SimNetwork>(static_cast<int>(live.size()),
-                                                   options_.can_cancel, options_.slow_senders));
-  attempts_.push_back({std::move(live)});
-}
-
-bool SimCluster::can_hold(const std::vector<int>& live) const {
-  int slots = 0;
-  for (int id : live) slots += shape_.slots_per_rank(id);
-  return slots >= shape_.num_logical_experts();
-}
-
-void SimCluster::maybe_change_membership() {
-  if (random_() % 400 != 0) return;
-  const auto kind = random_() % 3;
-  if (kind == 0 && deaths_left_ > 0) kill_one();
-  if (kind == 1 && joins_left_ > 0) join_one();
-  if (kind == 2 && gather_failures_left_ > 0) {
-    --gather_failures_left_;
-    const auto& live = attempts_.back().live;
-    networks_.back()->fail_gather(static_cast<int>(random_() % live.size()));
-  }
-}
-
-void SimCluster::kill_one() {
-  std::vector<int> live = attempts_.back().live;
-  const auto victim = live.begin() + static_cast<std::ptrdiff_t>(random_() % live.size());
-  Rank& dead = rank(*victim);
-  live.erase(victim);
-  // Somebody must be left who serves, and all experts must find room.
-  const bool serving = std::ranges::any_of(live, [&](int id) { return !rank(id).joins; });
-  if (live.empty() || !serving || !can_hold(live)) return;
-  --deaths_left_;
-  dead.alive = false;
-  for (std::size_t i = 0; i < networks_.size(); ++i) {
-    const auto& members = attempts_[i].live;
-    const auto place = std::ranges::find(members, dead.id);
-    if (place != members.end())
-      networks_[i]->die(static_cast<int>(place - members.begin()), random_);
-  }
-  dead.change.reset();
-  dead.core.reset();
-  new_attempt(std::move(live));
-}
-
-// A rank that died earlier comes back as a new process, with nothing.
-void SimCluster::join_one() {
-  const auto dead = std::ranges::find_if(ranks_, [](const auto& each) { return !each->alive; });
-  if (dead == ranks_.end()) return;
-  --joins_left_;
-  Rank& joins = **dead;
-  std::vector<int> live = attempts_.back().live;
-  live.insert(std::ranges::lower_bound(live, joins.id), joins.id);
-  new_attempt(std::move(live));
-  joins.alive = joins.joins = true;
-  joins.worker_stopped = false;
-  joins.attempt = 0;
-  make_core(joins, nullptr);
-  joins.core->serve_nothing();
-  ++result_.joined;
-}
-
-void SimCluster::notice(Rank& mine) {
-  mine.attempt = attempts_.size() - 1;
-  const auto& live = attempts_.back().live;
-  const auto index = static_cast<int>(std::ranges::find(live, mine.id) - live.begin());
-  mine.change.reset();
-  mine.change = std::make_unique<Reconfiguration>(
-      *mine.core, live, std::make_unique<SimTransport>(*networks_.back(), index), mine.joins);
-}
-
-void SimCluster::reconfigure(Rank& mine) {
-  const auto commits = mine.core->stats.units_committed;
-  const bool over = mine.change->advance();
-  result_.rolled_forward += mine.core->stats.units_committed - commits;
-  if (!over) return;
-  const Status status = mine.change->status();
-  mine.change.reset();
-  if (status.code() == ErrorCode::kTransport) {  // a gather failed: once more
-    if (mine.attempt + 1 == attempts_.size()) new_attempt(attempts_.back().live);
-    return;
-  }
-  if (!status.ok()) violated("reconfiguration failed: " + status.message());
-  mine.core->started = true;
-  mine.joins = mine.worker_stopped = false;
-  mine.window = ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts());
-  ++result_.reconfigurations;
-  check_forward(mine);
-}
-
-// ---- Scheduling ----
-
-void SimCluster::deliver() {
-  // The newest networks carry what matters; the others are tried now and then.
-  SimNetwork& network =
-      random_() % 8 == 0 ? *networks_[random_() % networks_.size()] : *networks_.back();
-  const auto events = network.possible();
-  if (events.empty()) return;
-  const auto& event = events[random_() % events.size()];
-  auto fate = SimNetwork::Fate::kGood;
-  if (event.kind == SimNetwork::Event::Kind::kPiece) {
-    if (chance(options_.slow_copies)) return;
-    if (chance(options_.copy_failure)) fate = SimNetwork::Fate::kReceiveFails;
-    if (chance(options_.send_failure)) fate = SimNetwork::Fate::kSendFails;
-  }
-  network.happen(event, fate);
-}
-
-void SimCluster::schedule_one() {
-  // Choices: every rank's engine, every rank's worker, and as many deliveries.
-  const std::size_t choice = random_() % (ranks_.size() * 4);
-  Rank& mine = *ranks_[choice % ranks_.size()];
-  if (choice < ranks_.size()) {
-    if (mine.alive) run_engine(mine);
-  } else if (choice < ranks_.size() * 2) {
-    run_worker(mine);
-  } else {
-    deliver();
-  }
-  maybe_change_membership();
-  for (const auto& network : networks_)
-    if (!network->broken().empty()) violated(network->broken());
-  ++result_.events;
-}
+// ---- The end ----
 
 bool SimCluster::finished() const {
   return std::ranges::all_of(ranks_, [this](const auto& each) {
     if (!each->alive) return true;
-    if (!each->serves() || each->attempt + 1 != attempts_.size()) return false;
-    const bool quiet = each->core->agreement->active_plan() == nullptr &&
-                       !each->core->agreement->open_generation() && !each->core->planner_lost;
-    return settling_ ? quiet : each->core->step >= options_.num_steps && !each->core->in_step;
+    if (!each->serves() || each->attempt + 1 != attempts_.size() || each->late ||
+        each->worker_stopped)
+      return false;
+    const Core& core = *each->core;
+    const bool quiet = agreement(core).active_plan() == nullptr &&
+                       !agreement(core).open_generation() && !planner_lost(core) &&
+                       agreement(core).mode() == BalancingMode::kPaused;
+    return settling_ ? quiet : step_of(core) >= options_.num_steps && !in_step(core);
   });
 }
 
 void SimCluster::settle() {
   settling_ = true;
-  options_.deaths -= deaths_left_;
-  deaths_left_ = joins_left_ = gather_failures_left_ = 0;
   for (auto fault :
        {&SimOptions::copy_failure, &SimOptions::send_failure, &SimOptions::planner_failure,
-        &SimOptions::planner_loss, &SimOptions::slow_copies, &SimOptions::mode_change,
-        &SimOptions::early_request})
+        &SimOptions::planner_loss, &SimOptions::planner_throws, &SimOptions::slow_copies,
+        &SimOptions::mode_change, &SimOptions::early_request, &SimOptions::deaths,
+        &SimOptions::joins, &SimOptions::gather_failures, &SimOptions::damages, &SimOptions::losses,
+        &SimOptions::timeouts, &SimOptions::change_timeouts, &SimOptions::load_failures})
     options_.*fault = 0;
-  for (const auto& each : ranks_) {
-    if (!each->alive) continue;
-    each->core->asked_mode = BalancingMode::kPaused;
-    each->core->agreement->ask_mode(BalancingMode::kPaused);
+  // Any rank may ask for a pause; the others go by it.
+  const std::vector<int> live = living();
+  pauses_ = live[random_() % live.size()];
+}
+
+void SimCluster::run_until_finished(std::uint64_t most_events, const char* otherwise) {
+  for (const std::uint64_t begun_at = result_.events; !finished();) {
+    schedule_one();
+    if (result_.events - begun_at > most_events) violated(otherwise);
   }
 }
 
 SimResult SimCluster::run() {
-  const SimOptions as_drawn = options_;
-  const std::uint64_t limit =
-      options_.num_steps * static_cast<std::uint64_t>(options_.num_ranks) * 20'000;
+  const auto ranks = static_cast<std::uint64_t>(options_.num_ranks);
   try {
-    while (!finished()) {
-      schedule_one();
-      if (result_.events > limit)
-        violated("no progress after " + std::to_string(limit) + " events");
-    }
+    run_until_finished(options_.num_steps * ranks * 20'000, "no progress");
     settle();
-    const std::uint64_t settled_by =
-        result_.events + static_cast<std::uint64_t>(options_.num_ranks) * 60'000;
-    while (!finished()) {
-      schedule_one();
-      if (result_.events > settled_by) {
-        options_ = as_drawn;
-        violated("what was under way did not come to its end");
-      }
-    }
+    run_until_finished(ranks * 60'000, "what was under way did not come to its end");
     check_nothing_leaks();
-  } catch (const Error& error) {
-    violated(std::string("an error where none may be: ") + error.what());
+  } catch (const Violation&) {
+    throw;
+  } catch (const std::exception& error) {
+    violated(std::string("an exception where none may be: ") + error.what());
+  } catch (const std::uint64_t&) {
+    violated("an exception of a planner where none may be");
   }
-  for (const auto& each : ranks_)
-    if (each->alive) result_.resets += each->core->stats.planner_resets;
+  for (const auto& each : ranks_) {
+    if (each->alive) result_.resets += stats(*each->core).planner_resets;
+    result_.planners_off += each->planner->off ? 1 : 0;
+  }
   return result_;
+}
+
+void SimCluster::violated(const std::string& what) const {
+  throw Violation(what + "  [" + drawn_.to_string() + "]");
+}
+
+void SimCluster::violated(const Rank& rank, const std::string& what) const {
+  violated("rank " + std::to_string(rank.id) + " at step " + std::to_string(step_of(*rank.core)) +
+           ": " + what);
 }
 
 }  // namespace swiftbalancer::simulation

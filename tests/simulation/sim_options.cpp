@@ -1,46 +1,116 @@
 #include "simulation/sim_options.hpp"
 
+#include <algorithm>
 #include <random>
 #include <sstream>
 
 namespace swiftbalancer::simulation {
+namespace {
+
+// What is drawn from, in the order of drawing.
+class Draws {
+ public:
+  explicit Draws(std::uint64_t seed) : random_(seed) {}
+  int pick(std::initializer_list<int> values) {
+    return *(values.begin() + static_cast<std::ptrdiff_t>(random_() % values.size()));
+  }
+  std::uint64_t pick_count(std::initializer_list<int> values) {
+    return static_cast<std::uint64_t>(pick(values));
+  }
+  bool flip() { return pick({0, 1}) == 1; }
+
+ private:
+  std::mt19937_64 random_;
+};
+
+void draw_shape(SimOptions& options, Draws& draws) {
+  options.num_ranks = draws.pick({1, 2, 2, 3, 3, 4, 8, 16});
+  options.num_moe_layers = draws.pick({1, 2, 3, 5});
+  options.num_logical_experts = options.num_ranks * draws.pick({1, 2}) + draws.pick({0, 1, 2});
+  options.num_slots = options.num_logical_experts + draws.pick({0, 1, 2, 5});
+  options.uneven_slots = draws.flip();
+  options.nodes = static_cast<Nodes>(draws.pick({0, 1, 2}));
+  options.install_mode = draws.flip() ? InstallMode::kCopy : InstallMode::kSwap;
+  options.num_parts = draws.pick({1, 2, 3});
+  options.uneven_parts = options.install_mode == InstallMode::kCopy && draws.flip();
+  options.staging_experts = draws.pick({1, 2, 3, 8});
+}
+
+void draw_configuration(SimOptions& options, Draws& draws) {
+  options.packet_interval = draws.pick_count({1, 1, 2, 3});
+  options.packet_lag = draws.pick_count({1, 2, 3, 5});
+  options.rebalance_interval = draws.pick_count({1, 2, 4, 8});
+  options.max_open_sets = draws.pick_count({3, 10, 100});
+  options.control_mode =
+      draws.pick({0, 0, 1}) == 0 ? ControlMode::kReplicated : ControlMode::kLeader;
+  const int tables = draws.pick({0, 0, 1, 2});
+  options.decode_tables = tables == 1;
+  options.draw_tables = tables == 2;
+  options.num_steps =
+      options.num_ranks >= 8 ? draws.pick_count({12, 20}) : draws.pick_count({20, 40});
+  options.barrier = draws.flip();
+  options.phases = static_cast<Phases>(draws.pick({0, 1, 2}));
+  options.uneven_shares = draws.flip();
+  options.can_cancel = draws.flip();
+  options.slow_senders = draws.flip();
+  options.ring_bytes = draws.pick({0, 0, 64, 512, 4096});
+  options.planner_restarts = draws.pick({-1, -1, 0, 3});
+}
+
+void draw_faults(SimOptions& options, Draws& draws) {
+  options.copy_failure = draws.pick({0, 0, 5, 20});
+  options.send_failure = draws.pick({0, 0, 5});
+  options.planner_failure = draws.pick({0, 0, 5});
+  options.planner_differs = draws.pick({0, 0, 5});
+  options.planner_loss = draws.pick({0, 0, 0, 3});
+  options.planner_throws = draws.pick({0, 0, 0, 1});
+  options.early_request = draws.pick({0, 10, 50});
+  options.slow_copies = draws.pick({0, 50, 95});
+  options.idle = draws.pick({0, 30});
+  options.mode_change = draws.pick({0, 0, 5});
+  const int most_deaths = options.num_ranks - 1;
+  options.deaths = std::min(most_deaths, draws.pick({0, 0, 1, 2, most_deaths}));
+  options.silent_deaths = draws.flip();
+  options.joins = options.deaths > 0 ? draws.pick({0, 0, 1, 3}) : 0;
+  options.bad_joins = draws.pick({0, 0, 0, 1});
+  options.gather_failures = draws.pick({0, 0, 1, 3});
+  options.damages = draws.pick({0, 0, 0, 2});
+  options.losses = options.control_mode == ControlMode::kLeader ? draws.pick({0, 0, 2}) : 0;
+  options.timeouts = draws.pick({0, 0, 0, 2});
+  options.change_timeouts = draws.pick({0, 0, 0, 2});
+  options.load_failures = draws.pick({0, 0, 0, 1});
+  // The ranks left need room for all experts.
+  if (options.deaths > 0) options.num_slots += options.num_ranks * 2;
+  if (options.deaths > 2) options.num_slots += options.num_logical_experts;
+}
+
+}  // namespace
 
 SimOptions SimOptions::draw(std::uint64_t seed) {
-  std::mt19937_64 random(seed);
-  const auto pick = [&random](std::initializer_list<int> values) {
-    return *(values.begin() + static_cast<std::ptrdiff_t>(random() % values.size()));
-  };
+  Draws draws(seed);
   SimOptions options;
   options.seed = seed;
-  options.num_ranks = pick({1, 2, 2, 3, 3, 4, 8, 16});
-  options.num_moe_layers = pick({1, 2, 3, 5});
-  options.num_logical_experts = options.num_ranks * pick({1, 2}) + pick({0, 1, 2});
-  options.num_slots = options.num_logical_experts + pick({0, 1, 2, 5});
-  options.packet_interval = static_cast<std::uint64_t>(pick({1, 1, 2, 3}));
-  options.packet_lag = static_cast<std::uint64_t>(pick({1, 2, 3, 5}));
-  options.rebalance_interval = static_cast<std::uint64_t>(pick({1, 2, 4, 8}));
-  options.max_open_sets = static_cast<std::uint64_t>(pick({3, 10, 100}));
-  options.staging_experts = pick({1, 2, 3, 8});
-  options.install_mode = pick({0, 1}) == 0 ? InstallMode::kSwap : InstallMode::kCopy;
-  options.control_mode = pick({0, 0, 1}) == 0 ? ControlMode::kReplicated : ControlMode::kLeader;
-  options.can_cancel = pick({0, 1}) == 1;
-  options.slow_senders = pick({0, 1}) == 1;
-  options.num_steps =
-      static_cast<std::uint64_t>(options.num_ranks >= 8 ? pick({12, 20}) : pick({20, 40}));
-  options.copy_failure = pick({0, 0, 5, 20});
-  options.send_failure = pick({0, 0, 5});
-  options.planner_failure = pick({0, 0, 5});
-  options.planner_differs = pick({0, 0, 5});
-  options.planner_loss = pick({0, 0, 3});
-  options.early_request = pick({0, 10, 50});
-  options.slow_copies = pick({0, 50, 95});
-  options.idle = pick({0, 30});
-  options.mode_change = pick({0, 0, 5});
-  options.deaths = pick({0, 0, 1, 2});
-  options.joins = pick({0, 0, 1});
-  options.gather_failures = pick({0, 0, 1});
-  if (options.deaths > 0 || options.joins > 0) options.num_slots += options.num_ranks * 2;
+  draw_shape(options, draws);
+  draw_configuration(options, draws);
+  draw_faults(options, draws);
   return options;
+}
+
+ShapeOptions SimOptions::shape() const {
+  ShapeOptions shape;
+  shape.num_moe_layers = num_moe_layers;
+  shape.num_logical_experts = num_logical_experts;
+  shape.num_ranks = num_ranks;
+  shape.num_slots = num_slots;
+  std::mt19937_64 random(seed * 7 + 3);
+  if (uneven_slots) {
+    shape.slots_per_rank.assign(static_cast<std::size_t>(num_ranks), 1);
+    for (int left = num_slots - num_ranks; left > 0; --left)
+      ++shape.slots_per_rank[random() % shape.slots_per_rank.size()];
+  }
+  for (int rank = 0; nodes != Nodes::kOne && num_ranks > 1 && rank < num_ranks; ++rank)
+    shape.node_of_rank.push_back(nodes == Nodes::kBlocks ? rank * 2 / num_ranks : rank % 2);
+  return shape;
 }
 
 std::vector<SimOptions> SimOptions::simpler() const {
@@ -51,18 +121,32 @@ std::vector<SimOptions> SimOptions::simpler() const {
     variant.*member = value;
     variants.push_back(variant);
   };
-  for (auto fault :
-       {&SimOptions::copy_failure, &SimOptions::send_failure, &SimOptions::planner_failure,
-        &SimOptions::planner_differs, &SimOptions::planner_loss, &SimOptions::early_request,
-        &SimOptions::idle, &SimOptions::slow_copies, &SimOptions::mode_change, &SimOptions::deaths,
-        &SimOptions::joins, &SimOptions::gather_failures})
+  for (auto fault : {&SimOptions::copy_failure,    &SimOptions::send_failure,
+                     &SimOptions::planner_failure, &SimOptions::planner_differs,
+                     &SimOptions::planner_loss,    &SimOptions::planner_throws,
+                     &SimOptions::early_request,   &SimOptions::idle,
+                     &SimOptions::slow_copies,     &SimOptions::mode_change,
+                     &SimOptions::deaths,          &SimOptions::joins,
+                     &SimOptions::bad_joins,       &SimOptions::gather_failures,
+                     &SimOptions::damages,         &SimOptions::losses,
+                     &SimOptions::timeouts,        &SimOptions::change_timeouts,
+                     &SimOptions::load_failures,   &SimOptions::ring_bytes})
     with(fault, 0);
-  with(&SimOptions::num_moe_layers, 1);
-  with(&SimOptions::packet_interval, std::uint64_t{1});
+  for (auto feature :
+       {&SimOptions::uneven_slots, &SimOptions::uneven_parts, &SimOptions::decode_tables,
+        &SimOptions::draw_tables, &SimOptions::uneven_shares, &SimOptions::slow_senders,
+        &SimOptions::silent_deaths})
+    with(feature, false);
+  with(&SimOptions::barrier, true);
   with(&SimOptions::can_cancel, true);
-  with(&SimOptions::slow_senders, false);
+  with(&SimOptions::nodes, Nodes::kOne);
+  with(&SimOptions::phases, Phases::kAllDecode);
+  with(&SimOptions::num_parts, 1);
+  with(&SimOptions::num_moe_layers, 1);
+  with(&SimOptions::planner_restarts, -1);
+  with(&SimOptions::packet_interval, std::uint64_t{1});
   with(&SimOptions::control_mode, ControlMode::kReplicated);
-  with(&SimOptions::install_mode, InstallMode::kSwap);
+  if (!uneven_parts) with(&SimOptions::install_mode, InstallMode::kSwap);
   if (num_steps > 5) with(&SimOptions::num_steps, num_steps * 2 / 3);
   if (num_ranks > 2) {
     with(&SimOptions::num_ranks, num_ranks / 2);
@@ -73,18 +157,45 @@ std::vector<SimOptions> SimOptions::simpler() const {
 
 std::string SimOptions::to_string() const {
   std::ostringstream out;
+  constexpr const char* kNodeNames[] = {"one node", "nodes in blocks", "interleaved nodes"};
+  constexpr const char* kPhaseNames[] = {"decode", "phases per step", "phases per rank"};
   out << "seed " << seed << ": ranks " << num_ranks << " layers " << num_moe_layers << " experts "
-      << num_logical_experts << " slots " << num_slots << " interval " << packet_interval << " lag "
+      << num_logical_experts << " slots " << num_slots << (uneven_slots ? " uneven, " : ", ")
+      << kNodeNames[static_cast<int>(nodes)] << ", parts " << num_parts
+      << (uneven_parts ? " uneven" : "") << ", interval " << packet_interval << " lag "
       << packet_lag << " rebalance " << rebalance_interval << " open sets " << max_open_sets
-      << " pool " << staging_experts << " steps " << num_steps << " mode "
-      << (install_mode == InstallMode::kSwap ? "swap" : "copy")
+      << " pool " << staging_experts << " steps " << num_steps
+      << (install_mode == InstallMode::kSwap ? " swap" : " copy")
       << (control_mode == ControlMode::kLeader ? " leader" : " replicated")
-      << (can_cancel ? " cancel" : " no-cancel") << (slow_senders ? " slow-senders" : "")
-      << " copy_failure " << copy_failure << " send_failure " << send_failure
-      << " planner failure/differs/loss " << planner_failure << '/' << planner_differs << '/'
-      << planner_loss << " early " << early_request << " slow " << slow_copies << " modes "
-      << mode_change << " deaths " << deaths << " joins " << joins << " gather_failures "
-      << gather_failures;
+      << (decode_tables ? " decode-tables" : "") << (draw_tables ? " draw-tables" : "")
+      << (barrier ? " barrier, " : " free-running, ") << kPhaseNames[static_cast<int>(phases)]
+      << (uneven_shares ? ", shares" : "") << (can_cancel ? ", cancel" : ", no-cancel")
+      << (slow_senders ? " slow-senders" : "") << ", ring " << ring_bytes;
+  const auto say = [&out](const char* name, int value) {
+    if (value > 0) out << ' ' << name << ' ' << value;
+  };
+  out << "; faults:";
+  say("planner_restarts", planner_restarts + 1);
+  say("copy_failure", copy_failure);
+  say("send_failure", send_failure);
+  say("planner_failure", planner_failure);
+  say("planner_differs", planner_differs);
+  say("planner_loss", planner_loss);
+  say("planner_throws", planner_throws);
+  say("early", early_request);
+  say("slow", slow_copies);
+  say("idle", idle);
+  say("modes", mode_change);
+  say("deaths", deaths);
+  say("silent", silent_deaths ? 1 : 0);
+  say("joins", joins);
+  say("bad_joins", bad_joins);
+  say("gather_failures", gather_failures);
+  say("damages", damages);
+  say("losses", losses);
+  say("timeouts", timeouts);
+  say("change_timeouts", change_timeouts);
+  say("load_failures", load_failures);
   return out.str();
 }
 

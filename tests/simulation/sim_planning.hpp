@@ -1,98 +1,79 @@
 #pragma once
-// A planner for the simulation: random legal plans that depend on everything a planner may depend
-// on (loads observed since the last restart, what is served, the generation), so that ranks whose
-// histories differ plan differently. May fail, differ and lose its history when told so.
+// A planner for the simulation, under the product's own guard and behaving as one in a process of
+// its own does: random legal plans that depend on everything a planner may depend on (loads
+// observed since the last restart, what is served, the generation), so that ranks whose histories
+// differ plan differently. Answers come late, and it may be lost.
 
+#include <chrono>
 #include <deque>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <random>
 
 #include "protocol/packet.hpp"
-#include "runtime/planning.hpp"
+#include "runtime/guarded_planning.hpp"
 
 namespace swiftbalancer::simulation {
 
-/// A random legal plan: swaps and overwrites of replicas. The same for the same base and seed.
-Plan random_plan(const ServedState& base, const ClusterShape& shape, std::uint64_t seed);
+/// A random legal plan: swaps and overwrites of replicas, with even shares or uneven ones, some of
+/// them 0. The same for the same base and seed.
+Plan random_plan(const ServedState& base, const ClusterShape& shape, std::uint64_t seed,
+                 bool uneven_shares);
 
-class SimPlanning final : public Planning {
+/// What a rank's planner was asked and has answered, for the checks; outlives the planner.
+struct PlannerRecord {
+  std::uint64_t observed_step = 0;  ///< The last one, since it began anew.
+  Phase observed_phase = Phase::kMixed;
+  std::string broken;        ///< What was asked that must not be, or "".
+  GenerationId opened;       ///< The last one.
+  bool works = false;        ///< On `opened`, without an answer so far.
+  bool answered = false;     ///< `opened` was answered, and has not been closed since.
+  std::optional<Plan> plan;  ///< Of `opened`.
+  std::uint64_t losses = 0;
+  bool off = false;
+};
+
+class SimPlanMaker final : public PlanMaker {
  public:
-  struct Faults {
-    std::function<bool()> fails, differs, loses_history;
+  struct Behaviour {
+    std::function<bool()> fails, differs, is_lost, throws, wants_rebalance;
     std::function<int()> rounds;  ///< Calls of advance() until a plan is made.
+    std::uint64_t interval = 1;   ///< Steps between sets.
+    bool uneven_shares = false;
   };
-  explicit SimPlanning(Faults faults) : faults_(std::move(faults)) {}
+  SimPlanMaker(Behaviour behaviour, std::shared_ptr<PlannerRecord> record)
+      : behaviour_(std::move(behaviour)), record_(std::move(record)) {
+    record_->works = record_->answered = false;
+  }
 
-  void restart(const ClusterShape& shape, const ServedState& served) override {
-    shape_ = std::make_unique<ClusterShape>(shape);
-    served_ = served;
-    history_ = 1;
-    lost_ = false;
-    rounds_left_ = 0;
-  }
-  void on_served(const ServedState& served, bool) override { served_ = served; }
-  void observe(std::uint64_t step, const ExpertLoad& load, Phase) override {
-    for (int layer = 0; layer < load.num_moe_layers(); ++layer) {
-      for (std::int64_t tokens : load.layer(layer))
-        history_ = mix(history_, static_cast<std::uint64_t>(tokens));
-    }
-    PlanningEvent observed;
-    observed.step = step;
-    events_.push_back(std::move(observed));
-    if (lost_ || !faults_.loses_history()) return;
-    lost_ = true;
-    rounds_left_ = 0;
-    PlanningEvent lost;
-    lost.kind = PlanningEvent::Kind::kLost;
-    events_.push_back(std::move(lost));
-  }
-  void open(const GenerationId& generation) override {
-    generation_ = generation;
-    if (lost_ || faults_.fails()) return fail();
-    std::uint64_t seed = mix(mix(history_, generation.step), generation.membership);
-    if (faults_.differs()) ++seed;
-    plan_ = random_plan(served_, *shape_, seed);
-    rounds_left_ = faults_.rounds();
-  }
-  void close() override { rounds_left_ = 0; }
-  bool advance() override {
-    if (rounds_left_ == 0) return false;
-    if (--rounds_left_ > 0) return true;
-    if (faults_.fails()) {
-      fail();
-      return true;
-    }
-    PlanningEvent planned;
-    planned.kind = PlanningEvent::Kind::kPlan;
-    planned.generation = generation_;
-    planned.plan = plan_;
-    events_.push_back(std::move(planned));
-    return true;
-  }
-  std::optional<PlanningEvent> next_event() override {
-    if (events_.empty()) return std::nullopt;
-    PlanningEvent event = std::move(events_.front());
-    events_.pop_front();
-    return event;
-  }
+  void restart(const ClusterShape& shape, const ServedState& served) override;
+  void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
+                    std::span<const std::uint32_t> shares) override;
+  void on_rebalancing(bool) override { maybe_throw(); }
+  void observe(std::uint64_t step, const ExpertLoad& load, Phase phase,
+               PlanAnswers& answers) override;
+  void open(const GenerationId& generation, PlanAnswers& answers) override;
+  void close() override;
+  bool advance(PlanAnswers& answers) override;
+  void abandon(std::optional<std::chrono::milliseconds> pause) noexcept override;
+  bool must_be_polled() const noexcept override { return down_for_ > 0 || record_->works; }
+  bool running() const noexcept override { return down_for_ == 0; }
+  int restarts() const noexcept override { return restarts_; }
 
  private:
-  void fail() {
-    PlanningEvent failed;
-    failed.kind = PlanningEvent::Kind::kFailed;
-    failed.generation = generation_;
-    events_.push_back(std::move(failed));
-  }
+  void maybe_throw() const;
+  void answer_with_failure(PlanAnswers& answers);
 
-  const Faults faults_;
+  const Behaviour behaviour_;
+  const std::shared_ptr<PlannerRecord> record_;
   std::unique_ptr<ClusterShape> shape_;
   ServedState served_;
   std::uint64_t history_ = 1;
-  bool lost_ = false;
-  GenerationId generation_;
-  Plan plan_;
+  int restarts_ = 0;
+  int down_for_ = 0;  // calls of advance() until it is up again
   int rounds_left_ = 0;
-  std::deque<PlanningEvent> events_;
+  std::deque<std::uint64_t> observed_;  // steps to be answered once it is up
 };
 
 }  // namespace swiftbalancer::simulation

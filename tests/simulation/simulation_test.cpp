@@ -62,19 +62,13 @@ TEST(Simulation, EverySeededScheduleKeepsTheInvariants) {
              << "\nshrunk: " << shrunk(SimOptions::draw(seed));
     }
   }
-  std::cout << count << " schedules: " << total.events << " events, " << total.adopted
-            << " plans adopted, " << total.closed << " generations closed, " << total.commits
-            << " units committed, " << total.drops << " dropped, " << total.superseded
-            << " superseded, " << total.reconfigurations << " reconfigurations, "
-            << total.rolled_forward << " units rolled forward, " << total.loaded
-            << " experts loaded, " << total.joined << " ranks joined, " << total.resets
-            << " planner resets\n";
+  std::cout << count << " schedules: " << total.to_string() << '\n';
   if (count < 5'000) return;  // A block of a soak: too few to have met everything.
   // The schedules must have exercised what they are there for.
   EXPECT_GT(total.commits, count);
-  EXPECT_GT(total.drops, count / 10);
+  EXPECT_GT(total.drops, count / 20);
   EXPECT_GT(total.closed, count / 10);
-  EXPECT_GT(total.superseded, count / 100);
+  EXPECT_GT(total.superseded, count / 250);
   EXPECT_GT(total.reconfigurations, count / 2);
   EXPECT_GT(total.rolled_forward, count / 250);  // rare: about one in 120 schedules
   EXPECT_GT(total.loaded, count / 10);

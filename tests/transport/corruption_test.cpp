@@ -26,7 +26,7 @@ class Tampered {
     void* memory = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     ::close(file);
     base_ = static_cast<std::byte*>(memory);
-    region_ = std::make_unique<ring::Region>(memory, bytes_, "test");
+    region_ = std::make_unique<ring::Region>(ring::Mapping(memory, bytes_), "test");
   }
   std::string path() const { return "/dev/shm/" + group_.name(); }
   const std::string& name() const { return group_.name(); }

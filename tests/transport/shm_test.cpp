@@ -1,69 +1,18 @@
 // What only ranks in processes can show: fork, kill, names in /dev/shm, permissions, no CPU while
 // waiting.
 #include <algorithm>
-#include <csignal>
 #include <ctime>
-#include <filesystem>
-#include <functional>
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "transport/conformance.hpp"
+#include "transport/processes.hpp"
 
 namespace swiftbalancer {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string name_for(const std::string& rest, pid_t pid = ::getpid()) {
-  return "swiftbalancer." + std::to_string(pid) + "." + rest;
-}
-
-std::vector<std::string> names_of(pid_t pid) {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator("/dev/shm")) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("swiftbalancer." + std::to_string(pid) + ".")) names.push_back(name);
-  }
-  return names;
-}
-
-/// A forked rank. Its body returns what went wrong, or nothing.
-class Child {
- public:
-  explicit Child(const std::function<std::string()>& body) {
-    std::fflush(nullptr);  // or the child prints it again
-    pid_ = ::fork();
-    if (pid_ != 0) return;
-    std::string error;
-    try {
-      error = body();
-    } catch (const std::exception& e) {
-      error = e.what();
-    }
-    if (!error.empty()) std::fprintf(stderr, "child: %s\n", error.c_str());
-    ::_exit(error.empty() ? 0 : 1);
-  }
-  ~Child() {
-    if (pid_ > 0) kill();
-  }
-  Child(Child&& other) noexcept : pid_(std::exchange(other.pid_, 0)) {}
-  pid_t pid() const { return pid_; }
-  int join() {
-    int status = 0;
-    ::waitpid(std::exchange(pid_, 0), &status, 0);
-    return status;
-  }
-  void kill() {
-    ::kill(pid_, SIGKILL);
-    join();
-  }
-
- private:
-  pid_t pid_ = 0;
-};
 
 std::string exchange_with_all(Transport& t, std::uint64_t round) {
   const auto ranks = static_cast<std::size_t>(t.num_ranks());
@@ -100,37 +49,6 @@ TEST(Shm, CarriesTrafficBetweenForkedProcesses) {
     });
   }
   for (Child& child : children) EXPECT_EQ(child.join(), 0);
-}
-
-TEST(Shm, NamesAKilledRankToItsPeersOnceItIsMarkedLost) {
-  constexpr int kRanks = 3;
-  ShmGroup group(name_for("killed"), kRanks);
-  const auto wait_for_rank_2 = [&](int rank) -> std::string {
-    const auto t = open_shm_transport(group.name(), rank);
-    std::vector<std::byte> mine(8), out(8 * kRanks);
-    if (Status s = wait_done(*t, t->post_all_gather(1, mine, out), soon()); !s.ok())
-      return s.message();
-    const Status status = wait_done(*t, t->post_all_gather(2, mine, out), soon());
-    if (status.code() != ErrorCode::kPeerLost)
-      return "expected kPeerLost, got: " + status.message();
-    if (status.message().find("rank 2 (died)") == std::string::npos)
-      return "does not name the rank: " + status.message();
-    return t->lost_peers().empty() ? "no lost peers" : "";
-  };
-  Child victim([&]() -> std::string {
-    const auto t = open_shm_transport(group.name(), 2);
-    std::vector<std::byte> mine(8), out(8 * kRanks);
-    if (Status s = wait_done(*t, t->post_all_gather(1, mine, out), soon()); !s.ok())
-      return s.message();
-    ::raise(SIGKILL);
-    return {};
-  });
-  Child first([&] { return wait_for_rank_2(0); });
-  Child second([&] { return wait_for_rank_2(1); });
-  EXPECT_TRUE(WIFSIGNALED(victim.join()));
-  group.mark_lost(2);
-  EXPECT_EQ(first.join(), 0);
-  EXPECT_EQ(second.join(), 0);
 }
 
 TEST(Shm, WaitingBurnsNoCpu) {
@@ -231,22 +149,6 @@ TEST(Shm, FullMemoryIsAnErrorAndLeavesNoName) {
   expect_error(ErrorCode::kIo, "smaller rings",
                [] { ShmGroup huge(name_for("huge"), 256, {std::size_t{1} << 30}); });
   EXPECT_TRUE(names_of(::getpid()).empty());
-}
-
-TEST(Shm, RemovesTheGroupsOfKilledCreatorsOnly) {
-  ShmGroup mine(name_for("mine"), 1);
-  Child creator([]() -> std::string {
-    ShmGroup group(name_for("left"), 1);
-    ::raise(SIGKILL);
-    return {};
-  });
-  const pid_t pid = creator.pid();
-  creator.join();
-  ASSERT_EQ(names_of(pid), std::vector<std::string>{name_for("left", pid)});
-  const auto removed = remove_stale_shm_groups();
-  EXPECT_NE(std::find(removed.begin(), removed.end(), name_for("left", pid)), removed.end());
-  EXPECT_TRUE(names_of(pid).empty());
-  EXPECT_EQ(names_of(::getpid()).size(), 1U);
 }
 
 }  // namespace
