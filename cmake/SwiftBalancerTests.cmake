@@ -10,7 +10,7 @@ file(WRITE ${PROJECT_BINARY_DIR}/DartConfiguration.tcl "TimeOut: ${SWIFTBALANCER
 
 # What the sources of all tests are compiled with: alike, because they share one precompiled header. They take longer to compile than
 # to run, so they are optimised little in every build type, and of the checks for undefined behaviour they do without those that
-# double the time and find what AddressSanitizer finds too. The modules under test are compiled with all of it.
+# double the time. The modules under test are compiled with all of it.
 function(swiftbalancer_test_options target)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_compile_definitions(${target} PRIVATE SWIFTBALANCER_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
