@@ -70,7 +70,7 @@ TEST(Reconfigure, NamesARankThatDoesNotComeAndMayBeRepeated) {
 // every one.
 TEST(Reconfigure, ARankThatLoadsForLongerThanADeadlineIsNotLost) {
   const ClusterShape shape = make_shape(4, 8, 3, 12);  // half of the experts are on rank 1 alone
-  const auto one_expert = std::chrono::milliseconds(700);
+  const auto one_expert = std::chrono::milliseconds(1'800);
   auto first = make_thread_transports(3), second = make_thread_transports(2);
   const std::vector<int> survivors = {0, 2};
   std::barrier left(3), over(3);
@@ -79,7 +79,7 @@ TEST(Reconfigure, ARankThatLoadsForLongerThanADeadlineIsNotLost) {
   on_threads(3, [&](int rank) {
     BalancerConfig config = moving_config(ControlMode::kReplicated);
     config.policy = "static";
-    config.deadline = std::chrono::milliseconds(1'000);
+    config.deadline = std::chrono::milliseconds(3'000);
     MemberRank member(shape, config, rank, std::move(first[static_cast<std::size_t>(rank)]));
     member.while_loading = [&] { std::this_thread::sleep_for(one_expert); };
     make_steps(member);
@@ -95,7 +95,7 @@ TEST(Reconfigure, ARankThatLoadsForLongerThanADeadlineIsNotLost) {
     }
     over.arrive_and_wait();
   });
-  EXPECT_GT(most_loaded * one_expert, std::chrono::milliseconds(1'500))
+  EXPECT_GT(most_loaded * one_expert, std::chrono::milliseconds(3'500))
       << "the deadline was not exceeded, so nothing was shown";
 }
 
