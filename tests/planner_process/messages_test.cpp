@@ -91,9 +91,9 @@ TEST(PlannerMessages, ACommitComesBackAsItWasAndNothingElseIsOne) {
   messages::Bytes longer = bytes;
   longer.emplace_back();
   EXPECT_TRUE(is_refused(longer));
-  EXPECT_TRUE(is_refused(encoded_as(2, 7)));
+  EXPECT_TRUE(is_refused(encoded_as(kShape.num_moe_layers(), 7)));
   EXPECT_TRUE(is_refused(encoded_as(-1, 7)));
-  EXPECT_TRUE(is_refused(encoded_as(1, 8)));
+  EXPECT_TRUE(is_refused(encoded_as(1, kShape.num_logical_experts())));
   EXPECT_TRUE(is_refused(encoded_as(1, -1)));
 }
 
