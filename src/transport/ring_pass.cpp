@@ -9,7 +9,7 @@
 namespace swiftbalancer::ring {
 namespace {
 
-// Bytes that a pass may move: nothing else is looked at meanwhile. 128 KiB take 10 to 40 us.
+// Bytes that a pass may move: nothing else is looked at meanwhile.
 constexpr std::size_t kMessagesPerPass = std::size_t{1} << 17;
 constexpr std::size_t kBulkPerPass = std::size_t{1} << 17;
 // A frame counts as at least so many bytes: short ones cost time, too.
