@@ -12,6 +12,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <swiftbalancer/transport.hpp>
+
 #include "tool/run_tool.hpp"
 
 namespace swiftbalancer::testing {
@@ -99,10 +101,16 @@ TEST(ServeCommand, CleansUpAfterARunThatWasKilledAndSaysSo) {
   const TemporaryFolder folder;
   const pid_t gone = fork();
   ASSERT_GE(gone, 0);
-  if (gone == 0) _exit(0);
+  const auto name_of = [](pid_t maker) {
+    return "swiftbalancer." + std::to_string(maker) + ".0.exchange";
+  };
+  if (gone == 0) {
+    static_cast<void>(new ShmGroup(name_of(getpid()), 2));
+    _exit(0);  // ends without taking it back
+  }
   ASSERT_EQ(waitpid(gone, nullptr, 0), gone);
-  const std::string name = "swiftbalancer." + std::to_string(gone) + ".0.exchange";
-  std::ofstream("/dev/shm/" + name) << "left behind";
+  const std::string name = name_of(gone);
+  ASSERT_TRUE(fs::exists("/dev/shm/" + name));
   const ToolResult result = run_tool(folder, short_serve() + " --transport shm --quiet");
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_NE(result.out.find(name), std::string::npos) << result.out;
