@@ -94,7 +94,7 @@ struct BalancerConfig {
   ControlMode control_mode = ControlMode::kReplicated;
   WorkerKind worker = WorkerKind::kThread;
   std::string planner_program;  ///< kProcess; empty: `swiftbalancer-planner` beside this program.
-  int planner_restarts = 5;  ///< kProcess: how often it is started again before balancing is off.
+  int planner_restarts = 5;     ///< How often a lost planner is begun anew before balancing is off.
   std::chrono::milliseconds planner_deadline{
       10'000};             ///< kProcess: silence after which it counts as stuck and is ended.
   LoadExpert load_expert;  ///< Empty: a lost rank's experts without another slot end the run.
