@@ -37,7 +37,7 @@ class TransferDrain {
   TransferDrain(const TransferDrain&) = delete;
   TransferDrain& operator=(const TransferDrain&) = delete;
 
-  /// Room for so many more of each, so that none of them can fail for want of memory.
+  /// Takes memory for this many more ends, so that adding them allocates nothing.
   void reserve(std::size_t num_receives, std::size_t num_sends);
   void add_receive(LeftOver&& receive) { receives_.push_back(std::move(receive)); }
   void add_send(LeftOver&& send) { sends_.push_back(std::move(send)); }
