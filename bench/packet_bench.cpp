@@ -138,6 +138,7 @@ class TimedTransport final : public Transport {
   Status wait(Clock::time_point deadline) override { return inner_->wait(deadline); }
   void wake() noexcept override { inner_->wake(); }
   std::vector<int> lost_peers() override { return inner_->lost_peers(); }
+  std::vector<int> awaited_peers() const override { return inner_->awaited_peers(); }
 
  private:
   std::unique_ptr<Transport> inner_;

@@ -9,8 +9,7 @@ set(SWIFTBALANCER_WAIT_LIMIT_SECONDS 120)
 file(WRITE ${PROJECT_BINARY_DIR}/DartConfiguration.tcl "TimeOut: ${SWIFTBALANCER_TEST_LIMIT_SECONDS}\n")
 
 # What the sources of all tests are compiled with: alike, because they share one precompiled header. They take longer to compile than
-# to run, so they are optimised little in every build type, and of the checks for undefined behaviour they do without those that
-# double the time. The modules under test are compiled with all of it.
+# to run, so they are optimised little in every build type.
 function(swiftbalancer_test_options target)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
   target_compile_definitions(${target} PRIVATE SWIFTBALANCER_SOURCE_DIR="${PROJECT_SOURCE_DIR}"
@@ -18,9 +17,26 @@ function(swiftbalancer_test_options target)
                                                SWIFTBALANCER_WAIT_LIMIT_SECONDS=${SWIFTBALANCER_WAIT_LIMIT_SECONDS})
   swiftbalancer_compile_options(${target})
   target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1> ${swiftbalancer_unity_options})
-  if(SWIFTBALANCER_SANITIZE MATCHES "undefined")
-    target_compile_options(${target} PRIVATE -fno-sanitize=alignment,null,object-size,vptr)
+endfunction()
+
+# swiftbalancer_sanitized_twin(NAME LIBRARIES target ...): the program NAME once more, as NAME_sanitized, from the same objects, but over
+# the modules' twins under sanitizers: it is the product that they look at, and compiling tests a second time would take longer than
+# all else. Built and run apart: `cmake --build --preset release --target sanitized_tests`, `ctest --preset sanitized`.
+add_custom_target(sanitized_tests)
+function(swiftbalancer_sanitized_twin name)
+  cmake_parse_arguments(arg "" "" "LIBRARIES" ${ARGN})
+  if(SWIFTBALANCER_SANITIZE OR SWIFTBALANCER_WITH_FUZZ)
+    return()
   endif()
+  add_executable(${name}_sanitized EXCLUDE_FROM_ALL $<TARGET_OBJECTS:${name}>)
+  set_target_properties(${name}_sanitized PROPERTIES LINKER_LANGUAGE CXX)
+  foreach(library IN LISTS arg_LIBRARIES)
+    if(TARGET ${library}_sanitized)
+      string(APPEND library _sanitized)
+    endif()
+    target_link_libraries(${name}_sanitized PRIVATE ${library})
+  endforeach()
+  add_dependencies(sanitized_tests ${name}_sanitized)
 endfunction()
 
 # The test frameworks' headers, compiled once for all tests: they take longer than the tests.
@@ -34,10 +50,10 @@ endfunction()
 
 # Every test program is one translation unit, so that what all its sources instantiate is compiled once: nothing unnamed may have the
 # same name in two of them.
-# swiftbalancer_test(NAME SOURCES ... LIBRARIES target ... [LABELS ...] [SHARDS n] [RESOURCE_LOCK name]): one GoogleTest program. With
-# SHARDS, ctest runs it as NAME.1 to NAME.n, each a part of its tests.
+# swiftbalancer_test(NAME SOURCES ... LIBRARIES target ... [LABELS ...] [SHARDS n] [RESOURCE_LOCK name] [SANITIZED]): one GoogleTest program. With
+# SHARDS, ctest runs it as NAME.1 to NAME.n, each a part of its tests. SANITIZED: it has a twin under sanitizers.
 function(swiftbalancer_test name)
-  cmake_parse_arguments(arg "" "SHARDS;RESOURCE_LOCK" "SOURCES;LIBRARIES;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "SANITIZED" "SHARDS;RESOURCE_LOCK" "SOURCES;LIBRARIES;LABELS" ${ARGN})
   if(arg_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "swiftbalancer_test(${name}): unknown arguments: ${arg_UNPARSED_ARGUMENTS}")
   endif()
@@ -49,15 +65,27 @@ function(swiftbalancer_test name)
   if(NOT arg_SHARDS)
     set(arg_SHARDS 1)
   endif()
-  foreach(shard RANGE 1 ${arg_SHARDS})
-    set(test ${name})
-    if(arg_SHARDS GREATER 1)
-      string(APPEND test .${shard})
+  if(arg_SANITIZED)
+    swiftbalancer_sanitized_twin(${name} LIBRARIES ${arg_LIBRARIES} GTest::gmock GTest::gtest_main rapidcheck)
+  endif()
+  foreach(program ${name} ${name}_sanitized)
+    if(NOT TARGET ${program})
+      continue()
     endif()
-    math(EXPR index "${shard} - 1")
-    add_test(NAME ${test} COMMAND ${name} --gtest_brief=1)
-    set_tests_properties(${test} PROPERTIES LABELS "${arg_LABELS}" RESOURCE_LOCK "${arg_RESOURCE_LOCK}"
-                                            ENVIRONMENT "GTEST_TOTAL_SHARDS=${arg_SHARDS};GTEST_SHARD_INDEX=${index}")
+    set(configurations)
+    if(NOT program STREQUAL name)
+      set(configurations CONFIGURATIONS Sanitized)
+    endif()
+    foreach(shard RANGE 1 ${arg_SHARDS})
+      set(test ${program})
+      if(arg_SHARDS GREATER 1)
+        string(APPEND test .${shard})
+      endif()
+      math(EXPR index "${shard} - 1")
+      add_test(NAME ${test} COMMAND ${program} --gtest_brief=1 ${configurations})
+      set_tests_properties(${test} PROPERTIES LABELS "${arg_LABELS}" RESOURCE_LOCK "${arg_RESOURCE_LOCK}"
+                                              ENVIRONMENT "GTEST_TOTAL_SHARDS=${arg_SHARDS};GTEST_SHARD_INDEX=${index}")
+    endforeach()
   endforeach()
 endfunction()
 
@@ -71,6 +99,17 @@ function(swiftbalancer_test_library name)
   set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
   target_compile_options(${name} PRIVATE -fPIE)
   target_precompile_headers(${name} REUSE_FROM test_headers)
+  if(SWIFTBALANCER_SANITIZE)
+    return()
+  endif()
+  add_library(${name}_sanitized STATIC EXCLUDE_FROM_ALL $<TARGET_OBJECTS:${name}>)
+  set_target_properties(${name}_sanitized PROPERTIES LINKER_LANGUAGE CXX)
+  foreach(library IN LISTS arg_LIBRARIES)
+    if(TARGET ${library}_sanitized)
+      string(APPEND library _sanitized)
+    endif()
+    target_link_libraries(${name}_sanitized PUBLIC ${library})
+  endforeach()
 endfunction()
 
 # swiftbalancer_python_test(NAME SCRIPT [ARGUMENT ...] [LABELS ...]): a script of the calling folder, by the Python of

@@ -29,13 +29,13 @@ short_files() {
 # Limits on time stand in one place (cmake/SwiftBalancerTests.cmake).
 no_other_limits() { ! grep -rnw --include=CMakeLists.txt -e TIMEOUT tests bench fuzz; }
 
-# Of clang's own warnings those of -Wthread-safety alone, the rest is g++'s business.
+# Sources are joined where they can be: most of the time goes into reading headers. Of clang's own warnings those of -Wthread-safety
+# alone, the rest is g++'s business.
 tidy() {
-  local units
-  mapfile -t units < <(printf '%s\n' "${sources[@]}" | grep -E '^(src|tools)/.*\.cpp$')
-  printf '%s\0' "${units[@]}" |
-    xargs -0 -n 1 -P "$(nproc)" .venv/bin/clang-tidy --quiet -p build/release --extra-arg=-Wno-everything \
-      --extra-arg=-Wthread-safety 2>build/clang-tidy.log
+  cmake --preset lint >build/configure.log 2>&1 || { tail -20 build/configure.log; return 1; }
+  python3 scripts/tidy_units.py build/lint >build/lint/units || return 1
+  xargs -0 -n 1 -P "$(nproc)" .venv/bin/clang-tidy --quiet -p build/lint/tidy --extra-arg=-Wno-everything \
+    --extra-arg=-Wthread-safety <build/lint/units 2>build/clang-tidy.log
 }
 
 if [[ ${1:-} == --fix ]]; then
@@ -44,7 +44,6 @@ if [[ ${1:-} == --fix ]]; then
 fi
 [[ $# -eq 0 ]] || die "unknown argument '$*'; usage: lint.sh [--fix]"
 [[ -x .venv/bin/clang-tidy ]] || die "clang-tidy is missing: run scripts/setup.sh --tests"
-[[ -f build/release/compile_commands.json ]] || cmake --preset release >build/configure.log
 
 check "format (scripts/lint.sh --fix repairs it)" .venv/bin/clang-format --dry-run -Werror "${sources[@]}"
 check "includes with ../" no_parent_includes

@@ -21,7 +21,7 @@ done
 scripts/setup.sh --tests
 cmake --preset release >build/configure.log 2>&1 || { tail -20 build/configure.log >&2; die "cmake failed; see build/configure.log"; }
 cmake --build --preset release --target simulation_test
-simulate=(build/release/bin/simulation_test --gtest_brief=1 --gtest_filter='Simulation.Every*')
+simulate=(build/release/bin/simulation_test --gtest_brief=1 --gtest_filter='Blocks/Schedules.KeepTheInvariants/0')
 if [[ -n $only ]]; then
   SWIFTBALANCER_SEED=$only exec "${simulate[@]}"
 fi
@@ -36,8 +36,10 @@ run_block() {
   local begin=$((first + $1 * block)) count=$block
   ((count <= first + seeds - begin)) || count=$((first + seeds - begin))
   SWIFTBALANCER_FIRST_SEED=$begin SWIFTBALANCER_SEEDS=$count "${@:2}" >"$log/$begin" 2>&1 || { cat "$log/$begin"; return 255; }
+  grep -q "^$count schedules:" "$log/$begin" || { echo "no schedule was run: see $log/$begin"; return 255; }
+  touch "$log/$begin.done"
   local done_blocks
-  done_blocks=$(find "$log" -type f | wc -l)
+  done_blocks=$(find "$log" -name '*.done' | wc -l)
   printf '%d of %d seeds\n' $((done_blocks * block < seeds ? done_blocks * block : seeds)) "$seeds"
 }
 export -f run_block

@@ -6,14 +6,7 @@ set -euo pipefail
 # shellcheck source=scripts/common.sh
 source "$(dirname "$0")/common.sh"
 
-asan_tests=(protocol_test simulation_test planner_policies_test planner_full_plan_test planner_limits_test planner_changes_test
-            planner_split_test planner_history_test io_checkpoint_test transport_test transport_shm_test runtime_test
-            migration_commit_units_test migration_copy_executor_test migration_idle_test migration_thread_transport_test
-            engine_serve_units engine_model_test
-            fuzz_packet fuzz_plan_message fuzz_state_message fuzz_safetensors fuzz_model_config fuzz_placement_file
-            fuzz_load_file fuzz_settings_file formats_test fuzz_expert_map_file fuzz_npy_placement fuzz_sglang_location_file
-            fuzz_trtllm_file)
-tsan_tests=(transport_test runtime_test migration_thread_transport_test)
+tsan_tests=(transport_test runtime_test migration_thread_transport_test planner_process_test)
 
 summary=()
 failed=0
@@ -69,7 +62,8 @@ run_part "installing" scripts/setup.sh --tests || exit 1
 rm -f build/test-*.log  # of an earlier run: not to be read as this one's
 suite "release" release
 run_part "lint" scripts/lint.sh || true
-suite "address, undefined behaviour" asan "${asan_tests[@]}"
+run_part "address, undefined behaviour: build" cmake --build --preset release --target sanitized_tests &&
+  run_part "address, undefined behaviour: tests" run_tests sanitized || true
 suite "threads" tsan "${tsan_tests[@]}"
 
 cpu_seconds
@@ -77,7 +71,7 @@ echo
 say "summary: $((SECONDS - start)) s, $cpu CPU seconds"
 printf '%-40s %-7s %8s %8s\n' part result time 'CPU time'
 printf '%s\n' "${summary[@]}"
-for log in build/test-{release,asan,tsan}.log; do
+for log in build/test-{release,sanitized,tsan}.log; do
   # ctest's own last words, without the list of passed tests.
   printf '%s: ' "$(basename "$log" .log)"
   grep -sE '% tests passed' "$log" || { echo 'did not run'; continue; }

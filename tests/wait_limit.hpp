@@ -5,8 +5,8 @@
 
 #include <chrono>
 
-namespace swiftbalancer::testing {
+namespace swiftbalancer::testing_support {
 
 inline constexpr std::chrono::seconds kWaitLimit{SWIFTBALANCER_WAIT_LIMIT_SECONDS};
 
-}  // namespace swiftbalancer::testing
+}  // namespace swiftbalancer::testing_support

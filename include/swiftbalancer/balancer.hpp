@@ -92,11 +92,15 @@ class Balancer {
   /// under way is dropped, experts without a live slot are brought back by load_expert. Afterwards
   /// ranks and slots are numbered over the live ranks (shape(), rank()), and the next step is
   /// steps_begun() + 1: the highest that any rank has begun, plus one.
+  /// Messages name ranks by their numbers in the first shape, as live_ranks does.
   /// @param live_ranks numbers of the first shape, ascending; own rank among them.
-  /// @returns kTimeout (names the ranks that took no part in an exchange until the deadline; one
-  /// that loads experts takes part after each), kPeerLost or kTransport: another rank was lost
-  /// meanwhile, call it again with those left; kUnavailable: experts cannot be brought back;
-  /// kInternal: ranks disagree. Until it has succeeded no step can be made.
+  /// @returns kInvalidState (before start()) or kInvalidArgument (live_ranks or transport do not
+  /// fit, or ranks were started differently); kUnavailable: the live ranks have too few slots, or
+  /// experts cannot be brought back; kTimeout (names the ranks that took no part in an exchange
+  /// until the deadline; one that loads experts takes part after each), kPeerLost or kTransport:
+  /// another rank was lost meanwhile, call it again with those left; kInternal: ranks disagree, or
+  /// something is lacking here. Once ranks and transport fit, no step can be made until it has
+  /// succeeded.
   Status reconfigure(std::span<const int> live_ranks, std::unique_ptr<Transport> transport);
   /// The shape as of the last reconfiguration. Address fixed.
   const ClusterShape& shape() const noexcept;
@@ -115,13 +119,14 @@ class Balancer {
 
   /// Installs what was agreed for this step. May wait for the packet set of its step, for nothing
   /// else.
-  /// @returns a failure when the step must not be run: kTimeout (names the ranks; call it again for
-  /// the same step, or reconfigure), kPeerLost (likewise), kTransport (a packet that is not what it
-  /// should be), kInternal (the ranks have diverged): reconfigure; kInvalidArgument (step out of
-  /// order); kInvalidState (another step than the one that failed, or no reconfiguration yet).
+  /// @returns a failure when the step must not be run: kTimeout (names the ranks whose packets are
+  /// missing; call it again for the same step, or reconfigure), kPeerLost (likewise), kTransport (a
+  /// packet that is not what it should be), kInternal (the ranks have diverged): reconfigure;
+  /// kInvalidArgument (step out of order); kInvalidState (another step than the one that failed, or
+  /// no reconfiguration yet).
   Status begin_step(const StepInfo& info) noexcept;
   /// The choices of one layer for this source rank and the phase of the step; valid until the next
-  /// begin_step.
+  /// begin_step. The layer must exist.
   DispatchView dispatch_table(int moe_layer_id) const noexcept;
   /// Likewise with TableKind::kDraw, refreshed in place by begin_step; else nullptr.
   const DrawTable* draw_table(int moe_layer_id) const noexcept;
@@ -129,16 +134,19 @@ class Balancer {
   /// and slots that do not exist are ignored.
   void record(int moe_layer_id, std::span<const std::uint32_t> expert_token_counts) noexcept;
   /// Ends the step; posts this rank's packet when one is due.
+  /// @returns kInvalidArgument or kInvalidState: no step has begun; kInternal: the packet cannot be
+  /// posted, reconfigure.
   Status end_step() noexcept;
 
-  // --- Reading. Engine thread, between begin_step and the next. ---
+  // --- Reading. Engine thread, between begin_step and the next. Layers and slots must exist. ---
 
-  /// What is served now. Address and size are fixed; contents change inside begin_step only.
+  /// What is served now. Changes inside begin_step and reconfigure() only, which may change its
+  /// size too; the address of the object stays.
   const Placement& placement() const noexcept;
   /// Epoch of each layer [num_moe_layers]: committed changes.
   std::span<const std::uint64_t> epochs() const noexcept;
-  /// Current memory of a local slot's parts (kSwap: changes inside begin_step; kCopy: as
-  /// registered).
+  /// Current memory of a local slot's parts (kSwap: changes inside begin_step and reconfigure();
+  /// kCopy: as registered).
   std::span<std::byte* const> slot_parts(int moe_layer_id, int local_slot) const noexcept;
   /// Tokens that each local slot of a layer has received, whatever experts it held in the meantime:
   /// a count that never falls, of which differences are used. Kept from the first call on, at the

@@ -1,7 +1,8 @@
 #pragma once
-// How a Balancer is set up: what is balanced and when, how it is carried out, which callbacks the
-// engine gives. A plain value with defaults; equal on all ranks but for callbacks, paths and
-// deadlines. Read once, by the constructor, which refuses what makes no sense.
+// The settings of a Balancer: what it balances and when, how it carries that out, and the engine's
+// callbacks. Every field has a default. All of them must be equal on all ranks, except callbacks,
+// paths, deadlines, worker and planner_restarts. The constructor reads them once and refuses values
+// that make no sense.
 
 #include <chrono>
 #include <cstddef>
@@ -73,8 +74,8 @@ struct BalancerConfig {
                                 ///< differ, rank loads are less level than planned).
   DispatchObjective decode_dispatch =
       DispatchObjective::kTokens;            ///< Of dispatch_table() in steps of Phase::kDecode.
-  TableKind table_kind = TableKind::kFixed;  ///< kDraw goes by the shares alone: neither with
-                                             ///< locality_first nor with kActivatedExperts.
+  TableKind table_kind = TableKind::kFixed;  ///< kDraw chooses by shares alone: it is refused with
+                                             ///< locality_first and with kActivatedExperts.
   // How it is carried out.
   InstallMode install_mode = InstallMode::kSwap;
   std::size_t staging_bytes = std::size_t{64}
@@ -83,9 +84,11 @@ struct BalancerConfig {
   std::uint64_t packet_lag =
       2;  ///< A packet set of step s is used at begin_step(s + packet_lag); >= 1.
   std::uint64_t max_open_sets =
-      1000;  ///< Packet sets after which a generation without a plan is closed.
+      1000;  ///< Packet sets after which a generation without a plan is closed; at least
+             ///< packet_lag / packet_interval, which a plan needs to be heard of.
   std::uint64_t max_active_sets =
-      10'000;  ///< Packet sets without a commit after which a plan that is migrating is given up.
+      10'000;  ///< Packet sets without a commit after which a plan that is migrating is given up;
+               ///< at least packet_lag / packet_interval.
   std::size_t copy_bytes_per_step = std::size_t{16}
                                     << 20;  ///< kCopy: bytes that one begin_step copies on a rank;
                                             ///< a unit that is larger is installed alone.

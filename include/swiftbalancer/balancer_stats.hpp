@@ -29,8 +29,8 @@ struct BalancerStats {
   std::chrono::nanoseconds wait_time{0};  ///< Of all these waits.
   std::uint64_t plans_shadowed = 0;       ///< Closed because the mode is kPlanOnly.
   std::uint64_t planner_resets = 0;       ///< Load histories that all ranks began anew.
-  std::uint64_t dropped_samples = 0;      ///< Packet sets whose loads this rank's planner, which
-                                          ///< was lost, never saw or answered.
+  std::uint64_t dropped_samples = 0;      ///< Packet sets whose loads no planner took in here: it
+                                          ///< was lost, or the membership ended before.
   std::uint64_t reconfigurations = 0;
   std::uint64_t experts_loaded = 0;    ///< By load_expert, on this rank.
   std::uint64_t plan_step = 0;         ///< At which the last plan was adopted; 0: none.

@@ -90,6 +90,8 @@ class Transport {
   virtual void wake() noexcept = 0;
   /// Ranks that are gone (closed or died), ascending. Looks now; not for every step.
   virtual std::vector<int> lost_peers() = 0;
+  /// Ranks without which operations of this instance are not done, ascending.
+  virtual std::vector<int> awaited_peers() const = 0;
 };
 
 /// Posts done within a deadline: waits until handle is done.
@@ -113,8 +115,9 @@ std::vector<std::unique_ptr<Transport>> make_thread_transports(int num_ranks,
 /// instance by name, in the process that then uses it. The name is removed when the creator's
 /// object goes (in the process that made it, not in a fork), and can be removed as soon as all
 /// ranks have opened it. A rank whose process ends without closing its instance is noticed by its
-/// peers within about 100 ms of their waits, whoever waits for what. Only between processes of
-/// different pid namespaces (containers that share /dev/shm) somebody has to call mark_lost().
+/// peers within about 100 ms of their waits, whoever waits for what. Somebody has to call
+/// mark_lost() between processes of different pid or time namespaces (containers that share
+/// /dev/shm), without /proc, and for a rank that ends before it has opened its instance.
 class ShmGroup {
  public:
   /// @param name without slash; must be new. "swiftbalancer.<pid>.<rest>" lets

@@ -46,6 +46,7 @@ class CorruptingTransport final : public Transport {
   }
   void wake() noexcept override { inner_->wake(); }
   std::vector<int> lost_peers() override { return inner_->lost_peers(); }
+  std::vector<int> awaited_peers() const override { return inner_->awaited_peers(); }
 
  private:
   // In the middle of the contribution of the next rank.

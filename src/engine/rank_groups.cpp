@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
+#include <cstddef>
 #include <iterator>
 #include <utility>
 
@@ -16,10 +18,12 @@ std::string group_name(const char* purpose) {
          purpose;
 }
 
-// 16 ranks must fit the 64 MB of /dev/shm that containers have by default: the rings of a pair of
-// ranks take four times ring_bytes here (two groups of two lanes), 32 KiB make 32 MiB of them.
+// From 5 ranks on half of the transport's default, because there are two groups: 16 ranks must fit
+// the 64 MB of /dev/shm that containers have by default, and take 32 MiB.
 RingOptions rings_for(int num_ranks) {
-  return {.ring_bytes = num_ranks > 8 ? std::size_t{1} << 15 : std::size_t{1} << 17};
+  const std::size_t to_each = (std::size_t{1} << 19) / static_cast<std::size_t>(num_ranks);
+  return {.ring_bytes =
+              std::clamp(std::bit_floor(to_each), std::size_t{1} << 12, std::size_t{1} << 17)};
 }
 
 }  // namespace

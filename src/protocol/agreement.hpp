@@ -26,15 +26,15 @@ struct AgreementConfig {
   std::uint64_t packet_interval = 1;  ///< Steps; at least 1.
   std::uint64_t packet_lag = 2;       ///< Steps; at least 1.
   std::uint64_t rebalance_interval = 64;
-  /// Sets after which an open generation without a plan is closed (rule 4).
+  /// An open generation without a plan is closed after so many sets (rule 4).
   std::uint64_t max_open_sets = 1000;
-  /// Sets in a row without a commit after which the active plan is ended (rule 18).
+  /// The active plan is ended after so many sets in a row without a commit (rule 18).
   std::uint64_t max_active_sets = 10'000;
   /// Most experts that a rank installs at the commits of one set; 0: no limit. The first pending
   /// unit is committed however large it is, so that every set gets on.
   std::uint32_t max_installs_per_set = 0;
-  /// Units of the largest plan. Memory for so many is taken at construction; a larger plan is
-  /// adopted too, but allocates.
+  /// Units of the largest plan that is expected: memory for them is taken at construction. A larger
+  /// plan is adopted too, but allocates.
   std::size_t max_units = 0;
   bool leader_plans = false;  ///< Leader mode: only the first rank's planner counts.
 };

@@ -51,7 +51,7 @@ void Agreement::apply_commits(Packets packets) {
   for (std::uint32_t unit = first_pending_; unit < cursor; ++unit) {
     if (unit_states_[unit] != UnitState::kPending) continue;
     installs += active_->units[unit].most_installs;
-    if (any && limit != 0 && installs > limit) break;
+    if (any && rules_.is_enough(installs, limit)) break;
     commit_unit(unit);
     any = true;
   }

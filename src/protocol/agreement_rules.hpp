@@ -79,6 +79,10 @@ struct AgreementRules {
   }
   /// Rule 17: planners that begin anew end what they were planning.
   constexpr bool reset_closes_open() const { return true; }
+  /// A set commits no more than its bound.
+  constexpr bool is_enough(std::uint64_t installs, std::uint64_t limit) const {
+    return limit != 0 && installs > limit;
+  }
   /// Rule 18: an active plan that does not get on is ended.
   constexpr bool too_old(std::uint64_t idle_sets, std::uint64_t max_sets) const {
     return idle_sets >= max_sets;

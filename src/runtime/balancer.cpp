@@ -1,11 +1,17 @@
 #include <swiftbalancer/balancer.hpp>
 
+#include <string>
+
 #include "runtime/balancer_core.hpp"
 
 namespace swiftbalancer {
 
 struct Balancer::Impl : BalancerCore {
   using BalancerCore::BalancerCore;
+  Status reconfigure(std::span<const int> live_ranks, std::unique_ptr<Transport> joining) {
+    const Status status = BalancerCore::reconfigure(live_ranks, std::move(joining));
+    return status.ok() ? launch() : status;
+  }
   std::unique_ptr<Transport> transport;  // until start() takes it
 };
 
@@ -63,14 +69,15 @@ void Balancer::start(const Placement& served) {
   if (impl_->transport == nullptr)
     throw Error(ErrorCode::kInvalidState, "start() called twice, or after join()");
   impl_->start(served, std::move(impl_->transport));
-  impl_->worker()->launch();
+  impl_->launch().throw_if_failed();
 }
 
 Status Balancer::reconfigure(std::span<const int> live_ranks,
                              std::unique_ptr<Transport> transport) {
   if (!impl_->has_served())
-    throw Error(ErrorCode::kInvalidState, "reconfigure() before start(); start or join first");
-  require_transport(transport);
+    return {ErrorCode::kInvalidState, "reconfigure() before start(); start or join first"};
+  if (transport == nullptr)
+    return {ErrorCode::kInvalidArgument, "reconfigure() without a transport"};
   return impl_->reconfigure(live_ranks, std::move(transport));
 }
 

@@ -13,6 +13,8 @@ namespace {
 // enough to need no memory, should that be what is missing.
 Status unexpected() noexcept { return {ErrorCode::kInternal, "out of memory"}; }
 
+std::string named(int first_rank) { return "rank " + std::to_string(first_rank); }
+
 }  // namespace
 
 // ---- The four calls ----
@@ -76,6 +78,7 @@ Status BalancerCore::end_step() noexcept {
   stage_ = Stage::kBetween;
   try {
     const Status posted = agreement_->packet_due(step_) ? post_packet() : Status();
+    if (!posted.ok()) stage_ = Stage::kBroken;
     worker_side_.flush();
     return posted;
   } catch (...) {
@@ -157,11 +160,28 @@ Status BalancerCore::wait_until(std::uint64_t& waits, const char* what, Ready re
   }
   stats_.wait_time += Clock::now() - start;
   if (ready()) return {};
-  if (worker()->has_ended()) return worker()->failure();
-  return {ErrorCode::kTimeout, "rank " + std::to_string(live_.rank) + " waited " +
-                                   std::to_string(config_.deadline.count()) + " ms at step " +
-                                   std::to_string(step_) + " for " + what +
-                                   "; its worker says: " + worker()->waiting_for()};
+  if (worker()->has_ended()) return failure_of_worker();
+  const std::string missing = names_of(worker()->missing_ranks());
+  return {ErrorCode::kTimeout,
+          named(first_number()) + " waited " + std::to_string(config_.deadline.count()) +
+              " ms at step " + std::to_string(step_) + " for " + what +
+              (missing.empty() ? ", and its worker does not say of whom" : ": of " + missing)};
+}
+
+// "rank 1, rank 3", as the first shape numbers them.
+std::string BalancerCore::names_of(std::span<const int> members) const {
+  std::string names;
+  for (const int member : members) {
+    names += (names.empty() ? "" : ", ") + named(live_.ranks[static_cast<std::size_t>(member)]);
+  }
+  return names;
+}
+
+Status BalancerCore::failure_of_worker() const {
+  const Status& failure = worker()->failure();
+  if (failure.code() != ErrorCode::kPeerLost) return failure;
+  return {failure.code(), named(first_number()) + " at step " + std::to_string(step_) + ": lost " +
+                              names_of(worker()->lost_ranks())};
 }
 
 Status BalancerCore::use_set(std::uint64_t set_step) {
@@ -285,9 +305,9 @@ Status BalancerCore::hold_progress_at(const WorkerProgress& target) {
   }
   held_time_ += Clock::now() - start;
   if (reached()) return {};
-  if (worker()->has_ended()) return worker()->failure();
+  if (worker()->has_ended()) return failure_of_worker();
   return {ErrorCode::kTimeout,
-          "rank " + std::to_string(live_.rank) +
+          named(first_number()) +
               ": the balancer worker did not get as far as the timed device asks within " +
               std::to_string(config_.deadline.count()) + " ms"};
 }

@@ -43,7 +43,8 @@ class BalancerCore : private MembershipHost {
   /// The two parts of it. The slots count as empty: a reconfiguration that follows makes this rank
   /// a member, or serve() does with the others of the first membership.
   void start_empty();
-  void serve(const Placement& served, std::unique_ptr<Transport> transport);
+  void serve(const Placement& served, std::unique_ptr<Transport> transport,
+             const AgreedState& begin = {});
 
   // --- Steps: see Balancer ---
   Status begin_step(const StepInfo& info) noexcept;
@@ -60,24 +61,28 @@ class BalancerCore : private MembershipHost {
   void set_mode(BalancingMode mode) noexcept;
 
   // --- Memberships ---
-  /// Runs a reconfiguration to its end, waiting for each exchange up to the deadline, and launches
-  /// the worker.
+  /// Starts the worker's thread. @returns kInternal: it cannot be started; no step can be made.
+  Status launch();
+  /// Runs a reconfiguration to its end, waiting for each exchange up to the deadline. The worker is
+  /// made, not launched.
   Status reconfigure(std::span<const int> live_ranks, std::unique_ptr<Transport> transport);
   /// The same by hand: begins it. What the worker has reported counts (rule 12); no more steps.
-  /// @throws Error kInvalidArgument: ranks or transport do not fit.
+  /// @throws Error as check_live_ranks(); nothing has changed then.
   std::unique_ptr<Reconfiguration> begin_reconfiguration(std::span<const int> live_ranks,
                                                          std::unique_ptr<Transport> transport);
   /// Takes over what a reconfiguration that is over and went well has led to. The worker is made,
-  /// not launched.
+  /// not launched. If it throws, another reconfiguration may follow.
   void enter(NextMembership next);
 
   // --- Reading ---
   const ClusterShape& shape() const noexcept { return live_.shape; }
   int rank() const noexcept { return live_.rank; }
+  /// This rank's number in the first shape, by which messages name ranks.
+  int first_number() const noexcept { return live_.ranks[static_cast<std::size_t>(live_.rank)]; }
   std::span<const int> ranks() const noexcept { return live_.ranks; }
   std::uint64_t step() const noexcept { return step_; }
   const InstalledExperts& experts() const noexcept { return experts_; }
-  const Agreement* agreement() const noexcept { return agreement_ ? &*agreement_ : nullptr; }
+  const Agreement* agreement() const noexcept { return agreement_.get(); }
   /// Of each layer; empty before the first membership.
   std::span<const std::uint64_t> epochs() const noexcept {
     return agreement_ ? agreement_->epochs() : std::span<const std::uint64_t>(begin_.epochs);
@@ -126,6 +131,8 @@ class BalancerCore : private MembershipHost {
   /// Waits until ready() or the deadline, and counts the wait under its cause if there was one.
   template <typename Ready>
   Status wait_until(std::uint64_t& waits, const char* what, Ready ready);
+  std::string names_of(std::span<const int> members) const;
+  Status failure_of_worker() const;
   Status use_due_set();
   Status use_set(std::uint64_t step);
   Status carry_out(const BalancerEvent& event);
@@ -146,7 +153,9 @@ class BalancerCore : private MembershipHost {
   void freeze();
   MemberState member_state() const;
   std::string lost_ranks(std::span<const int> live_ranks) const;
-  void make_agreement();
+  std::unique_ptr<Agreement> make_agreement(const LiveRanks& live, const AgreedState& begin) const;
+  /// Whether this rank has a planner in the membership of `live` (leader mode: the first has).
+  bool plans(const LiveRanks& live) const noexcept;
   std::uint32_t max_installs_per_set() const noexcept;
   void agree_on_configuration(const Placement& served, Transport& transport) const;
 
@@ -157,8 +166,8 @@ class BalancerCore : private MembershipHost {
   // Of this membership.
   LiveRanks live_;
   AgreedState begin_;
-  std::optional<PacketRing> ring_;
-  std::optional<Agreement> agreement_;
+  std::unique_ptr<PacketRing> ring_;
+  std::unique_ptr<Agreement> agreement_;
 
   // Owners of their own state. The worker's side ends first.
   WindowCounters counters_;

@@ -52,9 +52,9 @@ void BalancerCore::start(const Placement& served, std::unique_ptr<Transport> tra
   serve(served, std::move(transport));
 }
 
-void BalancerCore::serve(const Placement& served, std::unique_ptr<Transport> transport) {
+void BalancerCore::serve(const Placement& served, std::unique_ptr<Transport> transport,
+                         const AgreedState& begin) {
   experts_.hold(served);
-  const AgreedState begin;
   enter({live_.shape, live_.ranks, begin, ServedState::even(served, live_.shape),
          std::move(transport)});
 }
@@ -89,24 +89,34 @@ void BalancerCore::agree_on_configuration(const Placement& served, Transport& tr
 
 // ---- From one to the next ----
 
+Status BalancerCore::launch() {
+  try {
+    worker()->launch();
+    return {};
+  } catch (const std::exception& error) {
+    stage_ = Stage::kBroken;
+    return {ErrorCode::kInternal,
+            std::string("the balancer worker cannot be started: ") + error.what()};
+  }
+}
+
 Status BalancerCore::reconfigure(std::span<const int> live_ranks,
                                  std::unique_ptr<Transport> transport) {
-  const auto change = begin_reconfiguration(live_ranks, std::move(transport));
   try {
+    const auto change = begin_reconfiguration(live_ranks, std::move(transport));
     int exchanges = 0;
     auto deadline = Clock::now() + config_.deadline;
     while (!change->advance()) {
-      if (std::exchange(exchanges, change->num_exchanges()) != change->num_exchanges())
-        deadline = Clock::now() + config_.deadline;
-      if (change->is_busy()) continue;
+      const bool exchanged =
+          std::exchange(exchanges, change->num_exchanges()) != change->num_exchanges();
+      if (exchanged && rules::deadline_per_exchange()) deadline = Clock::now() + config_.deadline;
       if (Status waited = change->transport().wait(deadline); !waited.ok()) {
         if (change->advance()) break;
-        return waited;
+        return change->failed_wait(waited);
       }
     }
     if (!change->status().ok()) return change->status();
     enter(change->take());
-    worker()->launch();
     return {};
   } catch (const Error& error) {
     return {error.code(), error.what()};
@@ -117,6 +127,7 @@ Status BalancerCore::reconfigure(std::span<const int> live_ranks,
 
 std::unique_ptr<Reconfiguration> BalancerCore::begin_reconfiguration(
     std::span<const int> live_ranks, std::unique_ptr<Transport> transport) {
+  check_live_ranks(first_shape_, first_number(), live_ranks, *transport);
   freeze();
   MembershipHost& host = *this;
   return std::make_unique<Reconfiguration>(member_state(), host, live_ranks, std::move(transport));
@@ -131,8 +142,7 @@ void BalancerCore::freeze() {
 }
 
 MemberState BalancerCore::member_state() const {
-  MemberState state{
-      first_shape_, live_.ranks, live_.ranks[static_cast<std::size_t>(live_.rank)], {}, {}};
+  MemberState state{first_shape_, live_.ranks, first_number(), {}, {}};
   Snapshot& reached = state.reached;
   reached.joins = !has_served_;
   reached.membership = begin_.membership;
@@ -156,11 +166,14 @@ Status BalancerCore::roll_forward(std::span<const std::uint64_t> target_epochs,
     static_cast<void>(agreement_->roll_forward(agreement_->epochs(), events_));
     for (const BalancerEvent& event : events_) static_cast<void>(carry_out(event));
   }
-  if (Status status = agreement_->roll_forward(target_epochs, events_); !status.ok()) return status;
+  worker_side_.carry_out_remaining();
+  // Whatever was decided is carried out, even if not all could be.
+  const Status rolled = agreement_->roll_forward(target_epochs, events_);
   for (const BalancerEvent& event : events_) {
     if (Status status = carry_out(event); !status.ok()) return status;
   }
   worker_side_.carry_out_remaining();
+  if (!rolled.ok()) return rolled;
   stats_.dropped_samples +=
       (step_ - std::min(step_, mirror_.ready_step())) / config_.packet_interval;
   begin_.step = agreement_->used_step();
@@ -201,22 +214,33 @@ Status BalancerCore::load_expert(int layer, int local_slot, std::int32_t expert)
   return {ErrorCode::kUnavailable, which + " cannot be loaded: " + why};
 }
 
+// All that may fail comes first, and leaves this rank between memberships, as it was.
 void BalancerCore::enter(NextMembership next) {
   const std::string lost = has_served_ ? lost_ranks(next.ranks) : "";
+  const LiveRanks live{next.shape, next.ranks, next.transport->rank()};
+  auto ring = std::make_unique<PacketRing>(PacketLayout(live.shape), live.shape.num_ranks(),
+                                           config_.packet_interval, config_.packet_lag);
+  auto experts = experts_.prepare(live.shape, live.rank, next.served);
+  auto agreement = make_agreement(live, next.begin);
+  headers_.assign(live.ranks.size(), {});
+  events_.reserve(
+      Agreement::max_decisions(CommitUnitBuilder::max_units(live.shape, staging_capacity())));
+  counters_.enter(live.shape);
+  const bool planner_off = health_.planner_off_here();
+  worker_side_.make(live, next.begin, next.served, *ring, std::move(next.transport),
+                    experts_.expert_bytes(), plans(live) && !planner_off);
+
   const bool first = stage_ == Stage::kNotStarted;
-  live_ = {std::move(next.shape), std::move(next.ranks), next.transport->rank()};
+  live_ = {std::move(next.shape), std::move(next.ranks), live.rank};
   begin_ = std::move(next.begin);
   step_ = begin_.step;
-  ring_.emplace(PacketLayout(live_.shape), live_.shape.num_ranks(), config_.packet_interval,
-                config_.packet_lag);
-  counters_.enter(live_.shape);
-  experts_.enter(live_.shape, live_.rank, next.served);
-  make_agreement();
+  ring_ = std::move(ring);
+  agreement_ = std::move(agreement);
+  experts_.enter(std::move(experts));
   mirror_.begin(step_);
-  worker_side_.make(live_, begin_, next.served, *ring_, std::move(next.transport),
-                    experts_.expert_bytes());
-  if (worker_side_.plans(live_)) health_.planner_made_anew();
-  if (health_.planner_off_here()) agreement_->planner_off();
+  if (asked_mode_) agreement_->ask_mode(*std::exchange(asked_mode_, std::nullopt));
+  if (planner_off) agreement_->planner_off();
+  if (plans(live_)) health_.planner_made_anew();
   has_served_ = true;
   stage_ = Stage::kBetween;
   if (first) return;
@@ -224,23 +248,25 @@ void BalancerCore::enter(NextMembership next) {
   ++stats_.reconfigurations;
 }
 
-void BalancerCore::make_agreement() {
+bool BalancerCore::plans(const LiveRanks& live) const noexcept {
+  return config_.control_mode == ControlMode::kReplicated || live.rank == 0;
+}
+
+std::unique_ptr<Agreement> BalancerCore::make_agreement(const LiveRanks& live,
+                                                        const AgreedState& begin) const {
   AgreementConfig agreed;
-  agreed.rank = live_.rank;
-  agreed.num_ranks = live_.shape.num_ranks();
-  agreed.num_moe_layers = live_.shape.num_moe_layers();
+  agreed.rank = live.rank;
+  agreed.num_ranks = live.shape.num_ranks();
+  agreed.num_moe_layers = live.shape.num_moe_layers();
   agreed.packet_interval = config_.packet_interval;
   agreed.packet_lag = config_.packet_lag;
   agreed.rebalance_interval = config_.rebalance_interval;
   agreed.max_open_sets = config_.max_open_sets;
   agreed.max_active_sets = config_.max_active_sets;
   agreed.max_installs_per_set = max_installs_per_set();
-  agreed.max_units = CommitUnitBuilder::max_units(live_.shape, staging_capacity());
+  agreed.max_units = CommitUnitBuilder::max_units(live.shape, staging_capacity());
   agreed.leader_plans = config_.control_mode == ControlMode::kLeader;
-  agreement_.emplace(agreed, begin_);
-  if (asked_mode_) agreement_->ask_mode(*std::exchange(asked_mode_, std::nullopt));
-  headers_.assign(live_.ranks.size(), {});
-  events_.reserve(Agreement::max_decisions(agreed.max_units));
+  return std::make_unique<Agreement>(agreed, begin);
 }
 
 // A swap is a few pointers; a copy takes as long as its bytes.

@@ -45,6 +45,18 @@ constexpr std::uint64_t kMostPacketLag = 1000;
 // More tokens than are ever served, and the planner still counts in multiples of it.
 constexpr std::int64_t kMostWindowAssignments = 1'000'000'000'000'000;
 
+// The first set that can carry the hash of a plan is packet_lag steps behind the one that opened
+// its generation; nor can a set before tell that its units are staged, of the one that adopted it.
+void require_sets(const char* key, std::uint64_t sets, const BalancerConfig& config) {
+  const std::uint64_t interval = config.packet_interval;
+  const std::uint64_t least = (config.packet_lag + interval - 1) / interval;
+  const std::uint64_t most = std::numeric_limits<std::uint64_t>::max() / interval;
+  if (sets >= least && sets <= most) return;
+  refuse(key, std::to_string(sets),
+         std::to_string(least) + " to " + std::to_string(most) +
+             " packet sets; with fewer, no plan comes in time (packet_lag / packet_interval)");
+}
+
 // Text of any length and content as a part of one line, of bounded length. What is not shown counts
 // by its digest.
 std::string shown(std::string_view value) {
@@ -102,9 +114,8 @@ void validate(const BalancerConfig& config, const ClusterShape& shape) {
   require_positive("rebalance_interval", config.rebalance_interval);
   require_up_to("packet_interval", config.packet_interval, kMostPacketInterval, "steps");
   require_up_to("packet_lag", config.packet_lag, kMostPacketLag, "steps");
-  require_up_to("max_open_sets", config.max_open_sets,
-                std::numeric_limits<std::uint64_t>::max() / config.packet_interval, "packet sets");
-  require_positive("max_active_sets", config.max_active_sets);
+  require_sets("max_open_sets", config.max_open_sets, config);
+  require_sets("max_active_sets", config.max_active_sets, config);
   require_positive("copy_bytes_per_step", config.copy_bytes_per_step);
   require_positive("staging_bytes", config.staging_bytes);
   if (!std::isfinite(config.imbalance_trigger) || config.imbalance_trigger < 1.0) {
@@ -187,6 +198,7 @@ ConfigText config_text(const BalancerConfig& config, const ClusterShape& shape,
         << "decode_dispatch "
         << (config.decode_dispatch == DispatchObjective::kTokens ? "tokens" : "activated_experts")
         << '\n'
+        << "table_kind " << (config.table_kind == TableKind::kDraw ? "draw" : "fixed") << '\n'
         << "install_mode " << (config.install_mode == InstallMode::kSwap ? "swap" : "copy") << '\n'
         << "staging_bytes " << config.staging_bytes << '\n'
         << "packet_interval " << config.packet_interval << '\n'

@@ -45,7 +45,13 @@ class PlanningEvents {
   void lost(Kind kind, std::string why) noexcept {
     if (!loss_) loss_.emplace().num_before = queue_.size();
     loss_->event.kind = kind;
+    loss_->event.mended = false;
     loss_->event.why = std::move(why);
+  }
+
+  /// What was lost has begun anew since.
+  void mend() noexcept {
+    if (loss_) loss_->event.mended = true;
   }
 
   std::optional<PlanningEvent> next() noexcept {
@@ -93,6 +99,7 @@ class GuardedPlanning final : public Planning, private PlanAnswers {
   void restart(const ClusterShape& shape, const ServedState& served) noexcept override {
     if (off_) return;
     forget();
+    events_.mend();
     has_state_ = guarded([&] {
       shape_ = shape;
       maker_->restart(shape, without_empty_slots(served, shape));

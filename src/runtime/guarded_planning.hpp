@@ -1,7 +1,7 @@
 #pragma once
-// What every Planning has in common, wherever its plans are made: what goes wrong there costs the
-// load history and nothing else. Whatever is thrown, want of memory included, is a lost planner:
-// told once, begun anew so many times, then balancing is off. Worker thread only.
+// Contains the failures of a planner, wherever it runs. Anything that it throws, std::bad_alloc
+// included, counts as a lost planner: the loss is reported once, and the planner begins anew
+// without its load history. After max_restarts of these, balancing is off. Worker thread only.
 
 #include <chrono>
 #include <cstdint>
@@ -59,7 +59,7 @@ class PlanMaker {
 
 struct GuardOptions {
   std::string name;                          ///< Begins what is said of a loss.
-  int max_restarts = 5;                      ///< After so many, the next loss is kOff.
+  int max_restarts = 5;                      ///< After so many, a loss is kOff, for good.
   std::chrono::milliseconds first_pause{0};  ///< Before the first restart; doubles up to 10 s.
 };
 

@@ -1,6 +1,7 @@
 #include "runtime/health_keeper.hpp"
 
 #include <new>
+#include <utility>
 
 namespace swiftbalancer {
 namespace {
@@ -66,14 +67,14 @@ template <typename Words>
 void HealthKeeper::note(std::uint64_t step, bool& state, const Words& words, bool logs) noexcept {
   ++health_.failures;
   failed_at_ = step;
-  const bool news = !failing();
-  state = true;
-  if (!news) return;
+  const bool turns = !failing(), is_news = !std::exchange(state, true);
+  if (!is_news) return;
   try {
-    health_.reason = words();
-    if (logs) say("rank " + std::to_string(first_rank_) + ": " + health_.reason);
+    const std::string reason = words();
+    if (turns) health_.reason = reason;
+    if (logs) say("rank " + std::to_string(first_rank_) + ": " + reason);
   } catch (const std::bad_alloc&) {
-    health_.reason = "out of memory";
+    if (turns) health_.reason = "out of memory";
   }
 }
 
@@ -84,8 +85,11 @@ void HealthKeeper::step_failed(std::uint64_t step, const std::string& reason) no
 void HealthKeeper::hear(const BalancerEvent& event, std::span<const PacketHeader> set,
                         std::span<const int> ranks, std::uint64_t step) noexcept {
   if (event.kind != BalancerEventKind::kBalancingOff) {
-    if (tells_of_failure(event)) note(step, failed_, [&] { return failure_of(event, set, ranks); });
-    return;
+    if (!tells_of_failure(event)) return;
+    // The units that a set drops for one reason are one failure.
+    const Heard now{event.generation, event.reason, step};
+    if (event.kind == BalancerEventKind::kDropped && std::exchange(heard_, now) == now) return;
+    return note(step, failed_, [&] { return failure_of(event, set, ranks); });
   }
   if (off_here_) return;
   failed_ = waiting_ = false;  // the last word replaces what was wrong before
@@ -104,7 +108,7 @@ void HealthKeeper::take(const Report& report, std::uint64_t step) noexcept {
       if (!off_here_) health_.planner_running = true;
       return;
     case Report::Kind::kPlannerLost:
-      health_.planner_running = false;
+      health_.planner_running &= report.mended;
       health_.planner_restarts = restarts_before_ + static_cast<int>(report.cursor);
       // The worker has said how.
       return note(step, failed_, [] { return std::string("the planner was lost"); }, false);

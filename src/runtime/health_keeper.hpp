@@ -40,8 +40,8 @@ class HealthKeeper {
 
   /// The planner begins anew with a membership: its restarts are counted on.
   void planner_made_anew() noexcept;
-  /// A membership begins. What was wrong before went with the old one, but for a planner that is
-  /// off here for good. @param lost "1, 3": ranks that are gone; empty: none.
+  /// A membership begins: earlier failures do not count in it, except a planner that is off here
+  /// for good. @param lost "1, 3": ranks that are gone; empty: none.
   void enter(std::uint32_t membership, std::uint64_t step, const std::string& lost,
              std::size_t num_ranks);
 
@@ -49,8 +49,15 @@ class HealthKeeper {
   Health health() const;
 
  private:
+  struct Heard {
+    GenerationId generation;
+    Reason reason = Reason::kNone;
+    std::uint64_t step = 0;
+    friend bool operator==(const Heard&, const Heard&) = default;
+  };
   bool failing() const noexcept { return failed_ || waiting_ || off_here_ || off_elsewhere_; }
-  /// Something went wrong; `words()` says what. One line of the log for what goes on failing.
+  /// Something went wrong; `words()` says what. One line of the log for what goes on failing in one
+  /// way.
   template <typename Words>
   void note(std::uint64_t step, bool& state, const Words& words, bool logs = true) noexcept;
 
@@ -61,6 +68,7 @@ class HealthKeeper {
   bool off_here_ = false;       // for good
   bool off_elsewhere_ = false;  // in this membership
   std::uint64_t failed_at_ = 0;
+  Heard heard_;              // the last drop that told of a failure
   int restarts_before_ = 0;  // of planners of earlier memberships
   Health health_;
 };

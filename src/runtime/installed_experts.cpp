@@ -48,20 +48,30 @@ void InstalledExperts::register_weights(int layer, int local_slot,
                     std::to_string(first_rank_) + ": it has " + std::to_string(num_moe_layers_) +
                     " layers of " + std::to_string(num_local_slots_) + " slots");
   }
+  auto& registered = slot_parts_[index(layer, local_slot)];
+  if (!registered.empty()) {
+    throw Error(ErrorCode::kInvalidArgument,
+                slot_name(layer, local_slot) + " is registered twice; once is enough");
+  }
   std::vector<std::size_t> sizes;
-  auto& pointers = slot_parts_[index(layer, local_slot)];
-  pointers.clear();
+  std::vector<std::byte*> pointers;
   for (const WeightPart& part : parts) {
+    if (part.data == nullptr && part.bytes > 0) {
+      throw Error(ErrorCode::kInvalidArgument,
+                  slot_name(layer, local_slot) + ": part " + std::to_string(pointers.size()) +
+                      " of " + std::to_string(part.bytes) + " bytes is at no address");
+    }
     sizes.push_back(part.bytes);
     pointers.push_back(part.data);
   }
   auto& expected = part_bytes_[static_cast<std::size_t>(layer)];
-  if (expected.empty()) expected = sizes;
-  if (sizes.empty() || sizes != expected) {
+  if (sizes.empty() || (!expected.empty() && sizes != expected)) {
     throw Error(ErrorCode::kInvalidArgument, slot_name(layer, local_slot) +
                                                  " has parts of other sizes than the slots of its "
                                                  "layer before; within a layer all are equal");
   }
+  expected = sizes;
+  registered = std::move(pointers);
   expert_bytes_[static_cast<std::size_t>(layer)] =
       std::accumulate(sizes.begin(), sizes.end(), std::size_t{0});
 }
@@ -91,9 +101,14 @@ void InstalledExperts::hold(const Placement& served) {
   }
 }
 
-std::span<const std::size_t> InstalledExperts::largest_parts() const noexcept {
-  const auto largest = std::ranges::max_element(expert_bytes_) - expert_bytes_.begin();
-  return part_bytes_[static_cast<std::size_t>(largest)];
+std::vector<std::size_t> InstalledExperts::largest_parts() const {
+  std::vector<std::size_t> largest;
+  for (const std::vector<std::size_t>& layer : part_bytes_) {
+    largest.resize(std::max(largest.size(), layer.size()), 0);
+    for (std::size_t part = 0; part < layer.size(); ++part)
+      largest[part] = std::max(largest[part], layer[part]);
+  }
+  return largest;
 }
 
 LocalSlots InstalledExperts::local_slots() const {
@@ -109,21 +124,33 @@ LocalSlots InstalledExperts::local_slots() const {
 
 // ---- Memberships ----
 
-void InstalledExperts::enter(const ClusterShape& shape, int rank, const ServedState& served) {
-  first_slot_ = shape.first_slot(rank);
-  placement_ = served.placement;
+InstalledExperts::Served InstalledExperts::prepare(const ClusterShape& shape, int rank,
+                                                   const ServedState& served) const {
+  Served next{shape.first_slot(rank),
+              served.placement,
+              std::vector<std::int32_t>(dispatch_tables_.size()),
+              std::vector<std::int32_t>(decode_tables_.size()),
+              {}};
   DispatchTableBuilder tables(shape, locality_first_);
-  draw_tables_.clear();
   for (int layer = 0; layer < num_moe_layers_; ++layer) {
     const auto at = static_cast<std::size_t>(layer);
-    const auto row = placement_.layer(layer);
+    const auto row = next.placement.layer(layer);
     tables.build(row, served.shares[at], rank,
-                 std::span(dispatch_tables_).subspan(at * table_row_, table_row_));
-    if (draws_) draw_tables_.emplace_back(shape).build(row, served.shares[at]);
+                 std::span(next.dispatch_tables).subspan(at * table_row_, table_row_));
+    if (draws_) next.draw_tables.emplace_back(shape).build(row, served.shares[at]);
     if (decode_tables_.empty()) continue;
     tables.build(row, one_slot_shares(shape, row), rank,
-                 std::span(decode_tables_).subspan(at * table_row_, table_row_));
+                 std::span(next.decode_tables).subspan(at * table_row_, table_row_));
   }
+  return next;
+}
+
+void InstalledExperts::enter(Served&& next) noexcept {
+  first_slot_ = next.first_slot;
+  placement_ = std::move(next.placement);
+  std::ranges::copy(next.dispatch_tables, dispatch_tables_.begin());
+  std::ranges::copy(next.decode_tables, decode_tables_.begin());
+  draw_tables_ = std::move(next.draw_tables);
 }
 
 // ---- Steps ----

@@ -28,20 +28,31 @@ class InstalledExperts {
   InstalledExperts(const ClusterShape& first_shape, const BalancerConfig& config, int rank);
 
   // --- Before the first step ---
-  /// @throws Error kInvalidArgument: no such slot, parts of other sizes than the layer's before.
+  /// @throws Error kInvalidArgument, and changes nothing: no such slot, registered before, parts of
+  /// other sizes than the layer's before or without an address.
   void register_weights(int moe_layer_id, int local_slot, std::span<const WeightPart> parts);
   /// @throws Error kInvalidState: slots missing; kInvalidArgument: sizes that cannot be swapped.
   void check_all_registered() const;
   /// The slots hold what `served`, of the first shape, says.
   void hold(const Placement& served);
-  /// Sizes of the largest expert's parts: what a staging buffer must hold.
-  std::span<const std::size_t> largest_parts() const noexcept;
+  /// Of each part the largest size in any layer: what a staging buffer must hold.
+  std::vector<std::size_t> largest_parts() const;
   /// The slots' memory, for the worker to know.
   LocalSlots local_slots() const;
 
   // --- Memberships ---
-  /// Serves `served`, numbered over the ranks of `shape`; this one is `rank` of them.
-  void enter(const ClusterShape& shape, int rank, const ServedState& served);
+  /// What is served in a membership, made beside what is served now.
+  struct Served {
+    int first_slot = 0;
+    Placement placement;
+    std::vector<std::int32_t> dispatch_tables;
+    std::vector<std::int32_t> decode_tables;
+    std::vector<DrawTable> draw_tables;
+  };
+  /// `served` is numbered over the ranks of `shape`; this one is `rank` of them.
+  Served prepare(const ClusterShape& shape, int rank, const ServedState& served) const;
+  /// Serves it from here on. Tables keep their addresses.
+  void enter(Served&& next) noexcept;
   /// The expert whose bytes lie in a slot, or kEmptySlot. Known beside the placement, because an
   /// attempt at a membership may have loaded experts and come to nothing.
   std::int32_t content(int moe_layer_id, int local_slot) const noexcept {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "protocol/packet.hpp"
 #include "runtime/plan_bytes.hpp"
@@ -81,6 +82,11 @@ std::size_t epoch_bytes(int num_moe_layers) {
   return static_cast<std::size_t>(num_moe_layers) * sizeof(std::uint64_t);
 }
 
+// A StateBlock, the ranks, their checksum.
+std::size_t head_bytes(std::size_t num_ranks) {
+  return sizeof(StateBlock) + num_ranks * sizeof(std::int32_t) + sizeof(std::uint64_t);
+}
+
 }  // namespace
 
 ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int> ranks) {
@@ -100,6 +106,14 @@ ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int
     before = rank;
     options.slots_per_rank.push_back(first_shape.slots_per_rank(rank));
     options.node_of_rank.push_back(first_shape.node_of_rank(rank));
+  }
+  const int slots =
+      std::accumulate(options.slots_per_rank.begin(), options.slots_per_rank.end(), 0);
+  if (slots < options.num_logical_experts) {
+    throw Error(ErrorCode::kUnavailable,
+                "the " + std::to_string(ranks.size()) + " live ranks have " +
+                    std::to_string(slots) + " slots, which cannot hold " +
+                    std::to_string(options.num_logical_experts) + " experts");
   }
   number_densely(options.node_of_rank);
   return ClusterShape(options);
@@ -146,9 +160,7 @@ Status decode_snapshot(std::span<const std::byte> bytes, int num_moe_layers, Sna
 }
 
 std::size_t membership_state_capacity(const ClusterShape& first_shape) {
-  return sizeof(StateBlock) +
-         static_cast<std::size_t>(first_shape.num_ranks()) * sizeof(std::int32_t) +
-         state_bytes(first_shape);
+  return head_bytes(static_cast<std::size_t>(first_shape.num_ranks())) + state_bytes(first_shape);
 }
 
 std::vector<std::byte> encode_membership_state(std::span<const int> ranks,
@@ -158,9 +170,11 @@ std::vector<std::byte> encode_membership_state(std::span<const int> ranks,
   std::vector<std::byte> bytes;
   append(bytes, StateBlock{kStateMagic, static_cast<std::uint32_t>(ranks.size())});
   for (int rank : ranks) append(bytes, static_cast<std::int32_t>(rank));
+  bytes = sealed(std::move(bytes));  // the state that follows has a checksum of its own
   const std::size_t head = bytes.size();
   bytes.resize(head + state_bytes(shape));
-  encode_state(state, shape, std::span(bytes).subspan(head));
+  if (encode_state(state, shape, std::span(bytes).subspan(head)) == 0)
+    throw Error(ErrorCode::kInternal, "what is served is not of the shape of its ranks");
   return bytes;
 }
 
@@ -170,10 +184,11 @@ Status decode_membership_state(std::span<const std::byte> bytes, const ClusterSh
   if (bytes.size() < sizeof block) return damaged("the served state is truncated");
   std::memcpy(&block, bytes.data(), sizeof block);
   const auto most = static_cast<std::uint32_t>(first_shape.num_ranks());
-  const std::size_t head = sizeof block + std::size_t{block.num_ranks} * sizeof(std::int32_t);
+  const std::size_t head = head_bytes(block.num_ranks);
   if (block.magic != kStateMagic || block.num_ranks == 0 || block.num_ranks > most ||
       bytes.size() < head)
     return damaged("the served state is not one");
+  if (open(bytes.first(head)).empty()) return damaged("the ranks of the served state are damaged");
   std::vector<std::int32_t> named(block.num_ranks);
   std::memcpy(named.data(), bytes.data() + sizeof block, named.size() * sizeof named[0]);
   ranks.assign(named.begin(), named.end());

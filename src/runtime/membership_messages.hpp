@@ -18,7 +18,7 @@
 namespace swiftbalancer {
 
 /// The first shape with these ranks only, numbered anew. @throws Error kInvalidArgument: not
-/// ascending, out of range; fewer slots than experts.
+/// ascending, out of range; kUnavailable: fewer slots than experts.
 ClusterShape shape_of_ranks(const ClusterShape& first_shape, std::span<const int> ranks);
 
 /// How far a rank has come (rule 12).

@@ -14,6 +14,7 @@
 #include <swiftbalancer/placement.hpp>
 
 #include "protocol/packet.hpp"
+#include "runtime/byte_reader.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -88,27 +89,6 @@ class Writer {
 
  private:
   std::span<std::byte> out_;
-  std::size_t at_ = 0;
-};
-
-// Reads from a message whose size was checked before.
-class Reader {
- public:
-  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
-  template <typename T>
-  T take() {
-    T value;
-    take_all(std::span(&value, 1));
-    return value;
-  }
-  template <typename T>
-  void take_all(std::span<T> values) {
-    std::memcpy(values.data(), bytes_.data() + at_, values.size_bytes());
-    at_ += values.size_bytes();
-  }
-
- private:
-  std::span<const std::byte> bytes_;
   std::size_t at_ = 0;
 };
 
@@ -204,7 +184,7 @@ std::string read_plan(std::span<const std::byte> bytes, const GenerationId& expe
     return text(bytes.size()) + " bytes for " + text(header.num_rows) + " of " + text(layers) +
            " layers";
   }
-  Reader reader(bytes.subspan(sizeof header));
+  ByteReader reader(bytes.subspan(sizeof header));
   const auto totals = reader.take<PlanTotals>();
   if (totals.membership != expected.membership || totals.step != expected.step)
     return "is of generation " + text(totals.step) + " of membership " + text(totals.membership);
@@ -250,7 +230,7 @@ std::string read_state(std::span<const std::byte> bytes, const ClusterShape& sha
     return fault;
   if (header.num_rows != header.num_moe_layers || bytes.size() != state_bytes(shape))
     return text(bytes.size()) + " bytes for " + text(header.num_rows) + " layers";
-  Reader reader(bytes.subspan(sizeof header));
+  ByteReader reader(bytes.subspan(sizeof header));
   state.placement = Placement(shape.num_moe_layers(), shape.num_slots());
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer) {
     auto& shares = state.shares.emplace_back(static_cast<std::size_t>(shape.num_slots()));

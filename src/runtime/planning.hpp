@@ -26,6 +26,7 @@ struct PlanningEvent {
   };
   Kind kind = Kind::kObserved;
   bool wants_rebalance = false;
+  bool mended = false;  ///< kLost: restart() came after the loss, before this event was fetched.
   std::uint64_t step = 0;
   GenerationId generation{};
   Plan plan{};
@@ -55,7 +56,7 @@ class Planning {
   virtual std::optional<PlanningEvent> next_event() = 0;
   /// Whether an answer is expected that rings no doorbell: the worker then sleeps shortly only.
   virtual bool must_be_polled() const noexcept { return false; }
-  /// For health: whether plans can be made, and how often the planner was started again.
+  /// Whether plans can be made, and how often the planner was started again.
   virtual bool running() const noexcept { return true; }
   virtual int restarts() const noexcept { return 0; }
   /// Observations that a lost planner never saw or answered.

@@ -16,6 +16,20 @@ enum Tag : std::uint64_t { kSnapshotTag = 1, kStateTag, kVerdictTag };  // the l
 
 }  // namespace
 
+void check_live_ranks(const ClusterShape& first_shape, int first_rank,
+                      std::span<const int> live_ranks, const Transport& transport) {
+  shape_of_ranks(first_shape, live_ranks);
+  const auto number = static_cast<std::size_t>(transport.rank());
+  if (transport.num_ranks() == static_cast<int>(live_ranks.size()) &&
+      live_ranks[number] == first_rank)
+    return;
+  throw Error(ErrorCode::kInvalidArgument,
+              "the new transport joins " + std::to_string(transport.num_ranks()) +
+                  " ranks and makes this one number " + std::to_string(number) +
+                  "; live_ranks has " + std::to_string(live_ranks.size()) + ", and this is rank " +
+                  std::to_string(first_rank));
+}
+
 Reconfiguration::Reconfiguration(MemberState mine, MembershipHost& host,
                                  std::span<const int> live_ranks,
                                  std::unique_ptr<Transport> transport)
@@ -24,14 +38,7 @@ Reconfiguration::Reconfiguration(MemberState mine, MembershipHost& host,
       live_ranks_(live_ranks.begin(), live_ranks.end()),
       transport_(std::move(transport)),
       shape_(shape_of_ranks(mine_.first_shape, live_ranks_)) {
-  if (transport_->num_ranks() != shape_.num_ranks() ||
-      live_ranks_[static_cast<std::size_t>(rank())] != mine_.first_rank) {
-    throw Error(ErrorCode::kInvalidArgument,
-                "the new transport joins " + std::to_string(transport_->num_ranks()) +
-                    " ranks and makes this one number " + std::to_string(rank()) +
-                    "; live_ranks has " + std::to_string(live_ranks_.size()) +
-                    ", and this is rank " + std::to_string(mine_.first_rank));
-  }
+  check_live_ranks(mine_.first_shape, mine_.first_rank, live_ranks_, *transport_);
   post_snapshot();
 }
 
@@ -40,7 +47,6 @@ Reconfiguration::~Reconfiguration() = default;
 bool Reconfiguration::advance() {
   if (stage_ == Stage::kSnapshots && done(gather_, "snapshots")) use_snapshots();
   if (stage_ == Stage::kState) exchange_state();
-  if (stage_ == Stage::kLoading) load_one();
   if (stage_ == Stage::kLoading && done(gather_, "verdicts")) use_verdicts();
   return stage_ == Stage::kOver;
 }
@@ -67,6 +73,17 @@ bool Reconfiguration::done(TransportHandle& handle, const char* what) {
   return false;
 }
 
+Status Reconfiguration::failed_wait(const Status& waited) {
+  const bool lost = waited.code() == ErrorCode::kPeerLost;
+  if (!lost && waited.code() != ErrorCode::kTimeout) return waited;
+  std::string names;
+  for (const int member : lost ? transport_->lost_peers() : transport_->awaited_peers())
+    names += (names.empty() ? "" : ", ") + name(static_cast<std::size_t>(member));
+  return {waited.code(), "reconfiguration of rank " + std::to_string(mine_.first_rank) +
+                             (lost ? ": lost " : ": until the deadline nothing came from ") +
+                             names};
+}
+
 std::string Reconfiguration::name(std::size_t member) const {
   return "rank " + std::to_string(live_ranks_[member]);
 }
@@ -79,19 +96,18 @@ void Reconfiguration::post_snapshot() {
   gather_ = transport_->post_all_gather(kSnapshotTag, snapshot_, snapshots_);
 }
 
-// Rule 14: step = the highest begun; private counters are made equal. The newest membership's most
-// advanced rank tells what else was agreed.
+// Rule 14: step = the highest begun; private counters are made equal. Epochs are those of the
+// newest membership, whose most advanced rank tells what else was agreed. A rank that missed it has
+// nothing to say, and goes on as one that joins.
 void Reconfiguration::use_snapshots() {
   const std::size_t each = snapshot_.size();
-  std::vector<std::uint64_t> epochs;
-  source_ = -1;
-  Snapshot newest;
+  std::vector<Snapshot> snapshots(live_ranks_.size());
+  std::vector<std::vector<std::uint64_t>> epochs(live_ranks_.size());
   std::uint32_t newest_agreed = 0;
-  begin_.epochs.assign(static_cast<std::size_t>(shape_.num_moe_layers()), 0);
   for (std::size_t i = 0; i < live_ranks_.size(); ++i) {
-    Snapshot snapshot;
+    Snapshot& snapshot = snapshots[i];
     Status status = decode_snapshot(std::span(snapshots_).subspan(i * each, each),
-                                    shape_.num_moe_layers(), snapshot, epochs);
+                                    shape_.num_moe_layers(), snapshot, epochs[i]);
     if (!status.ok()) return end({status.code(), name(i) + ": " + status.message()});
     const std::string difference = first_difference(mine_.reached.config, snapshot.config);
     if (!difference.empty()) {
@@ -100,15 +116,19 @@ void Reconfiguration::use_snapshots() {
                                                    " were started differently: " + difference});
     }
     newest_agreed = std::max(newest_agreed, snapshot.newest_agreed);
-    if (snapshot.joins) continue;
+    if (!snapshot.joins) newest_membership_ = std::max(newest_membership_, snapshot.membership);
+  }
+  source_ = -1;
+  Snapshot newest;
+  begin_.epochs.assign(static_cast<std::size_t>(shape_.num_moe_layers()), 0);
+  for (std::size_t i = 0; i < live_ranks_.size(); ++i) {
+    const Snapshot& snapshot = snapshots[i];
+    if (!is_of_newest(snapshot)) continue;
     begin_.step = std::max(begin_.step, snapshot.begun_step);
     begin_.last_open_step = std::max(begin_.last_open_step, snapshot.last_open_step);
-    for (std::size_t layer = 0; layer < epochs.size(); ++layer)
-      begin_.epochs[layer] = std::max(begin_.epochs[layer], epochs[layer]);
-    const bool more_advanced =
-        source_ < 0 || snapshot.membership > newest.membership ||
-        (snapshot.membership == newest.membership && snapshot.used_step > newest.used_step);
-    if (!more_advanced) continue;
+    for (std::size_t layer = 0; layer < begin_.epochs.size(); ++layer)
+      begin_.epochs[layer] = std::max(begin_.epochs[layer], epochs[i][layer]);
+    if (source_ >= 0 && snapshot.used_step <= newest.used_step) continue;
     source_ = static_cast<int>(i);
     newest = snapshot;
   }
@@ -121,8 +141,9 @@ void Reconfiguration::use_snapshots() {
   if (!rules::steps_made_equal()) begin_.step = mine_.reached.begun_step;
   if (!rules::counters_made_equal()) begin_.last_open_step = mine_.reached.last_open_step;
   if (!mine_.reached.joins) {
-    const bool same = newest.membership == mine_.reached.membership;
-    Status status = host_.roll_forward(begin_.epochs, same ? newest.used_step : 0);
+    const bool same = is_of_newest(mine_.reached);
+    Status status =
+        host_.roll_forward(same ? begin_.epochs : mine_.epochs, same ? newest.used_step : 0);
     if (!status.ok()) return end(status);
   }
   stage_ = Stage::kState;
@@ -165,7 +186,7 @@ void Reconfiguration::use_state(std::span<const std::byte> bytes) {
   if (!status.ok()) return end(status);
   find_missing();
   stage_ = Stage::kLoading;
-  post_verdict();
+  go_on_loading();
 }
 
 // Ranks that stay bring their slots along; a new rank's are empty; lost experts get a slot.
@@ -233,7 +254,13 @@ std::uint64_t Reconfiguration::digest_of_next() const {
   return digest;
 }
 
-// Said in rounds: as long as one rank loads, there is another one.
+// In rounds, with one expert a round: so the others hear of each one, and this rank of them. As
+// long as one rank loads, there is another round.
+void Reconfiguration::go_on_loading() {
+  load_one();
+  post_verdict();
+}
+
 void Reconfiguration::post_verdict() {
   Verdict mine;
   mine.ready = missing_.empty();
@@ -261,7 +288,7 @@ void Reconfiguration::use_verdicts() {
     }
     all_ready &= verdict.ready;
   }
-  if (!all_ready) return post_verdict();
+  if (!all_ready) return go_on_loading();
   end({});
 }
 

@@ -57,11 +57,16 @@ class MembershipHost {
   virtual Status load_expert(int moe_layer_id, int local_slot, std::int32_t logical_id) = 0;
 };
 
+/// @param first_rank this one. @param transport joins the live ranks.
+/// @throws Error kInvalidArgument: ranks not ascending, out of range, without this rank, or not
+/// those of the transport; kUnavailable: too few slots for all experts.
+void check_live_ranks(const ClusterShape& first_shape, int first_rank,
+                      std::span<const int> live_ranks, const Transport& transport);
+
 class Reconfiguration {
  public:
   /// @param live_ranks numbers of the first shape, ascending; the transport joins exactly them.
-  /// @throws Error kInvalidArgument: ranks not ascending, out of range, without this rank, or not
-  /// those of the transport; kUnavailable: too few slots for all experts.
+  /// @throws Error as check_live_ranks().
   Reconfiguration(MemberState mine, MembershipHost& host, std::span<const int> live_ranks,
                   std::unique_ptr<Transport> transport);
   ~Reconfiguration();
@@ -69,11 +74,11 @@ class Reconfiguration {
   /// @returns true when it is over; status() then says how.
   bool advance();
   const Status& status() const noexcept { return status_; }
-  /// More can be done right now: an expert is to be loaded.
-  bool is_busy() const noexcept { return stage_ == Stage::kLoading && !missing_.empty(); }
   /// Exchanges that have ended. Each may take as long as a deadline: a rank that loads experts
   /// takes part in one after each of them, so that a slow rank is told from a lost one.
   int num_exchanges() const noexcept { return num_exchanges_; }
+  /// What a wait on transport() came to, with the ranks named by their first numbers.
+  Status failed_wait(const Status& waited);
   Transport& transport() noexcept { return *transport_; }
   /// After it went well, once.
   NextMembership take();
@@ -94,6 +99,7 @@ class Reconfiguration {
                        std::span<const std::int32_t> old_ranks);
   void find_missing();
   void load_one();
+  void go_on_loading();
   void post_verdict();
   void use_verdicts();
   std::uint64_t digest_of_next() const;
@@ -102,6 +108,9 @@ class Reconfiguration {
   bool done(TransportHandle& handle, const char* what);
   int rank() const noexcept { return transport_->rank(); }
   std::string name(std::size_t member) const;
+  bool is_of_newest(const Snapshot& snapshot) const noexcept {
+    return !snapshot.joins && snapshot.membership == newest_membership_;
+  }
 
   const MemberState mine_;
   MembershipHost& host_;
@@ -115,8 +124,9 @@ class Reconfiguration {
 
   std::vector<std::byte> snapshot_, snapshots_;
   TransportHandle gather_;
-  AgreedState begin_;  // of the membership that begins
-  int source_ = 0;     // the rank whose state all take over
+  std::uint32_t newest_membership_ = 0;  // that any live rank was in
+  AgreedState begin_;                    // of the membership that begins
+  int source_ = 0;                       // the rank whose state all take over
   std::vector<std::byte> state_;
   std::vector<std::span<std::byte>> state_target_;
   std::vector<std::span<const std::byte>> state_source_;

@@ -26,6 +26,8 @@ constexpr bool units_fit_pool() noexcept { return true; }
 constexpr bool failed_gather_ends() noexcept { return true; }
 /// Nothing is discarded before a reconfiguration ends (rule 12).
 constexpr bool keep_until_end() noexcept { return true; }
+/// Each exchange of a reconfiguration has a deadline of its own.
+constexpr bool deadline_per_exchange() noexcept { return true; }
 /// Lost experts go where all ranks compute that they go (rule 13).
 constexpr bool rehome_alike() noexcept { return true; }
 /// An expert that is placed anew is loaded (rule 13).

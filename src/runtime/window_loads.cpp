@@ -7,6 +7,13 @@
 
 namespace swiftbalancer {
 
+namespace {
+
+// More than are ever served: whatever a packet says, sums stay what the planner can count with.
+constexpr std::int64_t kMostTokens = 1'000'000'000'000'000;
+
+}  // namespace
+
 // A layer's row changes once a window at most: the windows in the ring and the one under way run
 // under no more rows than they are, and one.
 WindowLoads::WindowLoads(const ClusterShape& shape, const Placement& served,
@@ -54,7 +61,9 @@ void WindowLoads::map(PacketRing& ring, std::uint32_t ring_slot, ExpertLoad& loa
           std::uint32_t count = 0;
           std::memcpy(&count, counters + layout_.counter(layer, segment, local) * sizeof count,
                       sizeof count);
-          tokens[static_cast<std::size_t>(expert)] += std::int64_t{count} << header.load_shift;
+          std::int64_t& sum = tokens[static_cast<std::size_t>(expert)];
+          sum = std::min(sum + std::min(std::int64_t{count} << header.load_shift, kMostTokens),
+                         kMostTokens);
         }
       }
     }

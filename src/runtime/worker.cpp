@@ -8,6 +8,7 @@
 #include <new>
 #include <utility>
 
+#include "protocol/packet.hpp"
 #include "runtime/runtime_rules.hpp"
 
 namespace swiftbalancer {
@@ -16,12 +17,14 @@ namespace {
 // The worker sleeps at most this long at a time, so that it notices a stop request even if a
 // wake-up were lost.
 constexpr std::chrono::milliseconds kLongestSleep{200};
+// A round of the worker is short; one that takes longer is stuck.
+constexpr std::chrono::seconds kLongestAnswer{1};
 // While a planner process owes an answer, which rings no doorbell.
 constexpr std::chrono::milliseconds kPollingSleep{1};
 
 }  // namespace
 
-// What a set may decide on, twice; WorkerSide keeps what is more.
+// What a set usually decides on, twice; WorkerSide keeps what is more.
 std::size_t Worker::queue_capacity(const ClusterShape& shape) {
   return static_cast<std::size_t>(shape.num_moe_layers() * (shape.max_slots_per_rank() + 1)) + 1024;
 }
@@ -72,7 +75,9 @@ void Worker::run(const std::stop_token& stop) {
   run_thread_init();
   while (!stop.stop_requested()) {
     try {
-      if (!run_once()) sleep().throw_if_failed();
+      const bool busy = run_once();
+      answer_if_asked();
+      if (!busy) sleep().throw_if_failed();
       short_of_memory_ = false;
     } catch (const std::bad_alloc&) {
       if (!std::exchange(short_of_memory_, true))
@@ -112,27 +117,52 @@ Status Worker::sleep() {
   const bool poll = !can_report() || (planning_ != nullptr && planning_->must_be_polled());
   Status status =
       transport_->wait(std::chrono::steady_clock::now() + (poll ? kPollingSleep : kLongestSleep));
-  if (status.code() != ErrorCode::kTimeout) return status;
-  if (poll) return {};
+  return status.code() == ErrorCode::kTimeout ? Status() : status;
+}
+
+std::vector<int> Worker::look_for_missing() const {
+  std::vector<int> missing;
+  if (gathers_.empty()) return missing;
+  const Gather& oldest = gathers_.front();
+  PacketHeader header;
+  for (int rank = 0; rank < shape_.num_ranks(); ++rank) {
+    const auto packet = ring_.packet(oldest.slot, rank);
+    if (!open_packet(packet, membership_, rank, oldest.step, header).ok()) missing.push_back(rank);
+  }
+  return missing;
+}
+
+void Worker::answer_if_asked() {
+  if (!asked_.load(std::memory_order_acquire)) return;
+  std::vector<int> missing = look_for_missing();
   const MutexLock lock(mutex_);
-  waiting_for_ = status.message();
-  return {};
+  missing_ = std::move(missing);
+  asked_.store(false, std::memory_order_release);
+  reported_.notify_one();
+}
+
+std::vector<int> Worker::missing_ranks() {
+  if (!thread_.joinable()) return look_for_missing();  // It is run by hand.
+  const auto deadline = std::chrono::steady_clock::now() + kLongestAnswer;
+  asked_.store(true, std::memory_order_release);
+  transport_->wake();
+  const MutexLock lock(mutex_);
+  while (asked_.load(std::memory_order_acquire) && !has_ended()) {
+    if (!reported_.wait_until(mutex_, deadline)) break;
+  }
+  return std::exchange(missing_, {});
 }
 
 void Worker::end(ErrorCode code, const char* why) noexcept {
   try {
     failure_ = {code, why};
+    if (code == ErrorCode::kPeerLost) lost_ = transport_->lost_peers();
   } catch (const std::bad_alloc&) {
     failure_ = {code, "out of memory"};  // short enough to need none
   }
   ended_.store(true, std::memory_order_release);
   const MutexLock lock(mutex_);
   reported_.notify_one();
-}
-
-std::string Worker::waiting_for() {
-  const MutexLock lock(mutex_);
-  return waiting_for_;
 }
 
 // ---- Between the threads ----

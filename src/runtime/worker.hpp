@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -95,14 +96,18 @@ class Worker {
   void wait_for_report(std::chrono::steady_clock::time_point deadline);
   /// Why the worker ended; after has_ended().
   const Status& failure() const noexcept { return failure_; }
-  /// Which ranks the transport is waiting for, as of its last long wait; "" if it had none.
-  std::string waiting_for();
+  /// Ranks of which the packet in the oldest set that is under way is not here. Asks the worker and
+  /// waits for its answer, at most a second; then the answer is "none".
+  std::vector<int> missing_ranks();
+  /// Ranks that were lost when the worker ended; after has_ended().
+  std::span<const int> lost_ranks() const noexcept { return lost_; }
 
  private:
   struct Gather {
     TransportHandle handle;
     std::uint64_t step = 0;
     std::uint32_t slot = 0;
+    bool arrived = false;  ///< And not checked yet.
     bool complete = false;
   };
 
@@ -111,6 +116,8 @@ class Worker {
   void run_thread_init() noexcept;
   void say(const char* what, const char* why = "") noexcept;
   Status sleep();
+  std::vector<int> look_for_missing() const;
+  void answer_if_asked();
   void end(ErrorCode code, const char* why) noexcept;
   void report(Report report);
   /// Whether what is done next can be reported; else it waits for the engine thread.
@@ -177,10 +184,12 @@ class Worker {
   std::atomic<int> engine_waits_{0};
   std::atomic<std::uint64_t> dropped_samples_{0};
   std::atomic<bool> ended_{false};
-  Status failure_;  ///< Written before ended_, read after it.
+  Status failure_;  ///< Written before ended_, read after it; so is lost_.
+  std::vector<int> lost_;
+  std::atomic<bool> asked_{false};  ///< For missing_.
   Mutex mutex_;
   ConditionVariable reported_;
-  std::string waiting_for_ SWIFTBALANCER_GUARDED_BY(mutex_);
+  std::vector<int> missing_ SWIFTBALANCER_GUARDED_BY(mutex_);
 
   // Engine thread only.
   bool sent_ = false;

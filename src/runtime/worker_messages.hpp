@@ -36,11 +36,12 @@ struct Report {
     kUnitFailed,   ///< `cursor` names the unit of `generation` that cannot be staged.
     kObserved,     ///< Loads of the set of `step` are evidence; `wants_rebalance` as of then.
     kPlannerLost,  ///< The load history is gone; `cursor` counts the planner's restarts, with
-                   ///< the one that follows.
+                   ///< the one that follows. `mended`: it has begun anew since then.
     kPlannerOff,   ///< The planner is gone for good.
   };
   Kind kind = Kind::kSetReady;
   bool wants_rebalance = false;
+  bool mended = false;
   std::uint32_t cursor = 0;
   std::uint64_t step = 0;
   GenerationId generation{};

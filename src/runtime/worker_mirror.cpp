@@ -50,7 +50,7 @@ void WorkerMirror::take(Report report, const Agreement& agreement) {
       wants_rebalance_ = report.wants_rebalance;
       return;
     case Report::Kind::kPlannerLost:
-      planner_lost_ = true;
+      planner_lost_ |= !report.mended;
       return;
     case Report::Kind::kPlannerOff:
       planner_lost_ = false;
@@ -69,9 +69,13 @@ void WorkerMirror::tell(Agreement& agreement) const {
   if (planner_lost_) agreement.planner_lost();
 }
 
+WorkerMirror::Plans::iterator WorkerMirror::find(const MigrationPlan* plan) noexcept {
+  return std::ranges::find_if(plans_,
+                              [plan](const auto& each) { return &each->migration == plan; });
+}
+
 PreparedPlan* WorkerMirror::prepared(const MigrationPlan* plan) noexcept {
-  const auto found =
-      std::ranges::find_if(plans_, [plan](const auto& each) { return &each->migration == plan; });
+  const auto found = find(plan);
   return found != plans_.end() ? found->get() : nullptr;
 }
 
@@ -88,8 +92,7 @@ void WorkerMirror::closed() noexcept {
 }
 
 void WorkerMirror::retired(const MigrationPlan* plan) noexcept {
-  const auto found =
-      std::ranges::find_if(plans_, [plan](const auto& each) { return &each->migration == plan; });
+  const auto found = find(plan);
   if (found == plans_.end()) return;
   release(*found);
   plans_.erase(found);

@@ -52,7 +52,10 @@ class WorkerMirror {
  private:
   void release(std::unique_ptr<PreparedPlan>& plan) noexcept;
 
-  std::vector<std::unique_ptr<PreparedPlan>> plans_;
+  using Plans = std::vector<std::unique_ptr<PreparedPlan>>;
+  Plans::iterator find(const MigrationPlan* plan) noexcept;
+
+  Plans plans_;
   std::vector<std::unique_ptr<PreparedPlan>> released_;
   PreparedPlan* ready_ = nullptr;  // of the open generation
   GenerationId failed_;

@@ -17,16 +17,19 @@ constexpr std::uint64_t kPacketTag = std::uint64_t{1} << 62;
 
 }  // namespace
 
-// Packets first: the other ranks' steps wait for them.
+// Packets first: the other ranks' steps wait for them. So commands are looked at again after each
+// piece that takes long.
 bool Worker::run_once() {
   bool busy = carry_out_commands();
   busy |= poll_gathers();
   busy |= executor_.progress();
   busy |= report_staging();
+  busy |= carry_out_commands();
   if (planning_ != nullptr) {
     busy |= planning_->advance();
     busy |= take_planning_events();
     dropped_samples_.store(planning_->ignored() - ignored_before_, std::memory_order_relaxed);
+    busy |= carry_out_commands();
   }
   if (plan_exchange_) busy |= take_plan_messages();
   busy |= prepare();
@@ -184,8 +187,10 @@ bool Worker::poll_gathers() {
                     "gathering the packets of step " + std::to_string(oldest.step) + " failed");
       }
       oldest.complete = true;
-      if (status.state == TransferState::kDone) check_packets(oldest);
+      oldest.arrived = status.state == TransferState::kDone;
     }
+    if (oldest.arrived) check_packets(oldest);
+    oldest.arrived = false;
     report({.kind = Report::Kind::kSetReady, .step = oldest.step});
     gathers_.erase(gathers_.begin());
     any = true;
@@ -228,8 +233,8 @@ void Worker::take(PlanningEvent& event) {
     case PlanningEvent::Kind::kFailed:
       return planning_failed(event.generation);
     case PlanningEvent::Kind::kLost:
-      if (open_) planning_failed(open_);
       return report({.kind = Report::Kind::kPlannerLost,
+                     .mended = event.mended,
                      .cursor = static_cast<std::uint32_t>(planning_->restarts() + 1)});
     case PlanningEvent::Kind::kOff:
       return report({.kind = Report::Kind::kPlannerOff});

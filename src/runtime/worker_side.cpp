@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "migration/commit_units.hpp"
 #include "runtime/config.hpp"
 #include "runtime/planner_process/process_planning.hpp"
 #include "runtime/runtime_rules.hpp"
@@ -20,9 +21,9 @@ void WorkerSide::take_memory(std::span<const std::size_t> largest_parts, LocalSl
 
 void WorkerSide::make(const LiveRanks& live, const AgreedState& begin, const ServedState& served,
                       PacketRing& ring, std::unique_ptr<Transport> transport,
-                      std::span<const std::size_t> expert_bytes) {
+                      std::span<const std::size_t> expert_bytes, bool plans) {
   worker_.reset();
-  make_planning(live, expert_bytes);
+  make_planning(live, expert_bytes, plans);
   WorkerOptions options;
   options.swap = config_.install_mode == InstallMode::kSwap;
   options.control_mode = config_.control_mode;
@@ -34,17 +35,19 @@ void WorkerSide::make(const LiveRanks& live, const AgreedState& begin, const Ser
                                      Worker::Belongings{ring, *pool_, slots_, planning_.get()},
                                      begin, served);
   backlog_.clear();
-  backlog_.reserve(Worker::queue_capacity(live.shape) * 4);
+  const std::size_t units = CommitUnitBuilder::max_units(live.shape, staging_capacity());
+  backlog_.reserve(Worker::queue_capacity(live.shape) + 2 * Agreement::max_decisions(units));
   backlog_sent_ = 0;
   dropped_known_ = 0;
 }
 
 // A history begins anew with a membership, so the planner does too: what it plans by depends on the
 // ranks.
-void WorkerSide::make_planning(const LiveRanks& live, std::span<const std::size_t> expert_bytes) {
+void WorkerSide::make_planning(const LiveRanks& live, std::span<const std::size_t> expert_bytes,
+                               bool plans) {
   if (!rules::planner_begins_anew() && planning_ != nullptr) return;
   planning_.reset();
-  if (!plans(live)) return;
+  if (!plans) return;
   if (make_planning_) {
     planning_ = make_planning_();
     return;

@@ -40,10 +40,10 @@ class WorkerSide {
   /// What a rank keeps through all memberships. @throws Error kInvalidArgument: staging_bytes below
   /// one expert.
   void take_memory(std::span<const std::size_t> largest_parts, LocalSlots slots);
-  /// Makes the worker of a membership; launch() starts its thread.
+  /// Makes the worker of a membership, and its planner; launch() starts its thread.
   void make(const LiveRanks& live, const AgreedState& begin, const ServedState& served,
             PacketRing& ring, std::unique_ptr<Transport> transport,
-            std::span<const std::size_t> expert_bytes);
+            std::span<const std::size_t> expert_bytes, bool plans);
   /// Ends the worker, and with it the old transport and every transfer of the old membership: the
   /// fence.
   void end() noexcept { worker_.reset(); }
@@ -59,15 +59,11 @@ class WorkerSide {
   std::uint64_t take_dropped_samples() noexcept;
 
   Worker* worker() const noexcept { return worker_.get(); }
-  /// Whether this rank has a planner in the membership of `live` (leader mode: the first has).
-  bool plans(const LiveRanks& live) const noexcept {
-    return config_.control_mode == ControlMode::kReplicated || live.rank == 0;
-  }
   int staging_capacity() const noexcept { return pool_ ? pool_->capacity() : 0; }
 
  private:
   bool send_backlog() noexcept;
-  void make_planning(const LiveRanks& live, std::span<const std::size_t> expert_bytes);
+  void make_planning(const LiveRanks& live, std::span<const std::size_t> expert_bytes, bool plans);
 
   // Constant after construction.
   const ClusterShape& first_shape_;

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <new>
 #include <type_traits>
 #include <utility>
 
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include "transport/doorbell.hpp"
@@ -151,6 +153,14 @@ void Region::mark_gone(int gone, RankState state) const noexcept {
     if (rank(gone).state.compare_exchange_weak(before, state)) break;
   }
   for (int r = 0; r < num_ranks_; ++r) ring_doorbell_now(rank(r).doorbell);
+}
+
+int take_memory(int descriptor, std::size_t bytes) noexcept {
+  constexpr int kMostInterruptions = 1000;
+  int error = EINTR;
+  for (int i = 0; i < kMostInterruptions && error == EINTR; ++i)
+    error = ::posix_fallocate(descriptor, 0, static_cast<off_t>(bytes));
+  return error;
 }
 
 }  // namespace swiftbalancer::ring

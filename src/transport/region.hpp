@@ -111,4 +111,8 @@ class Region {
   std::size_t ring_bytes_ = 0;
 };
 
+/// Takes the memory of a file now, as posix_fallocate() does, which a signal may interrupt.
+/// @returns 0 or its error.
+int take_memory(int descriptor, std::size_t bytes) noexcept;
+
 }  // namespace swiftbalancer::ring

@@ -71,7 +71,10 @@ RingTransport::RingTransport(std::shared_ptr<Region> region, int rank, const std
   publish(process_, self_);
 }
 
-RingTransport::~RingTransport() { region_->mark_gone(rank_, RankState::kClosed); }
+// A copy that a fork has made is not the rank.
+RingTransport::~RingTransport() {
+  if (process_.pid == ::getpid()) region_->mark_gone(rank_, RankState::kClosed);
+}
 
 void RingTransport::check_peer(int other, const char* what) const {
   if (other >= 0 && other < num_ranks()) return;

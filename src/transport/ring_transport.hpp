@@ -62,6 +62,7 @@ class RingTransport final : public Transport {
   Status wait(std::chrono::steady_clock::time_point deadline) override;
   void wake() noexcept override;
   std::vector<int> lost_peers() override;
+  std::vector<int> awaited_peers() const override;
 
  private:
   // How often a waiting rank looks whether the processes of its peers still run.

@@ -100,9 +100,7 @@ Status RingTransport::loss() {
 
 Status RingTransport::timeout() const {
   std::string names;
-  for (const Peer& p : peers_) {
-    if (p.has_pending()) add_rank(names, p.rank);
-  }
+  for (const int rank : awaited_peers()) add_rank(names, rank);
   return {ErrorCode::kTimeout, "rank " + std::to_string(rank_) +
                                    ": deadline reached, pending with " +
                                    (names.empty() ? "no rank" : names)};
@@ -140,6 +138,14 @@ std::vector<int> RingTransport::lost_peers() {
       lost.push_back(p.rank);
   }
   return lost;
+}
+
+std::vector<int> RingTransport::awaited_peers() const {
+  std::vector<int> awaited;
+  for (const Peer& p : peers_) {
+    if (p.rank != rank_ && p.has_pending()) awaited.push_back(p.rank);
+  }
+  return awaited;
 }
 
 }  // namespace swiftbalancer::ring

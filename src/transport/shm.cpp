@@ -73,7 +73,7 @@ std::unique_ptr<ring::Region> create(const std::string& name, const std::string&
     if (::pwrite(file.get(), &header, sizeof header, 0) != sizeof header)
       fail(name, "cannot write", errno);
     // Takes the memory now: with a full /dev/shm a later write would kill the process.
-    const int error = ::posix_fallocate(file.get(), 0, static_cast<off_t>(bytes));
+    const int error = ring::take_memory(file.get(), bytes);
     if (error != 0)
       fail(name, "cannot get " + std::to_string(bytes) + " bytes, use fewer ranks or smaller rings",
            error);

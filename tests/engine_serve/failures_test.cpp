@@ -52,7 +52,7 @@ ServeOptions long_run(int num_ranks) {
   ServeOptions options = small_run(num_ranks);
   options.transport = TransportKind::kShm;
   options.traffic.steps_per_segment = 400;
-  options.balancer.deadline = swiftbalancer::testing::kWaitLimit;
+  options.balancer.deadline = swiftbalancer::testing_support::kWaitLimit;
   return options;
 }
 

@@ -35,7 +35,7 @@ ClusterShape two_ranks() {
 
 BalancerConfig common_config() {
   BalancerConfig config;
-  config.deadline = swiftbalancer::testing::kWaitLimit;
+  config.deadline = swiftbalancer::testing_support::kWaitLimit;
   return config;
 }
 
@@ -155,7 +155,8 @@ TEST(StartOfProcesses, RefusesAnotherBuild) {
     std::vector<ConfigText> all(2);
     const auto handle = transport->post_all_gather(0, std::as_bytes(std::span(&mine, 1)),
                                                    std::as_writable_bytes(std::span(all)));
-    const auto limit = std::chrono::steady_clock::now() + swiftbalancer::testing::kWaitLimit;
+    const auto limit =
+        std::chrono::steady_clock::now() + swiftbalancer::testing_support::kWaitLimit;
     return wait_done(*transport, handle, limit).ok() ? std::string() : "no peer";
   });
   EXPECT_THAT(said[0], HasSubstr("started differently: \"build swiftbalancer "));

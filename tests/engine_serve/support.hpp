@@ -47,7 +47,7 @@ inline ServeOptions moving_run(const std::string& faults) {
   options.traffic.steps_per_segment = 12;
   options.balancer.policy = "stress";
   options.balancer.rebalance_interval = 1;
-  options.balancer.deadline = swiftbalancer::testing::kWaitLimit;
+  options.balancer.deadline = swiftbalancer::testing_support::kWaitLimit;
   options.faults = parse_faults(faults);
   return options;
 }

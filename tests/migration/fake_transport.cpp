@@ -61,6 +61,7 @@ class FakeNetwork::Endpoint final : public Transport {
   Status wait(std::chrono::steady_clock::time_point) override { return {}; }
   void wake() noexcept override {}
   std::vector<int> lost_peers() override { return {}; }
+  std::vector<int> awaited_peers() const override { return {}; }
 
  private:
   TransportHandle post(bool is_send, Transfer transfer, std::vector<std::span<std::byte>> parts,

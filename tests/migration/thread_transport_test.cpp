@@ -9,6 +9,7 @@
 
 #include "expert_ranks.hpp"
 #include "random_rows.hpp"
+#include "wait_limit.hpp"
 
 namespace swiftbalancer::testing {
 namespace {
@@ -57,7 +58,7 @@ TEST_P(ThreadRanks, StageAndInstallPlanAfterPlan) {
 
   // Units staged by each rank, counted over all plans: what packets carry in a running system.
   std::vector<std::atomic<std::uint64_t>> staged(kRanks);
-  const auto deadline = steady_clock::now() + std::chrono::seconds(120);
+  const auto deadline = steady_clock::now() + testing_support::kWaitLimit;
   const auto serve = [&](int me) {
     ExpertRank& rank = *ranks[static_cast<std::size_t>(me)];
     std::uint64_t units_before = 0;

@@ -14,6 +14,7 @@
 #include <swiftbalancer/error.hpp>
 
 #include "planner_process/processes.hpp"
+#include "sanitized.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -117,6 +118,29 @@ TEST(PlannerProcessFailure, RestartedBeforeItIsUpAgainItBeginsWithWhatCameSince)
   EXPECT_EQ(process->ignored(), 0U);
 }
 
+// More is observed during its pause than can be kept: that is told, and puts its start off no
+// longer.
+TEST(PlannerProcessFailure, ObservationsDuringAPauseDoNotPutItsStartOff) {
+  ProcessPlanningOptions options = real_planner();
+  options.max_unsent_bytes = 100'000;
+  DrivenPlanning process(options);
+  process.restart(kShape);
+  ASSERT_EQ(kill(process.wait_until_up(), SIGKILL), 0);
+  EXPECT_EQ(process.next().kind, Kind::kLost);
+  std::uint64_t step = 0;
+  for (int pauses = 0; pauses < 9; ++pauses) {
+    process.pass(10ms);
+    process->restart(kShape, ServedState::initial(kShape));
+    for (int more = 0; more < 2'000; ++more)
+      process->observe(++step, skewed_load(kShape, 0), Phase::kMixed);
+    EXPECT_THAT(process.next(Kind::kLost).why, HasSubstr("was not up in time"));
+  }
+  process.pass(10ms);
+  process->restart(kShape, ServedState::initial(kShape));
+  process.wait_until_up();
+  EXPECT_EQ(process->restarts(), 1);
+}
+
 TEST(PlannerProcessFailure, StuckIsEndedAfterTheDeadline) {
   ProcessPlanningOptions options = real_planner();
   options.deadline = 300ms;
@@ -158,9 +182,8 @@ TEST(PlannerProcessFailure, OneThatDoesNotKeepUpIsEnded) {
 }
 
 TEST(PlannerProcessFailure, OutOfMemoryIsSaid) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer's own memory does not fit under a limit";
-#endif
+  if (testing_support::is_sanitized())
+    GTEST_SKIP() << "a sanitizer's own memory does not fit under a limit";
   ProcessPlanningOptions options = real_planner();
   options.max_memory_bytes = std::size_t{64} << 20;
   DrivenPlanning process(options);

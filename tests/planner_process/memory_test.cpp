@@ -3,42 +3,15 @@
 // plans. In the worker's thread, and on the engine's side of a planner process.
 
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
-#include <new>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "allocations.hpp"
 #include "planner_process/processes.hpp"
-
-namespace {
-
-// Of this thread, while it is scarce.
-thread_local bool memory_is_scarce = false;
-thread_local bool memory_is_gone = false;
-thread_local std::int64_t allocations_left = 0;
-thread_local bool fails_for_good = false;
-
-bool fails_now() {
-  if (!memory_is_scarce) return false;
-  if (allocations_left-- > 0) return false;
-  const bool fails = fails_for_good || !memory_is_gone;
-  memory_is_gone = true;
-  return fails;
-}
-
-}  // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (!fails_now()) {
-    if (void* memory = std::malloc(bytes)) return memory;
-  }
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+#include "wait_limit.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -48,29 +21,26 @@ using Kind = PlanningEvent::Kind;
 
 const ClusterShape kShape = testing::shape_of(2, 8, 2, 10);
 constexpr GenerationId kScarce{1, 4}, kPlenty{1, 14};
-constexpr std::chrono::seconds kLongTime{60};
 
 // Calls of a planning, each with as little memory as is left.
 class Scarce {
  public:
   Scarce(std::int64_t allocations, bool for_good) {
-    allocations_left = allocations;
-    fails_for_good = for_good;
-    memory_is_gone = false;
+    testing_support::allocations = {.watched = false, .left = allocations, .for_good = for_good};
   }
-  ~Scarce() { memory_is_scarce = false; }
+  ~Scarce() { testing_support::allocations = {}; }
   Scarce(const Scarce&) = delete;
   Scarce& operator=(const Scarce&) = delete;
 
   template <typename Call>
   auto operator()(const Call& call) const {
     struct Window {
-      Window() { memory_is_scarce = true; }
-      ~Window() { memory_is_scarce = false; }
+      Window() { testing_support::allocations.watched = true; }
+      ~Window() { testing_support::allocations.watched = false; }
     } const window;
     return call();
   }
-  bool has_failed() const noexcept { return memory_is_gone; }
+  bool has_failed() const noexcept { return testing_support::allocations.has_failed; }
 };
 
 struct Subject {
@@ -107,7 +77,7 @@ Heard plan_once(Planning& planning, const GenerationId& generation, const Around
     around([&] { planning.observe(generation.step - 3 + i, kLoads[i], Phase::kMixed); });
   around([&] { planning.open(generation); });
   around([&] { planning.on_rebalancing(true); });
-  const auto end = std::chrono::steady_clock::now() + kLongTime;
+  const auto end = std::chrono::steady_clock::now() + testing_support::kWaitLimit;
   while (!heard.answered() && std::chrono::steady_clock::now() < end) {
     if (!around([&] { return planning.advance(); })) pass_time();
     fetch();

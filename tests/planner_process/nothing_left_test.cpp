@@ -98,7 +98,7 @@ TEST(PlannerProcessTraces, TheProgramEndsWithItsParent) {
   EXPECT_NE(testing::state_of(planner), 0);
   ASSERT_EQ(kill(parent, SIGKILL), 0);
   ASSERT_EQ(waitpid(parent, nullptr, 0), parent);
-  const auto end = std::chrono::steady_clock::now() + testing::kWaitLimit;
+  const auto end = std::chrono::steady_clock::now() + testing_support::kWaitLimit;
   const auto gone = [&] {
     const char state = testing::state_of(planner);
     return state == 0 || state == 'Z' || state == 'X';  // Whoever inherits it collects it.

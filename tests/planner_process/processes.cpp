@@ -83,7 +83,7 @@ DrivenPlanning::DrivenPlanning(ProcessPlanningOptions options, PlannerConfig con
 }
 
 bool DrivenPlanning::run_until(const std::function<bool()>& reached) {
-  const auto end = std::chrono::steady_clock::now() + kWaitLimit;
+  const auto end = std::chrono::steady_clock::now() + testing_support::kWaitLimit;
   while (!reached()) {
     if (std::chrono::steady_clock::now() > end) return false;
     if (!planning_->advance()) std::this_thread::yield();

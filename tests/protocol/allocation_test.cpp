@@ -5,27 +5,15 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
+#include "allocations.hpp"
 #include "protocol/agreement.hpp"
-
-namespace {
-long num_allocations = 0;
-}
-
-// Not inlined: g++ takes an inlined malloc() and free() for a mismatch with delete and new.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++num_allocations;
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace swiftbalancer::testing {
 namespace {
+
+using testing_support::allocations;
 
 constexpr std::size_t kUnits = 522;
 
@@ -72,7 +60,7 @@ class AgreementMemory : public ::testing::Test {
 };
 
 TEST_F(AgreementMemory, IsTakenOnceForTheLargestPlans) {
-  const long before = num_allocations;
+  const std::uint64_t before = allocations.made;
   for (int round = 0; round < 3; ++round) {
     hold(first);
     agreement.staged(first.generation, kUnits / 2);
@@ -100,7 +88,7 @@ TEST_F(AgreementMemory, IsTakenOnceForTheLargestPlans) {
   std::ranges::copy(agreement.epochs(), target.begin());
   for (std::uint64_t& epoch : target) epoch += kUnits / 3 / 2;
   ASSERT_TRUE(agreement.roll_forward(target, decisions).ok());
-  EXPECT_EQ(num_allocations - before, 0);
+  EXPECT_EQ(allocations.made - before, 0U);
 }
 
 // All units of the plan before and of the new one fall in one set: the most that there can be.
@@ -113,9 +101,9 @@ TEST_F(AgreementMemory, DecisionsOfOneSetFitTheirBound) {
   agreement.plan_ready(second);
   agreement.staged(first.generation, 3);
   agreement.planner_lost();
-  const long before = num_allocations;
+  const std::uint64_t before = allocations.made;
   use();
-  EXPECT_EQ(num_allocations - before, 0);
+  EXPECT_EQ(allocations.made - before, 0U);
   EXPECT_EQ(decisions.size(), Agreement::max_decisions(kUnits));
 }
 

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/threads_cluster.hpp"
+#include "wait_limit.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -192,7 +193,7 @@ TEST(BalancerCalls, ALostPeerIsAStatusThatNamesIt) {
   const ClusterShape shape = make_shape(1, 4, 2, 4);
   auto transports = make_thread_transports(2);
   BalancerConfig config = good_config();
-  config.deadline = std::chrono::milliseconds(20'000);
+  config.deadline = testing_support::kWaitLimit;
   std::latch started(2);
   std::vector<std::jthread> threads;
   threads.emplace_back([&] {

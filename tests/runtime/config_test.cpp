@@ -66,6 +66,17 @@ TEST(Configuration, WhatNobodyCanMeanIsRefusedByNameAndValue) {
          c.max_open_sets = kMost;
          c.packet_interval = 2;
        }},
+      {"max_open_sets is 4; allowed: 5 to 18446744073709551615 packet sets",
+       [](auto& c) {
+         c.max_open_sets = 4;
+         c.packet_lag = 5;
+       }},
+      {"max_open_sets is 1; allowed: 2 to 6148914691236517205 packet sets",
+       [](auto& c) {
+         c.max_open_sets = 1;
+         c.packet_lag = 4;
+         c.packet_interval = 3;
+       }},
       {"window_assignments is 9223372036854775807; allowed: at least 1, at most",
        [](auto& c) { c.window_assignments = std::numeric_limits<std::int64_t>::max(); }},
       {"deadline is 9223372036854775807 ms", [](auto& c) { c.deadline = milliseconds::max(); }},

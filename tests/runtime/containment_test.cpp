@@ -2,42 +2,20 @@
 // engine's thread and on the worker's, and so does every callback. A program of its own: it
 // replaces operator new.
 
-#include <cstdlib>
-#include <new>
 #include <stdexcept>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "allocations.hpp"
 #include "runtime/hand_cluster.hpp"
 #include "runtime/threads_cluster.hpp"
-
-namespace {
-
-// Allocations of this thread that still succeed while armed; < 0: all do.
-thread_local std::int64_t allocations_left = -1;
-thread_local bool is_armed = false;
-thread_local bool has_failed = false;
-
-}  // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (is_armed && allocations_left == 0) {
-    allocations_left = -1;
-    has_failed = true;
-    throw std::bad_alloc();
-  }
-  if (is_armed && allocations_left > 0) --allocations_left;
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace swiftbalancer {
 namespace {
 
 using ::testing::HasSubstr;
+using testing_support::allocations;
 using testing_support::HandCluster;
 using testing_support::make_shape;
 using testing_support::RankUnderTest;
@@ -64,14 +42,13 @@ Outcome run_with_failure(ControlMode mode, InstallMode install, std::int64_t num
   HandCluster cluster(make_shape(2, 6, 2, 10), config);
   Outcome run;
   // The product's calls, not the test's.
-  cluster.on_calls = cluster.on_rounds = [](bool begins) { is_armed = begins; };
-  has_failed = false;
-  allocations_left = number;
+  cluster.on_calls = cluster.on_rounds = [](bool begins) { allocations.watched = begins; };
+  allocations = {.watched = false, .left = number};
   for (int step = 0; step < 8 && run.broken.empty(); ++step) {
     if (Status made = cluster.make_step(); !made.ok()) run.broken = made.message();
   }
-  allocations_left = -1;
-  run.failed = has_failed;
+  run.failed = allocations.has_failed;
+  allocations = {};
   const std::uint64_t commits = cluster.core(0).stats().units_committed;
   for (int step = 0; step < 25 && run.broken.empty(); ++step) {
     if (Status made = cluster.make_step(); !made.ok()) run.broken = made.message();

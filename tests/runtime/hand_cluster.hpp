@@ -45,9 +45,14 @@ class HandCluster {
       // As if so many steps had been made before.
       AgreedState begin;
       begin.step = begin.last_open_step = first_step;
-      core(rank).enter({shape, ranks_of(shape), begin, ServedState::even(initial, shape),
-                        std::move(transports[static_cast<std::size_t>(rank)])});
+      core(rank).serve(initial, std::move(transports[static_cast<std::size_t>(rank)]), begin);
     }
+  }
+
+  /// The bytes of an expert name it.
+  static void fill(std::byte* expert, int layer, int logical_id) {
+    for (std::size_t i = 0; i < kExpertBytes; ++i)
+      expert[i] = static_cast<std::byte>(layer * 131 + logical_id * 31 + static_cast<int>(i) * 7);
   }
 
   BalancerCore& core(int rank) { return *cores_[static_cast<std::size_t>(rank)]; }
@@ -116,15 +121,6 @@ class HandCluster {
   }
 
  private:
-  static std::vector<int> ranks_of(const ClusterShape& shape) {
-    std::vector<int> ranks;
-    for (int rank = 0; rank < shape.num_ranks(); ++rank) ranks.push_back(rank);
-    return ranks;
-  }
-  static void fill(std::byte* expert, int layer, int logical_id) {
-    for (std::size_t i = 0; i < kExpertBytes; ++i)
-      expert[i] = static_cast<std::byte>(layer * 131 + logical_id * 31 + static_cast<int>(i) * 7);
-  }
 
   const ClusterShape shape_;
   std::uint64_t step_;

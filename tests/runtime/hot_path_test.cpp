@@ -11,17 +11,15 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <new>
 
 #include <gtest/gtest.h>
 
+#include "allocations.hpp"
 #include "runtime/hand_cluster.hpp"
 #include "runtime/threads_cluster.hpp"
 
 namespace {
 
-thread_local std::uint64_t allocations_here = 0;
 volatile sig_atomic_t trapped_calls = 0;
 
 void count_trapped_call(int) { trapped_calls = trapped_calls + 1; }
@@ -44,17 +42,10 @@ bool trap_system_calls() {
 
 }  // namespace
 
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++allocations_here;
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-
 namespace swiftbalancer {
 namespace {
 
+using testing_support::allocations;
 using testing_support::HandCluster;
 using testing_support::make_shape;
 using testing_support::RankUnderTest;
@@ -90,16 +81,16 @@ void one_step(Balancer& balancer, std::uint64_t step, std::span<const std::uint3
   std::int64_t sum = 0;
   one_step(under_test.balancer, 1, counts, ok, sum);
   if (!trap_system_calls()) finish(kNoFilter);
-  const std::uint64_t before = allocations_here;
+  const std::uint64_t before = allocations.made;
   for (std::uint64_t step = 2; step < 900; ++step)
     one_step(under_test.balancer, step, counts, ok, sum);
-  if (allocations_here != before) finish(kAllocated);
+  if (allocations.made != before) finish(kAllocated);
   if (trapped_calls != 0) finish(kCalledTheSystem);
   if (!ok || sum == 0) finish(kFailed);
   // The counters see what they are there to see.
   const auto* probe = new int(1);
   syscall(SYS_getppid);
-  const bool seen = allocations_here == before + 1 && trapped_calls == 1;
+  const bool seen = allocations.made == before + 1 && trapped_calls == 1;
   (void)probe;
   finish(seen ? kOk : kCounterBlind);
 }
@@ -127,9 +118,9 @@ Watched watch(HandCluster& cluster, std::uint64_t num_steps) {
   std::uint64_t before = 0;
   cluster.on_calls = [&](bool begins) {
     if (begins) {
-      before = allocations_here;
+      before = allocations.made;
     } else {
-      watched.allocations += allocations_here - before;
+      watched.allocations += allocations.made - before;
     }
   };
   for (std::uint64_t step = 0; step < num_steps; ++step) {

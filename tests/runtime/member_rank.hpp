@@ -3,8 +3,8 @@
 // transport, and experts whose bytes name them.
 
 #include <algorithm>
+#include <barrier>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -12,6 +12,7 @@
 #include <swiftbalancer/balancer.hpp>
 
 #include "runtime/threads_cluster.hpp"
+#include "wait_limit.hpp"
 
 namespace swiftbalancer::testing_support {
 
@@ -24,6 +25,21 @@ inline void fill(std::byte* expert, int layer, int logical_id) {
         static_cast<std::byte>((layer * 131 + logical_id * 31 + static_cast<int>(i) * 7) & 0xFF);
 }
 
+/// Where threads wait for each other, several times. One that has failed and returned is waited for
+/// no more.
+using Meeting = std::barrier<>;
+class Attendance {
+ public:
+  explicit Attendance(Meeting& meeting) : meeting_(meeting) {}
+  ~Attendance() { meeting_.arrive_and_drop(); }
+  Attendance(const Attendance&) = delete;
+  Attendance& operator=(const Attendance&) = delete;
+  void wait() { meeting_.arrive_and_wait(); }
+
+ private:
+  Meeting& meeting_;
+};
+
 class MemberRank {
  public:
   /// @param joins the live ranks to join, whose reconfiguration is under way; empty: starts.
@@ -34,7 +50,6 @@ class MemberRank {
         memory_(static_cast<std::size_t>(layers_ * first_slots_) * kBytes) {
     config = with_small_pool(config, kBytes);
     config.load_expert = [this](int layer, int expert, std::span<std::byte* const> parts) {
-      if (while_loading) while_loading();
       fill(parts[0], layer, expert);
       ++loaded;
     };
@@ -79,6 +94,23 @@ class MemberRank {
     }
     return true;
   }
+  /// Experts, over all layers, that have slots on this rank and on no other.
+  int num_only_here() const {
+    const ClusterShape& shape = balancer->shape();
+    int count = 0;
+    for (int layer = 0; layer < layers_; ++layer) {
+      std::vector<char> here(static_cast<std::size_t>(shape.num_logical_experts()), 0);
+      std::vector<char> elsewhere = here;
+      const auto row = balancer->placement().layer(layer);
+      for (int slot = 0; slot < shape.num_slots(); ++slot) {
+        auto& seen = shape.rank_of_slot(slot) == balancer->rank() ? here : elsewhere;
+        seen[static_cast<std::size_t>(row[static_cast<std::size_t>(slot)])] = 1;
+      }
+      for (std::size_t expert = 0; expert < here.size(); ++expert)
+        count += here[expert] > elsewhere[expert] ? 1 : 0;
+    }
+    return count;
+  }
   int num_empty() const {
     int empty = 0;
     for (int layer = 0; layer < layers_; ++layer)
@@ -109,7 +141,6 @@ class MemberRank {
 
  public:
   int loaded = 0;
-  std::function<void()> while_loading;  // empty: loading takes no time
   Status joined;
   std::unique_ptr<Balancer> balancer;  // after the memory that it borrows
 };
@@ -119,7 +150,7 @@ inline BalancerConfig moving_config(ControlMode mode) {
   config.policy = "stress";
   config.rebalance_interval = 4;
   config.window_assignments = 500;
-  config.deadline = std::chrono::seconds(20);
+  config.deadline = kWaitLimit;
   config.control_mode = mode;
   return config;
 }

@@ -2,7 +2,6 @@
 // and a new rank joins.
 
 #include <atomic>
-#include <barrier>
 #include <numeric>
 
 #include <gmock/gmock.h>
@@ -14,7 +13,9 @@
 namespace swiftbalancer {
 namespace {
 
+using testing_support::Attendance;
 using testing_support::make_shape;
+using testing_support::Meeting;
 using testing_support::MemberRank;
 using testing_support::moving_config;
 
@@ -28,16 +29,18 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
        third = make_thread_transports(3);
   const std::vector<int> survivors = {0, 2}, all = {0, 1, 2};
   constexpr int kSteps = 60;
-  std::latch left(3);
-  std::barrier over(3);
-  std::atomic<int> moves_after{0}, loaded{0}, brought_back{0};
+  Meeting left(3), over(3);
+  std::atomic<int> moves_after{0}, loaded{0}, lost{0};
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < 3; ++rank) {
     threads.emplace_back([&, rank] {
+      Attendance left_here(left), over_here(over);
       const auto at = static_cast<std::size_t>(rank);
       auto member = std::make_unique<MemberRank>(shape, config, rank, std::move(first[at]));
       for (int step = 0; step < kSteps; ++step) ASSERT_TRUE(member->step().ok());
-      left.arrive_and_wait();
+      // All ranks have used the same sets, so a reconfiguration finds this placement.
+      if (rank == 1) lost = member->num_only_here();
+      left_here.wait();
       if (rank == 1) {
         member = std::make_unique<MemberRank>(shape, config, rank, std::move(third[1]), all);
         ASSERT_TRUE(member->joined.ok()) << member->joined.message();
@@ -55,8 +58,6 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
           ASSERT_TRUE(member->step().ok());
           ASSERT_TRUE(member->slots_hold_their_experts());
         }
-        loaded += member->loaded;
-        brought_back += static_cast<int>(member->balancer->stats().experts_loaded);
         const Status joined = member->balancer->reconfigure(all, std::move(third[at]));
         ASSERT_TRUE(joined.ok()) << joined.message();
         EXPECT_GT(member->num_empty(), 0) << "the new rank's slots start empty";
@@ -69,11 +70,15 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
       EXPECT_EQ(member->num_empty(), 0) << "a plan has filled them";
       moves_after += static_cast<int>(member->balancer->stats().moves - before);
       EXPECT_EQ(member->balancer->health().membership, 2U);
-      over.arrive_and_wait();  // nobody's transport closes while a peer still reads
+      EXPECT_EQ(member->balancer->stats().experts_loaded,
+                static_cast<std::uint64_t>(member->loaded));
+      loaded += member->loaded;
+      over_here.wait();  // nobody's transport closes while a peer still reads
     });
   }
   threads.clear();
   EXPECT_GT(moves_after, 0);
+  EXPECT_EQ(loaded, lost) << "what only rank 1 had is loaded once, and nothing else";
 }
 
 INSTANTIATE_TEST_SUITE_P(BothControlModes, Membership,
@@ -88,15 +93,15 @@ TEST(MembershipLimits, SpeedsStayWithTheirRanks) {
   config.limits.max_moves_per_rebalance = 5;
   auto first = make_thread_transports(3), second = make_thread_transports(2);
   const std::vector<int> survivors = {0, 2};
-  std::latch left(3);
-  std::barrier over(3);
+  Meeting left(3), over(3);
   std::atomic<std::uint64_t> plans_after{0};
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < 3; ++rank) {
     threads.emplace_back([&, rank] {
+      Attendance left_here(left), over_here(over);
       MemberRank member(shape, config, rank, std::move(first[static_cast<std::size_t>(rank)]));
       for (int step = 0; step < 20; ++step) ASSERT_TRUE(member.step().ok());
-      left.arrive_and_wait();
+      left_here.wait();
       if (rank != 1) {
         const Status status =
             member.balancer->reconfigure(survivors, std::move(second[rank == 0 ? 0 : 1]));
@@ -106,7 +111,7 @@ TEST(MembershipLimits, SpeedsStayWithTheirRanks) {
         EXPECT_TRUE(member.balancer->health().ok) << member.balancer->health().reason;
         plans_after += member.balancer->stats().plans_adopted - before;
       }
-      over.arrive_and_wait();
+      over_here.wait();
     });
   }
   threads.clear();
@@ -120,15 +125,15 @@ TEST(Join, ARankThatWasStartedDifferentlyIsRefusedAndTheOthersGoOn) {
   auto first = make_thread_transports(3), second = make_thread_transports(3),
        third = make_thread_transports(2);
   const std::vector<int> all = {0, 1, 2}, others = {0, 2};
-  std::latch left(3);
-  std::barrier over(3);
+  Meeting left(3), over(3);
   std::vector<std::jthread> threads;
   for (int rank = 0; rank < 3; ++rank) {
     threads.emplace_back([&, rank] {
+      Attendance left_here(left), over_here(over);
       const auto at = static_cast<std::size_t>(rank);
       auto member = std::make_unique<MemberRank>(shape, config, rank, std::move(first[at]));
       for (int step = 0; step < 20; ++step) ASSERT_TRUE(member->step().ok());
-      left.arrive_and_wait();
+      left_here.wait();
       Status changed;
       if (rank == 1) {
         BalancerConfig other = config;
@@ -140,7 +145,7 @@ TEST(Join, ARankThatWasStartedDifferentlyIsRefusedAndTheOthersGoOn) {
       }
       EXPECT_EQ(changed.code(), ErrorCode::kInvalidArgument) << changed.message();
       EXPECT_THAT(changed.message(), testing::HasSubstr("\"packet_lag "));
-      over.arrive_and_wait();
+      over_here.wait();
       if (rank != 1) {
         const Status again =
             member->balancer->reconfigure(others, std::move(third[rank == 0 ? 0 : 1]));
@@ -150,7 +155,7 @@ TEST(Join, ARankThatWasStartedDifferentlyIsRefusedAndTheOthersGoOn) {
           ASSERT_TRUE(member->slots_hold_their_experts());
         }
       }
-      over.arrive_and_wait();
+      over_here.wait();
     });
   }
 }

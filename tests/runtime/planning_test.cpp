@@ -261,6 +261,28 @@ TEST(GuardedPlanning, LossesThatNobodyHasFetchedAreToldOnce) {
   EXPECT_THAT(planning.kinds(), ElementsAre(Kind::kOff, Kind::kFailed));
 }
 
+// A reset on behalf of another rank came in between: this loss needs none of its own.
+TEST(GuardedPlanning, ALossThatIsFetchedAfterTheNextBeginningIsMended) {
+  bool throws = false;
+  const Guarded planning([&](Call) {
+    if (throws) throw PlannerLost("is gone");
+  });
+  planning.restart();
+  throws = true;
+  planning.observe(1);
+  throws = false;
+  planning.restart();
+  const auto mended = planning->next_event();
+  ASSERT_TRUE(mended.has_value());
+  EXPECT_EQ(mended->kind, Kind::kLost);
+  EXPECT_TRUE(mended->mended);
+  throws = true;
+  planning.observe(2);
+  const auto lost = planning->next_event();
+  ASSERT_TRUE(lost.has_value());
+  EXPECT_FALSE(lost->mended);
+}
+
 // Policies know none: what plans come from is the same whoever makes them.
 TEST(GuardedPlanning, EmptySlotsAreFilledWithExpertsThatTheirRankDoesNotHold) {
   const Guarded planning([](Call) {});

@@ -107,6 +107,58 @@ TEST(Record, CountsBeyond32BitsInOneWindow) {
   EXPECT_EQ(received[0], std::int64_t{kMany}) << "of the window under way";
 }
 
+// One rank whose layers have parts of these sizes.
+struct Registered {
+  Registered(InstallMode mode, std::vector<std::vector<std::size_t>> part_bytes)
+      : core(make_shape(2, 2, 1, 2), config(mode), 0), parts_of(std::move(part_bytes)) {}
+  static BalancerConfig config(InstallMode mode) {
+    BalancerConfig config;
+    config.policy = "static";
+    config.install_mode = mode;
+    config.staging_bytes = 1 << 12;
+    return config;
+  }
+  void add(int layer, int slot) {
+    std::vector<WeightPart> parts;
+    for (const std::size_t bytes : parts_of[static_cast<std::size_t>(layer)])
+      parts.push_back({memory, bytes});
+    core.register_weights(layer, slot, parts);
+  }
+  BalancerCore core;
+  std::vector<std::vector<std::size_t>> parts_of;
+  std::byte memory[256];
+};
+
+// The layer with the largest experts does not have the largest of each part.
+TEST(Weights, WithCopiesLayersMayDifferInEveryPart) {
+  for (const auto& parts : {std::vector<std::vector<std::size_t>>{{100, 10}, {50, 50}},
+                            std::vector<std::vector<std::size_t>>{{100}, {50, 10, 20}}}) {
+    Registered rank(InstallMode::kCopy, parts);
+    for (const int layer : {0, 1}) {
+      for (const int slot : {0, 1}) rank.add(layer, slot);
+    }
+    auto transports = make_thread_transports(1);
+    EXPECT_NO_THROW(
+        rank.core.start(Placement::initial(rank.core.shape()), std::move(transports[0])));
+    EXPECT_GT(rank.core.staging_capacity(), 0);
+  }
+}
+
+TEST(Weights, WhatIsRefusedIsNotRegistered) {
+  Registered rank(InstallMode::kCopy, {{100, 10}, {50, 50}});
+  rank.add(0, 0);
+  EXPECT_THROW(rank.add(0, 0), Error) << "twice";
+  const WeightPart other[] = {{rank.memory, 100}, {rank.memory, 11}};
+  EXPECT_THROW(rank.core.register_weights(0, 1, other), Error) << "another size";
+  const WeightPart nowhere[] = {{rank.memory, 100}, {nullptr, 10}};
+  EXPECT_THROW(rank.core.register_weights(0, 1, nowhere), Error) << "no address";
+  EXPECT_THROW(rank.core.register_weights(0, 1, {}), Error) << "no part";
+  for (const int slot : {0, 1}) rank.add(1, slot);
+  EXPECT_THROW(rank.core.start_empty(), Error) << "a slot is missing";
+  rank.add(0, 1);
+  EXPECT_NO_THROW(rank.core.start_empty());
+}
+
 // With kCopy a begin_step copies no more than it is allowed; one unit always.
 TEST(Install, CopiesNoMoreThanAllowedInOneStep) {
   BalancerConfig config = stress_config();

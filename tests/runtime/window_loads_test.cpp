@@ -15,6 +15,11 @@ namespace {
 const ClusterShape kLoadsShape(
     {.num_moe_layers = 3, .num_logical_experts = 5, .num_ranks = 3, .slots_per_rank = {3, 2, 4}});
 
+class OneWindow : public ::testing::Test {
+ protected:
+  PacketRing ring{PacketLayout(kLoadsShape), kLoadsShape.num_ranks(), 1, 1};
+};
+
 class Windows : public ::testing::TestWithParam<std::uint64_t> {
  protected:
   std::int32_t any_slot_content() {
@@ -91,6 +96,24 @@ TEST_P(Windows, AreReadByThePlacementsThatTheyRanUnder) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Lags, Windows, ::testing::Values(1, 2, 7));
+
+// Whatever packets say, the planner can count with the sums.
+TEST_F(OneWindow, SumsOfFullCountersAreBounded) {
+  for (int rank = 0; rank < kLoadsShape.num_ranks(); ++rank) {
+    const auto packet = ring.packet(0, rank);
+    std::ranges::fill(packet, std::byte{0xFF});
+    PacketHeader header;
+    header.load_shift = 31;
+    std::memcpy(packet.data(), &header, sizeof header);
+  }
+  WindowLoads loads(kLoadsShape, Placement::initial(kLoadsShape), ring.num_slots());
+  loads.window_ended(0);
+  ExpertLoad load(kLoadsShape.num_moe_layers(), kLoadsShape.num_logical_experts());
+  loads.map(ring, 0, load);
+  for (int layer = 0; layer < kLoadsShape.num_moe_layers(); ++layer) {
+    for (const std::int64_t tokens : load.layer(layer)) EXPECT_EQ(tokens, 1'000'000'000'000'000);
+  }
+}
 
 }  // namespace
 }  // namespace swiftbalancer

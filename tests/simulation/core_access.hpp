@@ -92,7 +92,12 @@ inline std::uint32_t membership_of(const Core& core) { return core.membership();
 inline std::uint64_t used_step(const Core& core) { return core.used_step(); }
 /// Has entered a membership and is not between two.
 inline bool serves(const Core& core) { return core.serves(); }
-/// @param transport joins exactly the live ranks.
+/// A whole reconfiguration; waits on the transport. If it goes well, the core has entered.
+inline Status reconfigure(Core& core, std::span<const int> live_ranks,
+                          std::unique_ptr<Transport> transport) {
+  return core.reconfigure(live_ranks, std::move(transport));
+}
+/// The same, event by event. @param transport joins exactly the live ranks.
 inline std::unique_ptr<Change> make_reconfiguration(Core& core, std::span<const int> live_ranks,
                                                     std::unique_ptr<Transport> transport) {
   return core.begin_reconfiguration(live_ranks, std::move(transport));

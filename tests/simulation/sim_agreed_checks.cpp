@@ -11,7 +11,8 @@ namespace {
 
 bool is_failure(Reason reason) {
   return reason == Reason::kDifferentPlans || reason == Reason::kTooLate ||
-         reason == Reason::kPlannerFailed || reason == Reason::kCopyFailed;
+         reason == Reason::kPlannerFailed || reason == Reason::kCopyFailed ||
+         reason == Reason::kTooOld;
 }
 
 bool ends_well(const BalancerEvent& event) {
@@ -24,18 +25,23 @@ bool ends_well(const BalancerEvent& event) {
 
 SimCluster::Before SimCluster::look(const Rank& mine) const {
   const BalancerStats& reached = stats(*mine.core);
-  return {mine.late, agreement(*mine.core).mode(), reached.packet_sets, reached.planner_resets,
+  return {mine.late,
+          agreement(*mine.core).mode(),
+          agreement(*mine.core).active_plan() != nullptr,
+          reached.packet_sets,
+          reached.planner_resets,
           health(*mine.core)};
 }
 
 void SimCluster::check_step(Rank& mine, const Before& before) {
   if (stats(*mine.core).waits_for_plans + stats(*mine.core).waits_for_copies > 0)
     violated(mine, "the engine waited for a plan or a copy");
+  mine.commits = mine.installs = 0;
   for (const BalancerEvent& event : events(*mine.core)) take_event(mine, event);
   check_sets(mine, before);
   check_mode(mine, before);
   check_requests(mine, before);
-  check_bounds(mine);
+  check_bounds(mine, before);
   check_planners(mine, before);
   check_health(mine, before);
 }
@@ -52,7 +58,6 @@ void SimCluster::take_event(Rank& mine, const BalancerEvent& event) {
   const bool known = set.second >= event.generation.step + drawn_.packet_lag;
   if (event.reason == Reason::kTooLate && known && !late_sets_.contains(set))
     violated(mine, "a generation is closed because it is late, and nobody worked on it any more");
-  mine.failures_heard += is_failure(event.reason) ? 1 : 0;
   if (event.kind == BalancerEventKind::kAdopted) take_plan(mine, *event.plan);
   if (event.kind == BalancerEventKind::kCommitted) take_commit(mine, event.plan->units[event.unit]);
 }
@@ -60,6 +65,7 @@ void SimCluster::take_event(Rank& mine, const BalancerEvent& event) {
 void SimCluster::count(const BalancerEvent& event) {
   result_.commits += event.kind == BalancerEventKind::kCommitted ? 1 : 0;
   result_.drops += event.kind == BalancerEventKind::kDropped ? 1 : 0;
+  result_.given_up += event.reason == Reason::kTooOld ? 1 : 0;
   result_.superseded += event.reason == Reason::kSuperseded ? 1 : 0;
   result_.adopted += event.kind == BalancerEventKind::kAdopted ? 1 : 0;
   result_.closed += event.kind == BalancerEventKind::kClosed ? 1 : 0;
@@ -74,7 +80,11 @@ bool SimCluster::is_explained(Reason reason) const {
                  drawn_.damages >
              0;
     case Reason::kCopyFailed:
-      return drawn_.copy_failure + drawn_.send_failure > 0;
+      // A layer whose copies did not end takes no others until they do.
+      return drawn_.copy_failure + drawn_.send_failure > 0 ||
+             (!drawn_.can_cancel && drawn_.max_active_sets < 10'000);
+    case Reason::kTooOld:
+      return drawn_.max_active_sets < 10'000;
     case Reason::kPaused:
     case Reason::kPlanOnly:
       return drawn_.mode_change > 0 || settling_;
@@ -117,6 +127,12 @@ void SimCluster::take_plan(const Rank& mine, const MigrationPlan& plan) const {
 
 void SimCluster::take_commit(Rank& mine, const CommitUnit& unit) {
   const auto layer = static_cast<std::size_t>(unit.moe_layer_id);
+  ++mine.commits;
+  const int first = shape_of(*mine.core).first_slot(rank_of(*mine.core));
+  for (int slot = first; slot < first + num_local_slots(*mine.core); ++slot) {
+    const auto at = static_cast<std::size_t>(slot);
+    if (unit.placement[at] != mine.served.placement.layer(unit.moe_layer_id)[at]) ++mine.installs;
+  }
   std::ranges::copy(unit.placement, mine.served.placement.layer(unit.moe_layer_id).begin());
   mine.served.shares[layer] = unit.shares;
   mine.shares_unchecked = mine.one_slots_unchecked = true;
@@ -166,9 +182,26 @@ void SimCluster::check_requests(const Rank& mine, const Before& before) {
     violated(mine, "the mode changes to one that nobody has asked for");
 }
 
-// Rule 4: an open generation comes to its end.
-void SimCluster::check_bounds(const Rank& mine) const {
+// An open generation comes to its end (rule 4), so does an active plan that does not get on, and
+// not before (rule 18); what one begin_step copies is bounded.
+void SimCluster::check_bounds(Rank& mine, const Before& before) {
   const Agreement& agreed = agreement(*mine.core);
+  const auto has = [&](auto is) { return std::ranges::any_of(events(*mine.core), is); };
+  const bool used = stats(*mine.core).packet_sets != before.packet_sets;
+  if (used && before.active) mine.idle_sets = mine.commits > 0 ? 0 : mine.idle_sets + 1;
+  const bool given_up = has([](const auto& event) { return event.reason == Reason::kTooOld; });
+  if (given_up && mine.idle_sets < drawn_.max_active_sets)
+    violated(mine, "a plan is given up after " + std::to_string(mine.idle_sets) + " sets");
+  if (has([](const auto& event) { return event.kind == BalancerEventKind::kAdopted; }))
+    mine.idle_sets = 0;
+  if (agreed.active_plan() != nullptr && mine.idle_sets >= drawn_.max_active_sets)
+    violated(mine, "a plan does not get on for " + std::to_string(mine.idle_sets) + " sets");
+  const bool copies = drawn_.install_mode == InstallMode::kCopy && drawn_.copies_per_step > 0;
+  if (copies && mine.commits > 1 && mine.installs > drawn_.copies_per_step)
+    violated(mine, std::to_string(mine.installs) + " experts are copied in one step");
+  if (copies && mine.commits > 0 && mine.installs == drawn_.copies_per_step &&
+      agreed.active_plan() != nullptr)
+    ++result_.bounded;
   if (!agreed.open_generation()) return;
   const std::uint64_t sets =
       (agreed.used_step() - agreed.open_generation().step) / drawn_.packet_interval;

@@ -32,6 +32,11 @@ constexpr Counter kCounters[] = {
     {"lost peers noticed", &SimResult::peers_lost},
     {"messages damaged", &SimResult::damaged},
     {"plan messages lost", &SimResult::plans_lost},
+    {"calls of reconfigure", &SimResult::calls},
+    {"units given up", &SimResult::given_up},
+    {"copies stuck", &SimResult::stuck},
+    {"bounded sets", &SimResult::bounded},
+    {"slow loads", &SimResult::slow_loads},
     {"steps begun apart", &SimResult::apart},
 };
 
@@ -76,7 +81,10 @@ SimCluster::SimCluster(const SimOptions& options)
 }
 
 SimCluster::~SimCluster() {
-  for (const auto& each : ranks_) each->change.reset();
+  for (const auto& each : ranks_) {
+    each->call.reset();
+    each->change.reset();
+  }
 }
 
 BalancerConfig SimCluster::config_of(const Rank& rank) {
@@ -86,6 +94,11 @@ BalancerConfig SimCluster::config_of(const Rank& rank) {
   config.packet_interval = options_.packet_interval;
   config.packet_lag = options_.packet_lag + (rank.is_misfit ? 1 : 0);
   config.max_open_sets = options_.max_open_sets;
+  config.max_active_sets = options_.max_active_sets;
+  if (options_.copies_per_step > 0) {
+    config.copy_bytes_per_step =
+        static_cast<std::size_t>(options_.copies_per_step) * weights_.largest_expert_bytes();
+  }
   config.install_mode = options_.install_mode;
   config.control_mode = options_.control_mode;
   if (options_.decode_tables) config.decode_dispatch = DispatchObjective::kActivatedExperts;
@@ -94,13 +107,18 @@ BalancerConfig SimCluster::config_of(const Rank& rank) {
   config.deadline = std::chrono::milliseconds(1);
   config.staging_bytes =
       static_cast<std::size_t>(options_.staging_experts) * weights_.largest_expert_bytes();
-  config.load_expert = [this](int layer, int expert, std::span<std::byte* const> parts) {
-    load_expert(layer, expert, parts);
+  config.load_expert = [this, &rank](int layer, int expert, std::span<std::byte* const> parts) {
+    load_expert(rank, layer, expert, parts);
   };
   return config;
 }
 
-void SimCluster::load_expert(int layer, int expert, std::span<std::byte* const> parts) {
+void SimCluster::load_expert(const Rank& loading, int layer, int expert,
+                             std::span<std::byte* const> parts) {
+  while (loading.call != nullptr && chance(options_.slow_loads)) {
+    ++result_.slow_loads;
+    loading.call->pause();
+  }
   if (deaths_ == 0) violated("an expert is loaded though no rank was lost");
   if (options_.load_failures > 0 && chance(50)) {
     --options_.load_failures;
@@ -112,7 +130,6 @@ void SimCluster::load_expert(int layer, int expert, std::span<std::byte* const> 
 }
 
 void SimCluster::make_core(Rank& made) {
-  made.change.reset();
   made.core = simulation::make_core(shape_, config_of(made), made.id,
                                     [this, &made] { return make_planning(made); });
   const int slots = shape_.slots_per_rank(made.id);
@@ -168,13 +185,8 @@ bool SimCluster::finished() const {
 
 void SimCluster::settle() {
   settling_ = true;
-  for (auto fault :
-       {&SimOptions::copy_failure, &SimOptions::send_failure, &SimOptions::planner_failure,
-        &SimOptions::planner_loss, &SimOptions::planner_throws, &SimOptions::slow_copies,
-        &SimOptions::mode_change, &SimOptions::early_request, &SimOptions::deaths,
-        &SimOptions::joins, &SimOptions::gather_failures, &SimOptions::damages, &SimOptions::losses,
-        &SimOptions::timeouts, &SimOptions::change_timeouts, &SimOptions::load_failures})
-    options_.*fault = 0;
+  options_.clear_faults();
+  for (const auto& network : networks_) network->free_stuck_copies();
   // Any rank may ask for a pause; the others go by it.
   const std::vector<int> live = living();
   pauses_ = live[random_() % live.size()];

@@ -46,7 +46,12 @@ struct SimResult {
   std::uint64_t damaged = 0;
   std::uint64_t plans_lost = 0;
   std::uint64_t planners_off = 0;
-  std::uint64_t apart = 0;  ///< Steps begun two or more ahead of another rank.
+  std::uint64_t calls = 0;       ///< Reconfigurations that ranks waited in.
+  std::uint64_t given_up = 0;    ///< Units of plans that had become too old.
+  std::uint64_t stuck = 0;       ///< Copies that did not end.
+  std::uint64_t bounded = 0;     ///< Sets that committed as much as one may, of a plan with more.
+  std::uint64_t slow_loads = 0;  ///< Times that a call looked and its expert was still not loaded.
+  std::uint64_t apart = 0;       ///< Steps begun two or more ahead of another rank.
   SimResult& operator+=(const SimResult& other);
   std::string to_string() const;
 };
@@ -68,7 +73,7 @@ class SimCluster {
   BalancerConfig config_of(const Rank& rank);
   void make_core(Rank& made);
   std::unique_ptr<Planning> make_planning(const Rank& rank);
-  void load_expert(int layer, int expert, std::span<std::byte* const> parts);
+  void load_expert(const Rank& rank, int layer, int expert, std::span<std::byte* const> parts);
   bool finished() const;
   /// From here on nothing fails and nothing new begins: what is under way must come to its end.
   void settle();
@@ -106,6 +111,11 @@ class SimCluster {
   void notice(Rank& rank);
   void notice_loss(Rank& rank);
   void reconfigure(Rank& rank);
+  void begin_call(Rank& rank);
+  Status outcome_of_wait(const Rank& rank);
+  void continue_call(Rank& rank, Status outcome);
+  void break_off_call(Rank& rank);
+  void end_change(Rank& rank, const Status& status);
   void end_failed_change(Rank& rank, const Status& status);
   void send_misfits_away();
   void enter(Rank& rank);
@@ -125,7 +135,7 @@ class SimCluster {
   void check_sets(const Rank& rank, const Before& before) const;
   void check_mode(const Rank& rank, const Before& before) const;
   void check_requests(const Rank& rank, const Before& before);
-  void check_bounds(const Rank& rank) const;
+  void check_bounds(Rank& rank, const Before& before);
   void check_planners(const Rank& rank, const Before& before);
   void check_health(const Rank& rank, const Before& before) const;
   void check_entered(const Rank& rank) const;

@@ -60,7 +60,7 @@ void SimNetwork::check_receive(const SimOperation& copy) {
 // In post order of the sends, among those whose receives are posted.
 SimNetwork::Pair SimNetwork::next_pair(const Lane& in) const {
   for (SimOperation* out : in.out) {
-    if (out->state != TransferState::kPending || out->sent) continue;
+    if (out->state != TransferState::kPending || out->sent || out->stuck) continue;
     for (SimOperation* receive : in.in) {
       if (receive->tag == out->tag && receive->state == TransferState::kPending &&
           !receive->timed_out)
@@ -79,8 +79,17 @@ void SimNetwork::copy(Lane& through, Fate fate) {
     out->state = TransferState::kFailed;
     in->timed_out = true;
     timeouts_.push_back(in);
+  } else if (fate == Fate::kStuck) {
+    out->stuck = true;
   } else {
     move_piece(*out, *in);
+  }
+}
+
+void SimNetwork::free_stuck_copies() {
+  for (Lane& each : lanes_) {
+    for (SimOperation* out : each.out) out->stuck = false;
+    consider_copy(each);
   }
 }
 

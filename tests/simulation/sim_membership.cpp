@@ -49,7 +49,7 @@ bool SimCluster::can_go_on(const std::vector<int>& live) const {
 void SimCluster::maybe_change_membership() {
   // Deaths, joins and failures are sought where they hurt: inside reconfigurations.
   const bool changing =
-      std::ranges::any_of(ranks_, [](const auto& each) { return each->change != nullptr; });
+      std::ranges::any_of(ranks_, [](const auto& each) { return each->reconfigures(); });
   if (random_() % (changing ? 150 : 400) != 0) return;
   const auto kind = random_() % 3;
   if (kind == 0 && options_.deaths > 0) kill_one();
@@ -76,6 +76,7 @@ void SimCluster::kill_one() {
       networks_[i]->die(static_cast<int>(place - members.begin()), random_);
   }
   dead.is_misfit = false;
+  dead.call.reset();
   dead.change.reset();
   dead.core.reset();
   if (!options_.silent_deaths) begin_attempt_again();
@@ -103,6 +104,8 @@ void SimCluster::join_one() {
 }
 
 void SimCluster::notice(Rank& mine) {
+  if (mine.call != nullptr) break_off_call(mine);
+  if (!mine.alive) return;  // it was not taken in
   if (mine.joins) {
     mine.left_with.reset();
   } else if (mine.change == nullptr) {
@@ -111,6 +114,7 @@ void SimCluster::notice(Rank& mine) {
   }
   mine.attempt = attempts_.size() - 1;
   mine.change.reset();
+  if (options_.blocking) return begin_call(mine);
   mine.change =
       make_reconfiguration(*mine.core, attempts_.back().live,
                            std::make_unique<SimTransport>(*networks_.back(), member(mine)));
@@ -126,21 +130,56 @@ void SimCluster::reconfigure(Rank& mine) {
   Status status;
   const bool over = advance(*mine.core, *mine.change, status);
   result_.rolled_forward += stats(*mine.core).units_committed - commits;
-  if (over && status.ok()) {
-    mine.change.reset();
-    return enter(mine);
-  }
-  if (!over && options_.change_timeouts > 0 && chance(3)) {
+  if (!over) status = outcome_of_wait(mine);
+  if (!over && status.ok()) return;
+  mine.change.reset();
+  end_change(mine, status);
+}
+
+// How a wait for the others' answers ends.
+Status SimCluster::outcome_of_wait(const Rank& mine) {
+  if (options_.change_timeouts > 0 && chance(3)) {
     --options_.change_timeouts;
     ++result_.timeouts;
-    status = {ErrorCode::kTimeout, "the others do not answer in time"};
-  } else if (!over && chance(10) && network_of(mine).waits_in_vain(member(mine))) {
-    ++result_.peers_lost;
-    status = {ErrorCode::kPeerLost, "a peer is lost"};
-  } else if (!over) {
-    return;
+    return {ErrorCode::kTimeout, "the others do not answer in time"};
   }
-  mine.change.reset();
+  if (chance(10) && network_of(mine).waits_in_vain(member(mine))) {
+    ++result_.peers_lost;
+    return {ErrorCode::kPeerLost, "a peer is lost"};
+  }
+  return {};
+}
+
+// ---- The same as a call that waits ----
+
+void SimCluster::begin_call(Rank& mine) {
+  ++result_.calls;
+  mine.call = std::make_unique<SimCall>([&](SimCall& call) {
+    return simulation::reconfigure(
+        *mine.core, attempts_[mine.attempt].live,
+        std::make_unique<SimTransport>(*networks_[mine.attempt], member(mine), &call));
+  });
+  continue_call(mine, {});  // From here on it makes no more steps.
+}
+
+void SimCluster::continue_call(Rank& mine, Status outcome) {
+  const auto commits = stats(*mine.core).units_committed;
+  const bool over = mine.call->resume(std::move(outcome));
+  result_.rolled_forward += stats(*mine.core).units_committed - commits;
+  if (!over) return;
+  const Status status = mine.call->status();
+  mine.call.reset();
+  end_change(mine, status);
+}
+
+// The engine hears of another change while it waits: its deadline passes.
+void SimCluster::break_off_call(Rank& mine) {
+  while (mine.call != nullptr)
+    continue_call(mine, {ErrorCode::kTimeout, "the others do not answer in time"});
+}
+
+void SimCluster::end_change(Rank& mine, const Status& status) {
+  if (status.ok()) return enter(mine);
   end_failed_change(mine, status);
 }
 
@@ -171,6 +210,7 @@ void SimCluster::end_failed_change(Rank& mine, const Status& status) {
 void SimCluster::send_misfits_away() {
   for (const auto& each : ranks_) {
     if (!each->is_misfit) continue;
+    each->call.reset();
     each->change.reset();
     each->core.reset();
     each->alive = each->is_misfit = false;
@@ -183,6 +223,7 @@ void SimCluster::enter(Rank& mine) {
   mine.joins = mine.worker_stopped = mine.late = false;
   mine.window = {ExpertLoad(shape_.num_moe_layers(), shape_.num_logical_experts())};
   mine.entered_step = step_of(*mine.core);
+  mine.idle_sets = 0;
   mine.served.placement = placement(*mine.core);
   mine.served.shares.clear();
   for (int layer = 0; layer < shape_.num_moe_layers(); ++layer) {

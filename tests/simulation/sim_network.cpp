@@ -78,7 +78,7 @@ std::optional<SimNetwork::Event> SimNetwork::pick(std::mt19937_64& random) {
 }
 
 void SimNetwork::happen(const Event& event, Fate fate) {
-  if (fate != Fate::kGood) ++num_faults_;
+  if (fate != Fate::kGood && fate != Fate::kStuck) ++num_faults_;
   if (event.kind == Event::Kind::kCopy) return copy(lanes_[event.lane], fate);
   if (event.kind != Event::Kind::kMessage) {
     auto& waiting = event.kind == Event::Kind::kTimeout ? timeouts_ : learners_;
@@ -116,6 +116,7 @@ bool SimNetwork::gather_fails(int rank) {
 // ---- Messages ----
 
 void SimNetwork::send(Lane& to, Message message) {
+  if (states_[index(to.sender)] == State::kDead) return;
   to.queue.push_back(std::move(message));
   // Without rings the network has it all at once.
   if (!has_rings()) is_pushed(to.queue.back());

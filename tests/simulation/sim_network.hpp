@@ -40,6 +40,7 @@ struct SimOperation {
   std::uint64_t mate = 0;  ///< Copies in: serial of the copy out that is under way.
   std::uint64_t serial = 0;
   bool sent = false;        ///< Copies out: all is there; the sender does not know yet.
+  bool stuck = false;       ///< Copies out.
   bool timed_out = false;   ///< Copies in: the copy out has failed.
   std::vector<bool> got{};  ///< Gather, by rank.
   int missing = 0;          ///< Gather: contributions to come.
@@ -76,10 +77,12 @@ class SimNetwork {
     kSendFails,     ///< kCopy; the receiver learns by and by.
     kDamaged,       ///< kMessage: one bit is wrong.
     kLost,          ///< kMessage: its receive fails.
+    kStuck,         ///< kCopy: does not move until free_stuck_copies().
   };
   /// Something that can happen now.
   std::optional<Event> pick(std::mt19937_64& random);
   void happen(const Event& event, Fate fate);
+  void free_stuck_copies();
   /// The gather that this rank polls next fails.
   void fail_gather(int rank) { gather_fails_[index(rank)] = true; }
   bool gather_fails(int rank);

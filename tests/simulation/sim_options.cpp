@@ -1,6 +1,7 @@
 #include "simulation/sim_options.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <random>
 #include <sstream>
 
@@ -23,6 +24,16 @@ class Draws {
   std::mt19937_64 random_;
 };
 
+// Faults, and what makes something of itself begin.
+constexpr int SimOptions::* kFaultOptions[] = {
+    &SimOptions::copy_failure,    &SimOptions::send_failure, &SimOptions::planner_failure,
+    &SimOptions::planner_differs, &SimOptions::planner_loss, &SimOptions::planner_throws,
+    &SimOptions::early_request,   &SimOptions::slow_copies,  &SimOptions::stuck_copies,
+    &SimOptions::slow_loads,      &SimOptions::mode_change,  &SimOptions::deaths,
+    &SimOptions::joins,           &SimOptions::bad_joins,    &SimOptions::gather_failures,
+    &SimOptions::damages,         &SimOptions::losses,       &SimOptions::timeouts,
+    &SimOptions::change_timeouts, &SimOptions::load_failures};
+
 void draw_shape(SimOptions& options, Draws& draws) {
   options.num_ranks = draws.pick({1, 2, 2, 3, 3, 4, 8, 16});
   options.num_moe_layers = draws.pick({1, 2, 3, 5});
@@ -39,8 +50,14 @@ void draw_shape(SimOptions& options, Draws& draws) {
 void draw_configuration(SimOptions& options, Draws& draws) {
   options.packet_interval = draws.pick_count({1, 1, 2, 3});
   options.packet_lag = draws.pick_count({1, 2, 3, 5});
-  options.rebalance_interval = draws.pick_count({1, 2, 4, 8});
-  options.max_open_sets = draws.pick_count({3, 10, 100});
+  options.rebalance_interval = draws.pick_count({1, 2, 4, 8, 0});
+  if (options.rebalance_interval == 0)  // only who asks for it gets one
+    options.rebalance_interval = std::numeric_limits<std::uint64_t>::max();
+  // At least what a plan needs, on a rank that is configured with a longer lag too.
+  const std::uint64_t least = options.packet_lag / options.packet_interval + 1;
+  options.max_open_sets = std::max(draws.pick_count({3, 10, 100}), least);
+  options.max_active_sets = std::max(draws.pick_count({4, 12, 10'000}), least);
+  options.copies_per_step = draws.pick({0, 1, 2});
   options.control_mode =
       draws.pick({0, 0, 1}) == 0 ? ControlMode::kReplicated : ControlMode::kLeader;
   const int tables = draws.pick({0, 0, 1, 2});
@@ -54,6 +71,7 @@ void draw_configuration(SimOptions& options, Draws& draws) {
   options.can_cancel = draws.flip();
   options.slow_senders = draws.flip();
   options.ring_bytes = draws.pick({0, 0, 64, 512, 4096});
+  options.blocking = draws.pick({0, 0, 0, 0, 0, 0, 0, 1}) == 1;
   options.planner_restarts = draws.pick({-1, -1, 0, 3});
 }
 
@@ -64,8 +82,10 @@ void draw_faults(SimOptions& options, Draws& draws) {
   options.planner_differs = draws.pick({0, 0, 5});
   options.planner_loss = draws.pick({0, 0, 0, 3});
   options.planner_throws = draws.pick({0, 0, 0, 1});
-  options.early_request = draws.pick({0, 10, 50});
+  options.early_request = draws.pick({0, 10, 50, 100});
   options.slow_copies = draws.pick({0, 50, 95});
+  options.stuck_copies = draws.pick({0, 0, 20});
+  options.slow_loads = draws.pick({0, 0, 90});
   options.idle = draws.pick({0, 30});
   options.mode_change = draws.pick({0, 0, 5});
   const int most_deaths = options.num_ranks - 1;
@@ -96,6 +116,10 @@ SimOptions SimOptions::draw(std::uint64_t seed) {
   return options;
 }
 
+void SimOptions::clear_faults() {
+  for (auto fault : kFaultOptions) this->*fault = 0;
+}
+
 ShapeOptions SimOptions::shape() const {
   ShapeOptions shape;
   shape.num_moe_layers = num_moe_layers;
@@ -121,21 +145,13 @@ std::vector<SimOptions> SimOptions::simpler() const {
     variant.*member = value;
     variants.push_back(variant);
   };
-  for (auto fault : {&SimOptions::copy_failure,    &SimOptions::send_failure,
-                     &SimOptions::planner_failure, &SimOptions::planner_differs,
-                     &SimOptions::planner_loss,    &SimOptions::planner_throws,
-                     &SimOptions::early_request,   &SimOptions::idle,
-                     &SimOptions::slow_copies,     &SimOptions::mode_change,
-                     &SimOptions::deaths,          &SimOptions::joins,
-                     &SimOptions::bad_joins,       &SimOptions::gather_failures,
-                     &SimOptions::damages,         &SimOptions::losses,
-                     &SimOptions::timeouts,        &SimOptions::change_timeouts,
-                     &SimOptions::load_failures,   &SimOptions::ring_bytes})
-    with(fault, 0);
+  for (auto fault : kFaultOptions) with(fault, 0);
+  for (auto feature : {&SimOptions::idle, &SimOptions::ring_bytes, &SimOptions::copies_per_step})
+    with(feature, 0);
   for (auto feature :
        {&SimOptions::uneven_slots, &SimOptions::uneven_parts, &SimOptions::decode_tables,
         &SimOptions::draw_tables, &SimOptions::uneven_shares, &SimOptions::slow_senders,
-        &SimOptions::silent_deaths})
+        &SimOptions::silent_deaths, &SimOptions::blocking})
     with(feature, false);
   with(&SimOptions::barrier, true);
   with(&SimOptions::can_cancel, true);
@@ -164,13 +180,15 @@ std::string SimOptions::to_string() const {
       << kNodeNames[static_cast<int>(nodes)] << ", parts " << num_parts
       << (uneven_parts ? " uneven" : "") << ", interval " << packet_interval << " lag "
       << packet_lag << " rebalance " << rebalance_interval << " open sets " << max_open_sets
-      << " pool " << staging_experts << " steps " << num_steps
+      << " active sets " << max_active_sets << " copies a step " << copies_per_step << " pool "
+      << staging_experts << " steps " << num_steps
       << (install_mode == InstallMode::kSwap ? " swap" : " copy")
       << (control_mode == ControlMode::kLeader ? " leader" : " replicated")
       << (decode_tables ? " decode-tables" : "") << (draw_tables ? " draw-tables" : "")
       << (barrier ? " barrier, " : " free-running, ") << kPhaseNames[static_cast<int>(phases)]
       << (uneven_shares ? ", shares" : "") << (can_cancel ? ", cancel" : ", no-cancel")
-      << (slow_senders ? " slow-senders" : "") << ", ring " << ring_bytes;
+      << (slow_senders ? " slow-senders" : "") << (blocking ? " blocking" : "") << ", ring "
+      << ring_bytes;
   const auto say = [&out](const char* name, int value) {
     if (value > 0) out << ' ' << name << ' ' << value;
   };
@@ -184,6 +202,8 @@ std::string SimOptions::to_string() const {
   say("planner_throws", planner_throws);
   say("early", early_request);
   say("slow", slow_copies);
+  say("stuck", stuck_copies);
+  say("slow_loads", slow_loads);
   say("idle", idle);
   say("modes", mode_change);
   say("deaths", deaths);

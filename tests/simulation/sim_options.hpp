@@ -32,6 +32,8 @@ struct SimOptions {
   std::uint64_t packet_lag = 1;
   std::uint64_t rebalance_interval = 3;
   std::uint64_t max_open_sets = 8;
+  std::uint64_t max_active_sets = 10'000;
+  int copies_per_step = 0;  ///< Experts that copy_bytes_per_step has room for; 0: all.
   int staging_experts = 2;  ///< Buffers of a rank's pool.
   InstallMode install_mode = InstallMode::kSwap;
   ControlMode control_mode = ControlMode::kReplicated;
@@ -48,6 +50,7 @@ struct SimOptions {
   bool slow_senders = false;  ///< A sender learns later than its receiver that a copy is done.
   int ring_bytes = 0;         ///< Each pair's messages flow in order through a ring of this size;
                               ///< 0: any message may overtake any other, and comes as a whole.
+  bool blocking = false;      ///< Ranks wait inside reconfigure(); else it runs event by event.
   int planner_restarts = -1;  ///< Losses of a planner after which it is off for good; < 0: never.
 
   // Faults, in percent of the events they apply to.
@@ -59,8 +62,10 @@ struct SimOptions {
   int planner_loss = 0;    ///< A rank loses its load history.
   int early_request = 0;   ///< A rank asks for an early rebalance (supersedes a plan still moving).
   int idle = 0;
-  int slow_copies = 0;  ///< A copy that could move does not, this often.
-  int mode_change = 0;  ///< In percent of steps.
+  int slow_copies = 0;   ///< A copy that could move does not, this often.
+  int stuck_copies = 0;  ///< A copy does not move until the end of the run.
+  int slow_loads = 0;    ///< An expert is still not loaded, of the times one looks.
+  int mode_change = 0;   ///< In percent of steps.
 
   // Faults over the whole run: how many.
   int deaths = 0;
@@ -75,6 +80,8 @@ struct SimOptions {
   int load_failures = 0;    ///< An expert cannot be loaded.
 
   static SimOptions draw(std::uint64_t seed);
+  /// Nothing fails any more, and nothing new begins.
+  void clear_faults();
   /// Variants that are simpler by one thing each: for shrinking a failure.
   std::vector<SimOptions> simpler() const;
   std::string to_string() const;

@@ -1,6 +1,7 @@
 #pragma once
 // What SimCluster keeps of a rank and of an attempt at a membership.
 
+#include "simulation/sim_call.hpp"
 #include "simulation/sim_cluster.hpp"
 
 namespace swiftbalancer::simulation {
@@ -29,6 +30,7 @@ struct LeftWith {
 struct SimCluster::Before {
   bool late = false;
   BalancingMode mode = BalancingMode::kOn;
+  bool active = false;  // a plan
   std::uint64_t packet_sets = 0;
   std::uint64_t planner_resets = 0;
   Health health;
@@ -50,7 +52,8 @@ struct SimCluster::Rank {
   StepInfo late_step{};
   std::size_t attempt = 0;  // that it follows
   std::unique_ptr<Core> core;
-  std::unique_ptr<Change> change;
+  std::unique_ptr<Change> change;  // its reconfiguration that is under way, event by event,
+  std::unique_ptr<SimCall> call;   // or as a call that blocks
   std::shared_ptr<PlannerRecord> planner = std::make_shared<PlannerRecord>();
   std::vector<std::byte> memory;  // [layer][local slot][part]
   Window window;
@@ -59,12 +62,15 @@ struct SimCluster::Rank {
   std::vector<int> members;           // of its membership
   std::optional<LeftWith> left_with;  // none: it joins
   Phase phase = Phase::kMixed;        // of its step
+  std::uint64_t idle_sets = 0;        // since its active plan was adopted or a unit of it committed
   bool shares_unchecked = true;       // Since its tables were last checked they have changed,
   bool one_slots_unchecked = true;    // those of decode steps likewise.
-  std::uint64_t failures_heard = 0;
+  int commits = 0;                    // of its last set,
+  int installs = 0;                   // and the experts that it installed for them
   int rounds_with_answer = 0;  // of its worker, since its planner or the leader's has answered
 
-  bool serves() const { return alive && change == nullptr && simulation::serves(*core); }
+  bool reconfigures() const { return change != nullptr || call != nullptr; }
+  bool serves() const { return alive && !reconfigures() && simulation::serves(*core); }
 };
 
 }  // namespace swiftbalancer::simulation

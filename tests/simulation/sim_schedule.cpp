@@ -36,8 +36,14 @@ void SimCluster::deliver() {
   auto fate = SimNetwork::Fate::kGood;
   if (event->kind == Kind::kCopy) {
     if (chance(options_.slow_copies)) return;
-    if (chance(options_.copy_failure)) fate = SimNetwork::Fate::kReceiveFails;
-    if (chance(options_.send_failure)) fate = SimNetwork::Fate::kSendFails;
+    if (chance(options_.stuck_copies)) {
+      ++result_.stuck;
+      fate = SimNetwork::Fate::kStuck;
+    }
+    if (fate == SimNetwork::Fate::kGood && chance(options_.copy_failure))
+      fate = SimNetwork::Fate::kReceiveFails;
+    if (fate == SimNetwork::Fate::kGood && chance(options_.send_failure))
+      fate = SimNetwork::Fate::kSendFails;
   } else if (event->kind == Kind::kMessage) {
     if (options_.losses > 0 && !event->gather && is_plan_tag(event->tag) && chance(20)) {
       --options_.losses;
@@ -60,6 +66,7 @@ void SimCluster::run_engine(Rank& mine) {
     // The notice comes at some time; until then the rank goes on as far as it can.
     if (mine.joins || chance(30)) return notice(mine);
   }
+  if (mine.call != nullptr) return continue_call(mine, outcome_of_wait(mine));
   if (mine.change != nullptr) return reconfigure(mine);
   if (!mine.serves()) return;
   if (mine.worker_stopped || (mine.late && !mine.repeats)) return notice_loss(mine);

@@ -6,13 +6,16 @@
 #include <utility>
 #include <vector>
 
+#include "simulation/sim_call.hpp"
 #include "simulation/sim_network.hpp"
 
 namespace swiftbalancer::simulation {
 
 class SimTransport final : public Transport {
  public:
-  SimTransport(SimNetwork& network, int rank) : network_(network), rank_(rank) {
+  /// @param call that waits on this transport, and none after it has ended; null: nobody waits.
+  SimTransport(SimNetwork& network, int rank, SimCall* call = nullptr)
+      : network_(network), rank_(rank), call_(call) {
     network_.open(rank);
   }
   // The fence: with the transport all its transfers are gone.
@@ -63,7 +66,9 @@ class SimTransport final : public Transport {
     TransferStatus status{found->second->state, found->second->bytes};
     if (found->second->kind == SimOperation::Kind::kGather && network_.gather_fails(rank_))
       status = {TransferState::kFailed, 0};
-    if (status.state != TransferState::kPending) remove(found);
+    if (status.state == TransferState::kPending) return status;
+    any_done_ = true;
+    remove(found);
     return status;
   }
   void cancel(TransportHandle handle) override {
@@ -72,7 +77,16 @@ class SimTransport final : public Transport {
     if (!network_.can_cancel()) network_.break_contract("cancel on a transport that cannot");
     remove(found);
   }
-  Status wait(std::chrono::steady_clock::time_point) override {
+  Status wait(std::chrono::steady_clock::time_point deadline) override {
+    if (call_ != nullptr) {
+      // Each exchange has a deadline of its own.
+      const bool begun_anew = deadline > call_->deadline();
+      if (begun_anew != std::exchange(any_done_, false) && waited_)
+        network_.break_contract(begun_anew ? "a deadline is put off though nothing was exchanged"
+                                           : "an exchange has the deadline of the one before");
+      waited_ = true;
+      return call_->wait(deadline);
+    }
     if (!network_.waits_in_vain(rank_)) return {};
     return {ErrorCode::kPeerLost, "a peer is lost"};
   }
@@ -83,6 +97,7 @@ class SimTransport final : public Transport {
       if (network_.is_dead(peer)) lost.push_back(peer);
     return lost;
   }
+  std::vector<int> awaited_peers() const override { return {}; }
 
  private:
   using Operations = std::map<std::uint64_t, std::unique_ptr<SimOperation>>;
@@ -100,6 +115,9 @@ class SimTransport final : public Transport {
 
   SimNetwork& network_;
   const int rank_;
+  SimCall* const call_;
+  bool waited_ = false;
+  bool any_done_ = false;  // since the last wait
   std::uint64_t next_ = 0;
   Operations operations_;
 };

@@ -16,6 +16,8 @@
 
 #include <swiftbalancer/transport.hpp>
 
+#include "wait_limit.hpp"
+
 namespace swiftbalancer {
 
 struct TestGroup {
@@ -65,7 +67,10 @@ inline std::string case_name(const testing::TestParamInfo<GroupCase>& info) {
 
 inline constexpr std::size_t kSmallRing = 1024;
 
-inline std::chrono::steady_clock::time_point soon(int milliseconds = 20000) {
+inline std::chrono::steady_clock::time_point soon() {
+  return std::chrono::steady_clock::now() + testing_support::kWaitLimit;
+}
+inline std::chrono::steady_clock::time_point soon(int milliseconds) {
   return std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
 }
 

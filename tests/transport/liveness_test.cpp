@@ -69,6 +69,16 @@ void gather_once(Transport& t) {
   ASSERT_TRUE(status.ok()) << status.message();
 }
 
+/// Until these ranks have taken what a rank sends them for an all-gather: from then on it may die.
+void until_sent(const std::string& group, int sender, std::initializer_list<int> receivers) {
+  const auto region = open_region(group);
+  const auto deadline = soon();
+  for (const int receiver : receivers) {
+    const auto& taken = region->ring(sender, receiver, ring::kMessages).head;
+    while (taken == 0 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  }
+}
+
 TEST(Liveness, KilledRankIsNoticedByEveryPeerThoughNobodyTells) {
   for (const bool waited_for : {false, true}) {  // else it stays a zombie
     SCOPED_TRACE(waited_for);
@@ -78,6 +88,7 @@ TEST(Liveness, KilledRankIsNoticedByEveryPeerThoughNobodyTells) {
     Child first([&] { return expect_loss(group.name(), 0, 2); });
     Child second([&] { return expect_loss(group.name(), 1, 2); });
     gather_once(*here);
+    until_sent(group.name(), 2, {0, 1});
     ::kill(victim.pid(), SIGKILL);
     if (waited_for) victim.join();
     std::vector<std::byte> in(8);
@@ -225,13 +236,7 @@ TEST(Liveness, IsSeenWithoutPidfdsToo) {
       if (std::string error = forbid_pidfds(); !error.empty()) return error;
       return expect_loss(group.name(), 0, 2);
     });
-    // Killed once it has taken part in the all-gather, which it shows by its contribution.
-    const auto region = open_region(group.name());
-    const auto& contribution = region->ring(2, 0, ring::kMessages).head;
-    const auto& sent = region->ring(2, 1, ring::kMessages).head;
-    const auto deadline = soon();
-    while ((contribution == 0 || sent == 0) && std::chrono::steady_clock::now() < deadline)
-      std::this_thread::yield();
+    until_sent(group.name(), 2, {0, 1});
     ::kill(victim.pid(), SIGKILL);
     if (waited_for) victim.join();
     EXPECT_EQ(looks.join(), 0);

@@ -2,32 +2,17 @@
 // repeated, and everything arrives once, whole and in its place. And steady traffic allocates
 // nothing.
 #include <algorithm>
-#include <cstdlib>
 #include <fstream>
-#include <new>
 
+#include "allocations.hpp"
 #include "transport/conformance.hpp"
 #include "transport/processes.hpp"
-
-namespace {
-
-thread_local std::uint64_t allocations = 0;
-thread_local std::uint64_t fails_at = 0;  // 0: none
-
-}  // namespace
-
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  if (++allocations == fails_at) throw std::bad_alloc();
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace swiftbalancer {
 namespace {
 
 using Memory = PairTest;
+using testing_support::allocations;
 
 constexpr std::size_t kLong = 5 * kSmallRing;  // in pieces, and more than a ring
 
@@ -59,12 +44,13 @@ class Calls {
   class Armed {
    public:
     explicit Armed(Calls& calls) : calls_(calls) {
-      allocations = calls_.made_;
-      fails_at = calls_.failing_;
+      const std::uint64_t left = calls_.failing_ - calls_.made_ - 1;
+      allocations = {.made = calls_.made_,
+                     .left = calls_.failing_ > calls_.made_ ? static_cast<std::int64_t>(left) : -1};
     }
     ~Armed() {
-      calls_.made_ = allocations;
-      fails_at = 0;
+      calls_.made_ = allocations.made;
+      allocations = {};
     }
     Armed(const Armed&) = delete;
     Armed& operator=(const Armed&) = delete;

@@ -8,6 +8,7 @@
 
 #include "transport/conformance.hpp"
 #include "transport/processes.hpp"
+#include "transport/region.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -100,6 +101,21 @@ TEST(Shm, ForkedCopyOfAGroupDoesNotRemoveTheName) {
   EXPECT_EQ(names_of(::getpid()).size(), 1U);
 }
 
+// A copy that a fork made goes: the rank is still open.
+TEST(Shm, ForkedCopyOfATransportDoesNotCloseItsRank) {
+  ShmGroup group(name_for("rank"), 2);
+  auto ours = open_shm_transport(group.name(), 0);
+  const auto peer = open_shm_transport(group.name(), 1);
+  Child child([&]() -> std::string {
+    ours.reset();
+    return {};
+  });
+  EXPECT_EQ(child.join(), 0);
+  EXPECT_TRUE(peer->lost_peers().empty());
+  ours.reset();
+  EXPECT_EQ(peer->lost_peers(), std::vector<int>{0});
+}
+
 void expect_error(ErrorCode code, const std::string& words, const std::function<void()>& body) {
   try {
     body();
@@ -142,6 +158,19 @@ TEST(Shm, NeverGoesThroughALinkNorOpensWhatOthersCanReach) {
   fs::remove("/dev/shm/" + name);
   ASSERT_EQ(::chmod(("/dev/shm/" + target).c_str(), 0644), 0);
   expect_error(ErrorCode::kIo, "only this user", [&] { open_shm_transport(target, 0); });
+}
+
+// With rings of one size for all it would be with the square: 64 ranks took 1 GiB.
+TEST(Shm, TheMemoryOfAGroupGrowsWithTheNumberOfRanks) {
+  constexpr std::size_t kMiB = std::size_t{1} << 20;
+  for (const int num_ranks : {8, 16, 64, 256}) {
+    const auto ranks = static_cast<std::size_t>(num_ranks);
+    const std::size_t bytes = ring::Region::bytes_for(num_ranks, {});
+    EXPECT_GE(bytes, ranks * 2 * kMiB) << num_ranks;
+    EXPECT_LE(bytes, ranks * 3 * kMiB) << num_ranks;
+  }
+  EXPECT_LE(ring::Region::bytes_for(64, {}), 130 * kMiB);
+  EXPECT_LE(ring::Region::bytes_for(2, {}), 2 * kMiB) << "few ranks need no more";
 }
 
 TEST(Shm, FullMemoryIsAnErrorAndLeavesNoName) {

@@ -45,7 +45,7 @@ std::unique_ptr<PlannerChannel> PlannerChannel::create() {
   if (descriptor < 0) fail("make");
   try {
     // Its memory is taken now, and nobody can take it away: a later access cannot kill the engine.
-    if (const int error = ::posix_fallocate(descriptor, 0, static_cast<off_t>(bytes)); error != 0) {
+    if (const int error = ring::take_memory(descriptor, bytes); error != 0) {
       errno = error;
       fail("get " + std::to_string(bytes) + " bytes of");
     }

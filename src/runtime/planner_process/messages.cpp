@@ -7,6 +7,7 @@
 
 #include <swiftbalancer/error.hpp>
 
+#include "runtime/byte_reader.hpp"
 #include "runtime/plan_bytes.hpp"
 
 namespace swiftbalancer::planner_messages {
@@ -39,46 +40,6 @@ class Writer {
   Bytes bytes_;
 };
 
-class Reader {
- public:
-  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
-  template <typename T>
-  T take() {
-    T value;
-    take_all(std::span(&value, 1));
-    return value;
-  }
-  template <typename T>
-  void take_all(std::span<T> values) {
-    const auto from = take_bytes(values.size_bytes());
-    if (!from.empty()) std::memcpy(values.data(), from.data(), from.size());
-  }
-  template <typename T>
-  std::vector<T> take_list() {
-    const auto count = take<std::uint64_t>();
-    if (count > bytes_.size() / sizeof(T)) refuse("it is too short for a list");
-    std::vector<T> values(static_cast<std::size_t>(count));
-    take_all(std::span<T>(values));
-    return values;
-  }
-  std::span<const std::byte> take_bytes(std::size_t bytes) {
-    if (bytes > bytes_.size()) refuse("it is too short");
-    const auto taken = bytes_.first(bytes);
-    bytes_ = bytes_.subspan(bytes);
-    return taken;
-  }
-  std::span<const std::byte> rest() const noexcept { return bytes_; }
-  void end() const {
-    if (!bytes_.empty()) refuse("it is too long");
-  }
-  [[noreturn]] static void refuse(const std::string& why) {
-    throw Error(ErrorCode::kTransport, "a message makes no sense: " + why);
-  }
-
- private:
-  std::span<const std::byte> bytes_;
-};
-
 void put_shape(Writer& writer, const ClusterShape& shape) {
   for (const int count : {shape.num_moe_layers(), shape.num_logical_experts(),
                           shape.num_expert_groups(), shape.num_ranks()})
@@ -89,7 +50,7 @@ void put_shape(Writer& writer, const ClusterShape& shape) {
   }
 }
 
-ClusterShape take_shape(Reader& reader) {
+ClusterShape take_shape(ByteReader& reader) {
   ShapeOptions options;
   options.num_moe_layers = reader.take<std::int32_t>();
   options.num_logical_experts = reader.take<std::int32_t>();
@@ -117,7 +78,7 @@ void put_limits(Writer& writer, const PlanLimits& limits) {
   writer.put(limits.gate->horizon_steps);
 }
 
-PlanLimits take_limits(Reader& reader) {
+PlanLimits take_limits(ByteReader& reader) {
   PlanLimits limits;
   limits.max_moves_per_rebalance = reader.take<std::int64_t>();
   limits.max_bytes_per_rebalance = reader.take<std::int64_t>();
@@ -127,7 +88,7 @@ PlanLimits take_limits(Reader& reader) {
   limits.rank_speeds = reader.take_list<double>();
   limits.pinned_experts = reader.take_list<int>();
   const auto gated = reader.take<std::uint8_t>();
-  if (gated > 1) Reader::refuse("its gate is neither there nor not");
+  if (gated > 1) ByteReader::refuse("its gate is neither there nor not");
   if (gated == 0) return limits;
   CostGate& gate = limits.gate.emplace();
   gate.seconds_per_imbalance = reader.take<double>();
@@ -148,7 +109,7 @@ void put_config(Writer& writer, const PlannerConfig& config) {
   writer.put<std::uint8_t>(config.locality_first ? 1 : 0);
 }
 
-PlannerConfig take_config(Reader& reader) {
+PlannerConfig take_config(ByteReader& reader) {
   PlannerConfig config;
   const auto name = reader.take_bytes(reader.take<std::uint64_t>());
   config.policy.assign(reinterpret_cast<const char*>(name.data()), name.size());
@@ -178,7 +139,7 @@ Bytes encode_restart(const ClusterShape& shape, const PlannerConfig& config,
 }
 
 Restart decode_restart(std::span<const std::byte> bytes) {
-  Reader reader(bytes);
+  ByteReader reader(bytes);
   const ClusterShape shape = take_shape(reader);
   PlannerConfig config = take_config(reader);
   ServedState served;
@@ -196,17 +157,17 @@ Bytes encode_committed(int moe_layer_id, std::span<const std::int32_t> placement
 }
 
 Committed decode_committed(std::span<const std::byte> bytes, const ClusterShape& shape) {
-  Reader reader(bytes);
+  ByteReader reader(bytes);
   const auto slots = static_cast<std::size_t>(shape.num_slots());
   Committed committed{reader.take<std::int32_t>(), std::vector<std::int32_t>(slots),
                       std::vector<std::uint32_t>(slots)};
   if (committed.moe_layer_id < 0 || committed.moe_layer_id >= shape.num_moe_layers())
-    Reader::refuse("layer " + std::to_string(committed.moe_layer_id) + " is committed");
+    ByteReader::refuse("layer " + std::to_string(committed.moe_layer_id) + " is committed");
   reader.take_all(std::span(committed.placement));
   reader.take_all(std::span(committed.shares));
   for (const std::int32_t expert : committed.placement) {
     if (expert < 0 || expert >= shape.num_logical_experts())
-      Reader::refuse("expert " + std::to_string(expert) + " is committed");
+      ByteReader::refuse("expert " + std::to_string(expert) + " is committed");
   }
   reader.end();
   return committed;
@@ -219,7 +180,7 @@ Bytes encode_rebalancing(bool rebalancing) {
 }
 
 bool decode_rebalancing(std::span<const std::byte> bytes) {
-  Reader reader(bytes);
+  ByteReader reader(bytes);
   const bool rebalancing = reader.take<std::uint8_t>() != 0;
   reader.end();
   return rebalancing;
@@ -234,11 +195,11 @@ Bytes encode_observe(std::uint64_t step, const ExpertLoad& load, Phase phase) {
 }
 
 Observe decode_observe(std::span<const std::byte> bytes, const ClusterShape& shape) {
-  Reader reader(bytes);
+  ByteReader reader(bytes);
   const auto step = reader.take<std::uint64_t>();
   const auto phase = reader.take<std::uint64_t>();
   if (phase > static_cast<std::uint64_t>(Phase::kMixed))
-    Reader::refuse("phase " + std::to_string(phase) + " is observed");
+    ByteReader::refuse("phase " + std::to_string(phase) + " is observed");
   Observe observe{step, static_cast<Phase>(phase),
                   ExpertLoad(shape.num_moe_layers(), shape.num_logical_experts())};
   for (int layer = 0; layer < shape.num_moe_layers(); ++layer)
@@ -255,7 +216,7 @@ Bytes encode_observed(const Observed& observed) {
 }
 
 Observed decode_observed(std::span<const std::byte> bytes) {
-  Reader reader(bytes);
+  ByteReader reader(bytes);
   Observed observed;
   observed.step = reader.take<std::uint64_t>();
   observed.wants_rebalance = reader.take<std::uint8_t>() != 0;
@@ -272,7 +233,7 @@ Bytes encode_generation(const GenerationId& generation, std::span<const std::byt
 }
 
 GenerationId decode_generation(std::span<const std::byte> bytes, std::span<const std::byte>& rest) {
-  Reader reader(bytes);
+  ByteReader reader(bytes);
   GenerationId generation;
   generation.membership = reader.take<std::uint32_t>();
   generation.step = reader.take<std::uint64_t>();

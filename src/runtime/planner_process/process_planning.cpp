@@ -83,7 +83,8 @@ class ProcessPlanMaker final : public PlanMaker {
     if (child_) leaving_ = std::move(child_);
     channel_.reset();
     ready_ = running_ = false;
-    if (pause) start_at_ = options_.clock() + *pause;
+    // A loss while the next one waits to be started does not put that off.
+    if (pause && !std::exchange(waits_to_start_, true)) start_at_ = options_.clock() + *pause;
     off_ = !pause;
     forget();
   }
@@ -113,6 +114,7 @@ class ProcessPlanMaker final : public PlanMaker {
     if (leaving_ || now < start_at_) return false;
     if (started_) ++restarts_;
     started_ = true;
+    waits_to_start_ = false;
     try {
       auto channel = PlannerChannel::create();
       child_ = std::make_unique<PlannerChild>(options_.program, channel->descriptor(),
@@ -219,9 +221,10 @@ class ProcessPlanMaker final : public PlanMaker {
   std::unique_ptr<PlannerChannel> channel_;  // while there is a child
   std::unique_ptr<PlannerChild> leaving_;    // killed, not yet gone
   bool started_ = false;
-  bool ready_ = false;   // the child is up
-  bool running_ = true;  // for health: not, from a loss until the next child is up
-  bool off_ = false;     // never again
+  bool waits_to_start_ = false;  // start_at_ is that of the next child
+  bool ready_ = false;           // the child is up
+  bool running_ = true;          // for health: not, from a loss until the next child is up
+  bool off_ = false;             // never again
   int restarts_ = 0;
   Clock::time_point start_at_ = Clock::time_point::min();
   Clock::time_point quiet_since_;

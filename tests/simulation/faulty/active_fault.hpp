@@ -62,8 +62,11 @@ enum class Fault : std::uint8_t {
   kResetEachFlaggedSet,  ///< Flags posted before a reset was known reset again.
   kFirstBusyPhase,       ///< The phase of a set is that of the first rank with tokens.
   kTableIgnoresShares,   ///< Dispatch rows are even, whatever was planned.
-  // Ends (rule 17)
+  // Ends and bounds (rules 17, 18)
   kResetKeepsOpen,  ///< Planners that begin anew leave the generation open.
+  kNeverTooOld,     ///< A plan that does not get on stays active.
+  kAllAtOnce,       ///< A set commits all that is staged, however much is to be copied.
+  kOneDeadline,     ///< All exchanges of a reconfiguration share one deadline.
 };
 
 inline Fault active_fault = Fault::kNone;

@@ -60,8 +60,11 @@ struct AgreementRules {
   }
   bool is_next(std::uint64_t step, std::uint64_t next_set) const { return step == next_set; }
   bool reset_closes_open() const { return !faulty(Fault::kResetKeepsOpen); }
+  bool is_enough(std::uint64_t installs, std::uint64_t limit) const {
+    return limit != 0 && installs > limit && !faulty(Fault::kAllAtOnce);
+  }
   bool too_old(std::uint64_t idle_sets, std::uint64_t max_sets) const {
-    return idle_sets >= max_sets;
+    return idle_sets >= max_sets && !faulty(Fault::kNeverTooOld);
   }
 };
 

@@ -15,6 +15,7 @@ inline bool rows_follow_shares() noexcept { return !faulty(Fault::kTableIgnoresS
 inline bool units_fit_pool() noexcept { return !faulty(Fault::kPoolIgnored); }
 inline bool failed_gather_ends() noexcept { return !faulty(Fault::kGatherSkipped); }
 inline bool keep_until_end() noexcept { return !faulty(Fault::kDiscardOnNotice); }
+inline bool deadline_per_exchange() noexcept { return !faulty(Fault::kOneDeadline); }
 inline bool rehome_alike() noexcept { return !faulty(Fault::kRehomeByRank); }
 inline bool load_lost_experts() noexcept { return !faulty(Fault::kReloadSkipped); }
 inline bool steps_made_equal() noexcept { return !faulty(Fault::kNoStepSync); }
