@@ -49,8 +49,8 @@ function(swiftbalancer_module name)
   set_property(GLOBAL APPEND PROPERTY SWIFTBALANCER_PUBLIC_HEADERS ${arg_PUBLIC_HEADERS})
 endfunction()
 
-# In a joined unit a local name may be that of another source's constant.
-set(swiftbalancer_unity_options -Wno-shadow -Wshadow=local)
+# In a joined unit a local name may be that of another source's constant, and every source looks like a header.
+set(swiftbalancer_unity_options -Wno-shadow -Wshadow=local -Wno-subobject-linkage)
 
 # Compiles the sources of a target together, a dozen at a time, if `on`.
 function(swiftbalancer_unity_build target on)

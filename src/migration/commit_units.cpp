@@ -1,4 +1,5 @@
 #include "migration/commit_units.hpp"
+#include "migration/index.hpp"
 
 #include <algorithm>
 #include <string>
@@ -10,8 +11,6 @@
 
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 void find_changed_slots(std::span<const std::int32_t> before, std::span<const std::int32_t> after,
                         std::vector<int>& changed) {

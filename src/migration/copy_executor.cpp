@@ -7,11 +7,10 @@
 
 #include "migration/copy_executor_impl.hpp"
 #include "migration/copy_tag.hpp"
+#include "migration/index.hpp"
 
 namespace swiftbalancer {
 namespace {
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 [[noreturn]] void out_of_order(const std::string& what) {
   throw Error(ErrorCode::kInternal, "copy executor: " + what);

@@ -6,6 +6,7 @@
 
 #include "migration/copy_executor_impl.hpp"
 #include "migration/copy_tag.hpp"
+#include "migration/index.hpp"
 
 namespace swiftbalancer {
 namespace {
@@ -16,8 +17,6 @@ namespace {
 constexpr int kSendsInFlightPerPeer = 4;
 // Some 20 us.
 constexpr std::size_t kLocalBytesPerRound = std::size_t{256} << 10;
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 }  // namespace
 

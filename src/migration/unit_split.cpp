@@ -5,13 +5,12 @@
 #include <tuple>
 
 #include "migration/copy_rules.hpp"
+#include "migration/index.hpp"
 
 namespace swiftbalancer {
 namespace {
 
 constexpr int kNone = -1;
-
-std::size_t index(int value) { return static_cast<std::size_t>(value); }
 
 }  // namespace
 

@@ -21,8 +21,8 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little);
 
-constexpr std::uint32_t kPlanMagic = 0x50425753U;   // "SWBP"
-constexpr std::uint32_t kStateMagic = 0x53425753U;  // "SWBS"
+constexpr std::uint32_t kPlanMagic = 0x50425753U;    // "SWBP"
+constexpr std::uint32_t kServedMagic = 0x53425753U;  // "SWBS"
 constexpr std::uint32_t kVersion = 1;
 
 struct MessageHeader {
@@ -226,7 +226,7 @@ std::string read_plan(std::span<const std::byte> bytes, const GenerationId& expe
 std::string read_state(std::span<const std::byte> bytes, const ClusterShape& shape,
                        ServedState& state) {
   MessageHeader header;
-  if (std::string fault = find_fault(bytes, kStateMagic, shape, header); !fault.empty())
+  if (std::string fault = find_fault(bytes, kServedMagic, shape, header); !fault.empty())
     return fault;
   if (header.num_rows != header.num_moe_layers || bytes.size() != state_bytes(shape))
     return text(bytes.size()) + " bytes for " + text(header.num_rows) + " layers";
@@ -297,7 +297,7 @@ std::size_t encode_state(const ServedState& state, const ClusterShape& shape,
   }
   if (!fits) return 0;
   Writer writer(out);
-  writer.put(header_of(kStateMagic, layers, bytes, shape));
+  writer.put(header_of(kServedMagic, layers, bytes, shape));
   for (std::size_t layer = 0; layer < layers; ++layer) {
     writer.put_all(state.placement.layer(static_cast<int>(layer)));
     writer.put_all(std::span(state.shares[layer]));

@@ -16,7 +16,8 @@
 // Memory: whatever a later step needs is reserved where it is posted or where its first frame is
 // taken, so that pushing, finishing and cancelling cannot fail. Where a reservation fails
 // (std::bad_alloc), the post has not happened or the frame is still in its ring: the call can be
-// repeated. Capacities are kept, so that steady traffic allocates nothing.
+// repeated. Capacities up to 1 MiB are kept, so that steady traffic of messages up to that size
+// allocates nothing.
 
 #include <atomic>
 #include <chrono>

@@ -1,8 +1,11 @@
 // Memberships with real worker threads over the thread transport: a rank is lost, the others go on,
 // and a new rank joins.
 
+#include <unistd.h>
+
 #include <atomic>
 #include <numeric>
+#include <tuple>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,14 +22,35 @@ using testing_support::Meeting;
 using testing_support::MemberRank;
 using testing_support::moving_config;
 
-class Membership : public testing::TestWithParam<ControlMode> {};
+// The transports of a membership, between threads or over shared memory.
+struct Joined {
+  Joined(bool over_shm, int num_ranks) {
+    if (!over_shm) {
+      ranks = make_thread_transports(num_ranks);
+      return;
+    }
+    static std::atomic<int> made{0};
+    group = std::make_unique<ShmGroup>(
+        "swiftbalancer." + std::to_string(::getpid()) + ".membership" + std::to_string(made++),
+        num_ranks);
+    for (int rank = 0; rank < num_ranks; ++rank)
+      ranks.push_back(open_shm_transport(group->name(), rank));
+  }
+  std::unique_ptr<Transport> take(int rank) {
+    return std::move(ranks[static_cast<std::size_t>(rank)]);
+  }
+  std::unique_ptr<ShmGroup> group;
+  std::vector<std::unique_ptr<Transport>> ranks;
+};
+
+class Membership : public testing::TestWithParam<std::tuple<ControlMode, bool>> {};
 
 // Rank 1 of 3 vanishes in the middle of migrations; ranks 0 and 2 go on; then rank 1 comes back.
 TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
   const ClusterShape shape = make_shape(3, 8, 3, 18);
-  const BalancerConfig config = moving_config(GetParam());
-  auto first = make_thread_transports(3), second = make_thread_transports(2),
-       third = make_thread_transports(3);
+  const auto [mode, over_shm] = GetParam();
+  const BalancerConfig config = moving_config(mode);
+  Joined first(over_shm, 3), second(over_shm, 2), third(over_shm, 3);
   const std::vector<int> survivors = {0, 2}, all = {0, 1, 2};
   constexpr int kSteps = 60;
   Meeting left(3), over(3);
@@ -35,18 +59,17 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
   for (int rank = 0; rank < 3; ++rank) {
     threads.emplace_back([&, rank] {
       Attendance left_here(left), over_here(over);
-      const auto at = static_cast<std::size_t>(rank);
-      auto member = std::make_unique<MemberRank>(shape, config, rank, std::move(first[at]));
+      auto member = std::make_unique<MemberRank>(shape, config, rank, first.take(rank));
       for (int step = 0; step < kSteps; ++step) ASSERT_TRUE(member->step().ok());
       // All ranks have used the same sets, so a reconfiguration finds this placement.
       if (rank == 1) lost = member->num_only_here();
       left_here.wait();
       if (rank == 1) {
-        member = std::make_unique<MemberRank>(shape, config, rank, std::move(third[1]), all);
+        member = std::make_unique<MemberRank>(shape, config, rank, third.take(1), all);
         ASSERT_TRUE(member->joined.ok()) << member->joined.message();
       } else {
         const Status status =
-            member->balancer->reconfigure(survivors, std::move(second[rank == 0 ? 0 : 1]));
+            member->balancer->reconfigure(survivors, second.take(rank == 0 ? 0 : 1));
         ASSERT_TRUE(status.ok()) << status.message();
         EXPECT_EQ(member->balancer->shape().num_ranks(), 2);
         const Health health = member->balancer->health();
@@ -58,7 +81,7 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
           ASSERT_TRUE(member->step().ok());
           ASSERT_TRUE(member->slots_hold_their_experts());
         }
-        const Status joined = member->balancer->reconfigure(all, std::move(third[at]));
+        const Status joined = member->balancer->reconfigure(all, third.take(rank));
         ASSERT_TRUE(joined.ok()) << joined.message();
         EXPECT_GT(member->num_empty(), 0) << "the new rank's slots start empty";
       }
@@ -81,8 +104,10 @@ TEST_P(Membership, SurvivorsGoOnAndANewRankJoins) {
   EXPECT_EQ(loaded, lost) << "what only rank 1 had is loaded once, and nothing else";
 }
 
-INSTANTIATE_TEST_SUITE_P(BothControlModes, Membership,
-                         testing::Values(ControlMode::kReplicated, ControlMode::kLeader));
+INSTANTIATE_TEST_SUITE_P(ThreadsAndShm, Membership,
+                         testing::Combine(testing::Values(ControlMode::kReplicated,
+                                                          ControlMode::kLeader),
+                                          testing::Bool()));
 
 // Rank 1 of unequal ones is lost: the plans of those left go by their own speeds.
 TEST(MembershipLimits, SpeedsStayWithTheirRanks) {

@@ -19,7 +19,7 @@ namespace {
 
 namespace messages = planner_messages;
 using Clock = std::chrono::steady_clock;
-using Kind = PlannerMessageKind;
+using MessageKind = PlannerMessageKind;
 
 constexpr std::chrono::milliseconds kFirstPause{100};
 
@@ -34,31 +34,31 @@ class ProcessPlanMaker final : public PlanMaker {
     ++life_;
     most_answer_bytes_ = std::max(most_answer_bytes_, messages::most_answer_bytes(shape));
     if (channel_) channel_->limit_message_bytes(most_answer_bytes_);
-    send(Kind::kRestart, messages::encode_restart(shape, config_, served));
+    send(MessageKind::kRestart, messages::encode_restart(shape, config_, served));
   }
 
   void on_committed(int moe_layer_id, std::span<const std::int32_t> placement,
                     std::span<const std::uint32_t> shares) override {
-    send(Kind::kCommitted, messages::encode_committed(moe_layer_id, placement, shares));
+    send(MessageKind::kCommitted, messages::encode_committed(moe_layer_id, placement, shares));
   }
 
   void on_rebalancing(bool rebalancing) override {
-    send(Kind::kRebalancing, messages::encode_rebalancing(rebalancing));
+    send(MessageKind::kRebalancing, messages::encode_rebalancing(rebalancing));
   }
 
   void observe(std::uint64_t step, const ExpertLoad& load, Phase phase, PlanAnswers&) override {
-    send(Kind::kObserve, messages::encode_observe(step, load, phase));
+    send(MessageKind::kObserve, messages::encode_observe(step, load, phase));
     unanswered_.push_back(step);
   }
 
   void open(const GenerationId& generation, PlanAnswers&) override {
-    send(Kind::kOpen, messages::encode_generation(generation));
+    send(MessageKind::kOpen, messages::encode_generation(generation));
     open_ = generation;
     advances_ = 0;
   }
 
   void close() override {
-    send(Kind::kClose, {});
+    send(MessageKind::kClose, {});
     open_ = {};
   }
 
@@ -100,7 +100,7 @@ class ProcessPlanMaker final : public PlanMaker {
            channel_->unsent_bytes() != 0;
   }
 
-  void send(Kind kind, std::vector<std::byte> content) {
+  void send(MessageKind kind, std::vector<std::byte> content) {
     PlannerMessage message{kind, life_, std::move(content)};
     if (channel_ && !owes()) quiet_since_ = options_.clock();
     if (channel_) return channel_->send(std::move(message));
@@ -133,15 +133,15 @@ class ProcessPlanMaker final : public PlanMaker {
 
   // @returns whether it is a sign of life: a program that repeats itself is as good as stuck.
   bool hear(const PlannerMessage& message, PlanAnswers& answers) {
-    if (message.kind == Kind::kReady && !ready_) return ready_ = running_ = true;
+    if (message.kind == MessageKind::kReady && !ready_) return ready_ = running_ = true;
     if (message.life != life_) return false;  // An answer from before the last restart().
     switch (message.kind) {
-      case Kind::kObserved:
+      case MessageKind::kObserved:
         return hear_observed(message.content, answers);
-      case Kind::kPlan:
-      case Kind::kFailed:
+      case MessageKind::kPlan:
+      case MessageKind::kFailed:
         return hear_end_of_plan(message, answers);
-      case Kind::kWorking:
+      case MessageKind::kWorking:
         return hear_working(message.content);
       default:
         throw Error(ErrorCode::kTransport, "it sent a message that makes no sense");
@@ -169,7 +169,7 @@ class ProcessPlanMaker final : public PlanMaker {
     std::span<const std::byte> rest;
     const GenerationId generation = messages::decode_generation(message.content, rest);
     if (generation != open_ || !open_) return false;  // Closed meanwhile.
-    if (message.kind == Kind::kFailed) {
+    if (message.kind == MessageKind::kFailed) {
       answers.failed(messages::printable(rest).c_str());
     } else {
       Plan plan;

@@ -31,7 +31,7 @@ namespace messages = planner_messages;
 using Kind = PlannerMessageKind;
 
 // It looks so often whether its parent is still there, should the kernel not have told it.
-constexpr std::chrono::seconds kLongestSleep{1};
+constexpr std::chrono::seconds kLongestIdle{1};
 
 class PlannerProgram {
  public:
@@ -48,7 +48,7 @@ class PlannerProgram {
       if (job_) {
         plan_one_layer();
       } else if (!moved) {
-        channel_->wait(std::chrono::steady_clock::now() + kLongestSleep);
+        channel_->wait(std::chrono::steady_clock::now() + kLongestIdle);
       }
     }
   }
