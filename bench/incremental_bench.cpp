@@ -21,7 +21,6 @@
 namespace {
 
 using namespace swiftbalancer;
-using swiftbalancer::testing::Distribution;
 using swiftbalancer::testing::generated_distribution;
 using swiftbalancer::testing::interpolated;
 using swiftbalancer::testing::sampled;

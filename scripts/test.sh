@@ -62,8 +62,9 @@ run_part "installing" scripts/setup.sh --tests || exit 1
 rm -f build/test-*.log  # of an earlier run: not to be read as this one's
 suite "release" release
 run_part "lint" scripts/lint.sh || true
-run_part "address, undefined behaviour: build" cmake --build --preset release --target sanitized_tests &&
+if run_part "address, undefined behaviour: build" cmake --build --preset release --target sanitized_tests; then
   run_part "address, undefined behaviour: tests" run_tests sanitized || true
+fi
 suite "threads" tsan "${tsan_tests[@]}"
 
 cpu_seconds

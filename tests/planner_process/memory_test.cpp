@@ -64,17 +64,17 @@ struct Heard {
 template <typename Around>
 Heard plan_once(Planning& planning, const GenerationId& generation, const Around& around,
                 const std::function<void()>& pass_time) {
-  static const ServedState kServed = ServedState::initial(kShape);
-  static const std::vector<ExpertLoad> kLoads = {skewed_load(kShape, 0), skewed_load(kShape, 0),
-                                                 skewed_load(kShape, 0)};
+  static const ServedState served = ServedState::initial(kShape);
+  static const std::vector<ExpertLoad> loads = {skewed_load(kShape, 0), skewed_load(kShape, 0),
+                                                skewed_load(kShape, 0)};
   Heard heard;
   const auto fetch = [&] {
     while (const auto event = around([&] { return planning.next_event(); }))
       heard.take(*event, generation);
   };
-  around([&] { planning.restart(kShape, kServed); });
-  for (std::size_t i = 0; i < kLoads.size(); ++i)
-    around([&] { planning.observe(generation.step - 3 + i, kLoads[i], Phase::kMixed); });
+  around([&] { planning.restart(kShape, served); });
+  for (std::size_t i = 0; i < loads.size(); ++i)
+    around([&] { planning.observe(generation.step - 3 + i, loads[i], Phase::kMixed); });
   around([&] { planning.open(generation); });
   around([&] { planning.on_rebalancing(true); });
   const auto end = std::chrono::steady_clock::now() + testing_support::kWaitLimit;
@@ -82,7 +82,7 @@ Heard plan_once(Planning& planning, const GenerationId& generation, const Around
     if (!around([&] { return planning.advance(); })) pass_time();
     fetch();
   }
-  around([&] { planning.on_committed(0, kServed.placement.layer(0), kServed.shares[0]); });
+  around([&] { planning.on_committed(0, served.placement.layer(0), served.shares[0]); });
   around([&] { planning.close(); });
   around([&] { planning.on_rebalancing(false); });
   around([&] { planning.advance(); });

@@ -121,7 +121,6 @@ class HandCluster {
   }
 
  private:
-
   const ClusterShape shape_;
   std::uint64_t step_;
   std::vector<std::uint32_t> counts_;

@@ -195,8 +195,26 @@ void SimCluster::settle() {
 void SimCluster::run_until_finished(std::uint64_t most_events, const char* otherwise) {
   for (const std::uint64_t begun_at = result_.events; !finished();) {
     schedule_one();
-    if (result_.events - begun_at > most_events) violated(otherwise);
+    if (result_.events - begun_at > most_events) violated(otherwise + (": " + standing()));
   }
+}
+
+// Where every rank stands, for a run that does not get on.
+std::string SimCluster::standing() const {
+  std::ostringstream out;
+  out << attempts_.size() << " attempts";
+  for (const auto& each : ranks_) {
+    out << ", rank " << each->id << (each->alive ? " in " : " dead in ") << each->attempt;
+    const std::pair<bool, const char*> states[] = {{each->joins, " joins"},
+                                                   {each->is_misfit, " misfit"},
+                                                   {each->reconfigures(), " changes"},
+                                                   {each->late, " late"},
+                                                   {each->worker_stopped, " stopped"},
+                                                   {each->alive && each->serves(), " serves"}};
+    for (const auto& [holds, name] : states) out << (holds ? name : "");
+    if (each->alive) out << " step " << step_of(*each->core);
+  }
+  return out.str();
 }
 
 SimResult SimCluster::run() {

@@ -75,6 +75,7 @@ class SimCluster {
   std::unique_ptr<Planning> make_planning(const Rank& rank);
   void load_expert(const Rank& rank, int layer, int expert, std::span<std::byte* const> parts);
   bool finished() const;
+  std::string standing() const;
   /// From here on nothing fails and nothing new begins: what is under way must come to its end.
   void settle();
   void run_until_finished(std::uint64_t most_events, const char* otherwise);
@@ -100,6 +101,7 @@ class SimCluster {
   // Membership (sim_membership.cpp).
   void maybe_change_membership();
   void kill_one();
+  void end_process(Rank& rank);
   void join_one();
   void begin_attempt(std::vector<int> live);
   /// Another attempt, by those of the last one that live.

@@ -60,6 +60,19 @@ void SimCluster::maybe_change_membership() {
   }
 }
 
+void SimCluster::end_process(Rank& gone) {
+  gone.alive = gone.is_misfit = false;
+  for (std::size_t i = 0; i < networks_.size(); ++i) {
+    const auto& members = attempts_[i].live;
+    const auto place = std::ranges::find(members, gone.id);
+    if (place != members.end())
+      networks_[i]->die(static_cast<int>(place - members.begin()), random_);
+  }
+  gone.call.reset();
+  gone.change.reset();
+  gone.core.reset();
+}
+
 void SimCluster::kill_one() {
   std::vector<int> live = living();
   const auto victim = live.begin() + static_cast<std::ptrdiff_t>(random_() % live.size());
@@ -68,17 +81,7 @@ void SimCluster::kill_one() {
   if (!can_go_on(live)) return;
   --options_.deaths;
   ++deaths_;
-  dead.alive = false;
-  for (std::size_t i = 0; i < networks_.size(); ++i) {
-    const auto& members = attempts_[i].live;
-    const auto place = std::ranges::find(members, dead.id);
-    if (place != members.end())
-      networks_[i]->die(static_cast<int>(place - members.begin()), random_);
-  }
-  dead.is_misfit = false;
-  dead.call.reset();
-  dead.change.reset();
-  dead.core.reset();
+  end_process(dead);
   if (!options_.silent_deaths) begin_attempt_again();
 }
 
@@ -210,10 +213,7 @@ void SimCluster::end_failed_change(Rank& mine, const Status& status) {
 void SimCluster::send_misfits_away() {
   for (const auto& each : ranks_) {
     if (!each->is_misfit) continue;
-    each->call.reset();
-    each->change.reset();
-    each->core.reset();
-    each->alive = each->is_misfit = false;
+    end_process(*each);
     ++result_.refused;
   }
 }
