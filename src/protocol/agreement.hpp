@@ -64,6 +64,10 @@ class Agreement {
   bool packet_due(std::uint64_t step) const noexcept { return step % config_.packet_interval == 0; }
   /// The step whose packet set must be used at begin_step(step), if any (rule 1).
   std::optional<std::uint64_t> set_due(std::uint64_t step) const noexcept;
+  /// Cheaper than set_due(): false only where that gives none.
+  bool may_be_due(std::uint64_t step) const noexcept {
+    return step >= next_set_ + config_.packet_lag;
+  }
   /// The only set that use_set() takes next (rule 16).
   std::uint64_t next_set() const noexcept { return next_set_; }
   /// Uses the packet set of `step`, [num_ranks] headers in rank order: aborts, commits, the age

@@ -36,9 +36,11 @@ Status BalancerCore::begin_step(const StepInfo& info) noexcept {
     } else if (stage_ != Stage::kBeginning || info.step != step_) {
       return refuse_step(info.step);
     }
-    if (Status status = use_due_set(); !status.ok()) {
-      health_.step_failed(step_, status.message());
-      return status;
+    if (agreement_->may_be_due(step_) || !rules::use_when_due()) {
+      if (Status status = use_due_set(); !status.ok()) {
+        health_.step_failed(step_, status.message());
+        return status;
+      }
     }
     stage_ = Stage::kInStep;
     health_.step_begun();
@@ -71,13 +73,18 @@ Status BalancerCore::refuse_step(std::uint64_t step) const {
 }
 
 Status BalancerCore::end_step() noexcept {
-  if (stage_ == Stage::kBeginning || stage_ == Stage::kFrozen || stage_ == Stage::kBroken)
+  if (stage_ != Stage::kInStep) {
+    if (stage_ == Stage::kBetween || stage_ == Stage::kNotStarted)
+      return {ErrorCode::kInvalidArgument, "end_step() without begin_step()"};
     return {ErrorCode::kInvalidState, "end_step() of a step that has not begun"};
-  if (stage_ != Stage::kInStep)
-    return {ErrorCode::kInvalidArgument, "end_step() without begin_step()"};
+  }
   stage_ = Stage::kBetween;
+  if (!agreement_->packet_due(step_)) {
+    worker_side_.flush();
+    return {};
+  }
   try {
-    const Status posted = agreement_->packet_due(step_) ? post_packet() : Status();
+    const Status posted = post_packet();
     if (!posted.ok()) stage_ = Stage::kBroken;
     worker_side_.flush();
     return posted;

@@ -172,12 +172,6 @@ bool Worker::send(Command& command) noexcept {
   return commands_.try_enqueue(command);
 }
 
-void Worker::flush() noexcept {
-  if (!sent_) return;
-  sent_ = false;
-  transport_->wake();
-}
-
 void Worker::wait_for_report(std::chrono::steady_clock::time_point deadline) {
   const MutexLock lock(mutex_);
   engine_waits_.exchange(1);

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <swiftbalancer/balancer_config.hpp>
@@ -90,7 +91,9 @@ class Worker {
   /// @returns false when it is (the worker is stuck).
   bool send(Command& command) noexcept;
   /// Wakes the worker if anything was sent since the last flush. The only system call.
-  void flush() noexcept;
+  void flush() noexcept {
+    if (std::exchange(sent_, false)) transport_->wake();
+  }
   bool receive(Report& report) noexcept { return reports_.try_dequeue(report); }
   /// Sleeps until the worker has reported something or ended, or the deadline.
   void wait_for_report(std::chrono::steady_clock::time_point deadline);

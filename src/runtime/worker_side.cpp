@@ -86,11 +86,6 @@ void WorkerSide::carry_out_remaining() {
   }
 }
 
-void WorkerSide::flush() noexcept {
-  send_backlog();
-  worker_->flush();
-}
-
 std::uint64_t WorkerSide::take_dropped_samples() noexcept {
   const std::uint64_t dropped = worker_->dropped_samples();
   return dropped - std::exchange(dropped_known_, dropped);

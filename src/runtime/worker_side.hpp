@@ -54,7 +54,10 @@ class WorkerSide {
   /// What was sent to a worker that is stopped: see Worker::carry_out_remaining().
   void carry_out_remaining();
   /// Wakes the worker if anything was sent since the last flush. The only system call.
-  void flush() noexcept;
+  void flush() noexcept {
+    if (!backlog_.empty()) send_backlog();
+    worker_->flush();
+  }
   /// Observations that no planner has taken in, since the last call.
   std::uint64_t take_dropped_samples() noexcept;
 
