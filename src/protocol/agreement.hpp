@@ -66,7 +66,8 @@ class Agreement {
   std::optional<std::uint64_t> set_due(std::uint64_t step) const noexcept;
   /// Cheaper than set_due(): false only where that gives none.
   bool may_be_due(std::uint64_t step) const noexcept {
-    return step >= next_set_ + config_.packet_lag;
+    const bool is_old_due = rules_.is_of_membership(begin_.step, begin_.step);  // No: rule 14.
+    return step >= next_set_ + config_.packet_lag || is_old_due;
   }
   /// The only set that use_set() takes next (rule 16).
   std::uint64_t next_set() const noexcept { return next_set_; }
