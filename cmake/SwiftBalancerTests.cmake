@@ -19,6 +19,17 @@ function(swiftbalancer_test_options target)
   target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-O1> ${swiftbalancer_unity_options})
 endfunction()
 
+# The twin of `target` links the twins of its libraries, and those that have none as they are.
+function(swiftbalancer_link_twin target scope)
+  set_target_properties(${target}_sanitized PROPERTIES LINKER_LANGUAGE CXX)
+  foreach(library IN LISTS ARGN)
+    if(TARGET ${library}_sanitized)
+      string(APPEND library _sanitized)
+    endif()
+    target_link_libraries(${target}_sanitized ${scope} ${library})
+  endforeach()
+endfunction()
+
 # swiftbalancer_sanitized_twin(NAME LIBRARIES target ...): the program NAME once more, as NAME_sanitized, from the same objects, but over
 # the modules' twins under sanitizers: it is the product that they look at, and compiling tests a second time would take longer than
 # all else. Built and run apart: `cmake --build --preset release --target sanitized_tests`, `ctest --preset sanitized`.
@@ -29,13 +40,7 @@ function(swiftbalancer_sanitized_twin name)
     return()
   endif()
   add_executable(${name}_sanitized EXCLUDE_FROM_ALL $<TARGET_OBJECTS:${name}>)
-  set_target_properties(${name}_sanitized PROPERTIES LINKER_LANGUAGE CXX)
-  foreach(library IN LISTS arg_LIBRARIES)
-    if(TARGET ${library}_sanitized)
-      string(APPEND library _sanitized)
-    endif()
-    target_link_libraries(${name}_sanitized PRIVATE ${library})
-  endforeach()
+  swiftbalancer_link_twin(${name} PRIVATE ${arg_LIBRARIES})
   add_dependencies(sanitized_tests ${name}_sanitized)
 endfunction()
 
@@ -103,13 +108,7 @@ function(swiftbalancer_test_library name)
     return()
   endif()
   add_library(${name}_sanitized STATIC EXCLUDE_FROM_ALL $<TARGET_OBJECTS:${name}>)
-  set_target_properties(${name}_sanitized PROPERTIES LINKER_LANGUAGE CXX)
-  foreach(library IN LISTS arg_LIBRARIES)
-    if(TARGET ${library}_sanitized)
-      string(APPEND library _sanitized)
-    endif()
-    target_link_libraries(${name}_sanitized PUBLIC ${library})
-  endforeach()
+  swiftbalancer_link_twin(${name} PUBLIC ${arg_LIBRARIES})
 endfunction()
 
 # swiftbalancer_python_test(NAME SCRIPT [ARGUMENT ...] [LABELS ...]): a script of the calling folder, by the Python of

@@ -26,9 +26,9 @@ struct AgreementConfig {
   std::uint64_t packet_interval = 1;  ///< Steps; at least 1.
   std::uint64_t packet_lag = 2;       ///< Steps; at least 1.
   std::uint64_t rebalance_interval = 64;
-  /// An open generation without a plan is closed after so many sets (rule 4).
+  /// Packet sets after which a generation that has no agreed plan is closed (rule 4).
   std::uint64_t max_open_sets = 1000;
-  /// The active plan is ended after so many sets in a row without a commit (rule 18).
+  /// Packet sets in a row without a commit after which the active plan is given up (rule 18).
   std::uint64_t max_active_sets = 10'000;
   /// Most experts that a rank installs at the commits of one set; 0: no limit. The first pending
   /// unit is committed however large it is, so that every set gets on.

@@ -59,7 +59,7 @@ class PlanMaker {
 
 struct GuardOptions {
   std::string name;                          ///< Begins what is said of a loss.
-  int max_restarts = 5;                      ///< After so many, a loss is kOff, for good.
+  int max_restarts = 5;                      ///< Restarts allowed; the next loss is kOff.
   std::chrono::milliseconds first_pause{0};  ///< Before the first restart; doubles up to 10 s.
 };
 
